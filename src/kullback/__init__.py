@@ -1,0 +1,67 @@
+"""How far a language-model policy is from its reference: exact, cheap and checkable KL."""
+
+from kullback.compare import Comparison, compare
+from kullback.estimate import Accumulator, estimate
+from kullback.estimators import (
+    ESTIMATORS,
+    K1,
+    K2,
+    K3,
+    RAO_BLACKWELL,
+    RAO_BLACKWELL_CONTROLLED,
+    Alpha,
+    Clamped,
+    ControlVariate,
+    Estimator,
+    Renyi,
+    Skew,
+    optimal_coefficient,
+)
+from kullback.results import Estimate, Exact
+from kullback.rollouts import Rollout, read_rollouts, write_rollouts
+from kullback.targets import (
+    FORWARD_KL,
+    REVERSE_KL,
+    STATEWISE_FORWARD_KL,
+    STATEWISE_REVERSE_KL,
+    TARGETS,
+    ZERO,
+    Target,
+)
+from kullback.textual import TextComparison, compare_text
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ESTIMATORS",
+    "FORWARD_KL",
+    "K1",
+    "K2",
+    "K3",
+    "RAO_BLACKWELL",
+    "RAO_BLACKWELL_CONTROLLED",
+    "REVERSE_KL",
+    "STATEWISE_FORWARD_KL",
+    "STATEWISE_REVERSE_KL",
+    "TARGETS",
+    "ZERO",
+    "Accumulator",
+    "Alpha",
+    "Clamped",
+    "Comparison",
+    "ControlVariate",
+    "Estimate",
+    "Estimator",
+    "Exact",
+    "Renyi",
+    "Rollout",
+    "Skew",
+    "Target",
+    "TextComparison",
+    "compare",
+    "compare_text",
+    "estimate",
+    "optimal_coefficient",
+    "read_rollouts",
+    "write_rollouts",
+]

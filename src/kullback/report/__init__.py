@@ -1,0 +1,1 @@
+"""Faces: results as people read them. No formula lives here."""

@@ -1,0 +1,187 @@
+"""A table of cells, each holding count, mean and co-moments of its rows; tables merge exactly.
+
+A cell is the unit that is left out when coefficients are fitted and, for groups, the unit of independence.
+Moments are centred and combined by Chan's formulas, so that nothing is lost when means are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from kullback._namespace import Float64
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Per cell, with d = z − mean: count (cells,), mean (cells, p), Σ d⊗d (cells, p, p), Σ d⊗d⊗d (cells, p, p, p)."""
+
+    count: Float64
+    mean: Float64
+    comoment: Float64
+    third: Float64
+
+    @classmethod
+    def empty(cls, cells: int, columns: int) -> Moments:
+        """A table of empty cells."""
+        return cls(*(np.zeros((cells,) + (columns,) * order) for order in range(4)))
+
+    @classmethod
+    def of(cls, cell: np.ndarray, rows: Float64, cells: int) -> Moments:
+        """The moments of rows (n, columns), row i in cell[i]."""
+        columns = rows.shape[1]
+        count = np.bincount(cell, minlength=cells).astype(np.float64)
+        mean = _sums(cell, rows, cells) / np.maximum(count, 1.0)[:, None]
+        d = rows - mean[cell]
+        pairs = np.einsum("ni,nj->nij", d, d).reshape(len(rows), columns**2)
+        triples = np.einsum("ni,nj->nij", pairs, d).reshape(len(rows), columns**3)
+        return cls(
+            count,
+            mean,
+            _sums(cell, pairs, cells).reshape((cells,) + (columns,) * 2),
+            _sums(cell, triples, cells).reshape((cells,) + (columns,) * 3),
+        )
+
+    def __add__(self, other: Moments) -> Moments:
+        """Cell by cell, the moments of the rows of both tables (Chan et al.; Pébay for the third order)."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1.0)
+        step = other.mean - self.mean
+        both = self.count * share
+        pair = step[:, :, None] * step[:, None, :]
+        mixed = (1 - share)[:, None, None] * other.comoment - share[:, None, None] * self.comoment
+        return Moments(
+            count,
+            self.mean + share[:, None] * step,
+            self.comoment + other.comoment + both[:, None, None] * pair,
+            self.third
+            + other.third
+            + _symmetric(mixed, step)
+            + (both * (1 - 2 * share))[:, None, None, None] * pair[:, :, :, None] * step[:, None, None, :],
+        )
+
+    def along(self, direction: Float64) -> tuple[Float64, Float64, Float64]:
+        """Σx, Σx² and Σx³ over the rows of each cell, x = direction·z, one direction (cells, p) for each."""
+        v, mean = direction, np.sum(direction * self.mean, axis=1)
+        second = np.einsum("cij,ci,cj->c", self.comoment, v, v)
+        third = np.einsum("cijk,ci,cj,ck->c", self.third, v, v, v)
+        return (
+            self.count * mean,
+            second + self.count * mean**2,
+            third + 3 * mean * second + self.count * mean**3,
+        )
+
+    def __getitem__(self, cells: Any) -> Moments:
+        """Some of the cells, or all in another order."""
+        return Moments(*(a[cells] for a in self._arrays))
+
+    def placed(self, cells: Any, values: Moments) -> Moments:
+        """The same table with some cells (each at most once) holding other values."""
+        arrays = [np.copy(a) for a in self._arrays]
+        for array, new in zip(arrays, values._arrays, strict=True):
+            array[cells] = new
+        return Moments(*arrays)
+
+    def rolled(self, places: int) -> Moments:
+        """Cell i moved to cell (i + places) modulo the number of cells."""
+        return Moments(*(np.roll(a, places, axis=0) for a in self._arrays))
+
+    @property
+    def _arrays(self) -> tuple[Float64, ...]:
+        return self.count, self.mean, self.comoment, self.third
+
+    def nonempty(self) -> Moments:
+        """The cells that hold rows."""
+        return self[self.count > 0]
+
+    def total(self) -> Moments:
+        """One cell with all rows."""
+        table = self
+        while len(table.count) > 1:
+            even, odd = _halves(table)
+            table = even + odd
+        return table
+
+    def leave_one_out(self) -> Moments:
+        """For every cell, the moments of all other cells, without subtracting: by a tree of merges.
+
+        Subtracting a heavy cell from the total would cancel away what the others hold.
+        """
+        if len(self.count) == 1:
+            return Moments.empty(1, self.mean.shape[1])
+        even, odd = _halves(self)
+        above = (even + odd).leave_one_out()
+        outside_even, outside_odd = above + odd, above + even
+        out = Moments.empty(2 * len(even.count), self.mean.shape[1])
+        out = out.placed(slice(0, None, 2), outside_even).placed(slice(1, None, 2), outside_odd)
+        return out[: len(self.count)]
+
+
+def _symmetric(pair: Float64, one: Float64) -> Float64:
+    """Σ over the three places of `one` in pair⊗one, for a symmetric pair."""
+    return (
+        pair[:, :, :, None] * one[:, None, None, :]
+        + pair[:, :, None, :] * one[:, None, :, None]
+        + pair[:, None, :, :] * one[:, :, None, None]
+    )
+
+
+def _sums(cell: np.ndarray, rows: Float64, cells: int) -> Float64:
+    columns = [np.bincount(cell, column, minlength=cells).astype(np.float64) for column in rows.T]
+    return np.stack(columns, axis=1)
+
+
+def _halves(table: Moments) -> tuple[Moments, Moments]:
+    cells = len(table.count)
+    even = Moments.empty(cells + cells % 2, table.mean.shape[1]).placed(slice(0, cells), table)
+    return even[0::2], even[1::2]
+
+
+@dataclass(frozen=True)
+class KeyedMoments:
+    """Moments by key, in bounded memory: beyond `limit` keys, keys share `limit` cells by hash."""
+
+    keys: tuple[Hashable, ...]
+    cells: Moments
+    limit: int
+    hashed: bool = False
+
+    @classmethod
+    def of(cls, keys: Sequence[Hashable], rows: Float64, limit: int) -> KeyedMoments:
+        """The moments of rows (n, columns), one cell for each distinct key."""
+        distinct = tuple(dict.fromkeys(keys))
+        place = {key: i for i, key in enumerate(distinct)}
+        cell = np.fromiter((place[key] for key in keys), dtype=np.intp, count=len(keys))
+        return cls(distinct, Moments.of(cell, rows, len(distinct)), limit)._bounded()
+
+    def __add__(self, other: KeyedMoments) -> KeyedMoments:
+        """The moments of the rows of both, key by key."""
+        if self.hashed != other.hashed:
+            return self._hash() + other._hash()
+        keys = tuple(dict.fromkeys(self.keys + other.keys))
+        place = {key: i for i, key in enumerate(keys)}
+        first, second = (
+            Moments.empty(len(keys), part.cells.mean.shape[1]).placed([place[key] for key in part.keys], part.cells)
+            for part in (self, other)
+        )
+        return KeyedMoments(keys, first + second, self.limit, self.hashed)._bounded()
+
+    def _bounded(self) -> KeyedMoments:
+        return self._hash() if len(self.keys) > self.limit and not self.hashed else self
+
+    def _hash(self) -> KeyedMoments:
+        if self.hashed:
+            return self
+        # crc32, since Python's own hash of text differs from process to process.
+        cell = np.array([crc32(repr(key).encode()) % self.limit for key in self.keys], dtype=np.intp)
+        table = Moments.empty(self.limit, self.cells.mean.shape[1])
+        # Keys that share a cell are added in rounds, each cell at most once a round.
+        rank = np.array([np.count_nonzero(cell[:i] == c) for i, c in enumerate(cell)], dtype=np.intp)
+        for turn in range(int(rank.max(initial=-1)) + 1):
+            chosen = np.flatnonzero(rank == turn)
+            table += Moments.empty(self.limit, table.mean.shape[1]).placed(cell[chosen], self.cells[chosen])
+        return KeyedMoments(tuple(range(self.limit)), table, self.limit, hashed=True)

@@ -1,0 +1,49 @@
+"""Backends and worlds that tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_strict
+import jax
+import numpy as np
+import pytest
+import torch
+
+jax.config.update("jax_enable_x64", True)
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An array library: how to make its arrays."""
+
+    name: str
+    array: Callable[[np.ndarray], Any]
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x.setflags(write=False)
+    return x
+
+
+BACKENDS = (
+    Backend("numpy", lambda x: x.copy()),
+    Backend("numpy-read-only", _read_only),
+    Backend("array-api-strict", lambda x: array_api_strict.asarray(x)),
+    Backend("torch", lambda x: torch.from_numpy(x.copy())),
+    Backend("jax", lambda x: jax.numpy.asarray(x)),
+)
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return request.param
+
+
+def host(x: Any) -> np.ndarray:
+    """Any backend's array as NumPy."""
+    return x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
