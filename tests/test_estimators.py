@@ -166,6 +166,14 @@ def test_wrong_options_say_what_to_do(call: object, words: str) -> None:
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "slope"),
+    [("k1", 0), ("k3", 1), ("total_variation", 0), ("squared_hellinger", 0.5), ("jensen_shannon", np.log(2) / 2)],
+)
+def test_slope_is_what_a_mean_lacks_where_the_policy_has_no_mass(name: str, slope: float) -> None:
+    assert kb.ESTIMATORS[name].slope == pytest.approx(slope, abs=1e-9)
+
+
 def test_a_family_finds_members_by_name_and_place() -> None:
     assert kb.ESTIMATORS["k1"] is kb.ESTIMATORS[0] is kb.K1
     assert kb.ESTIMATORS[:3] == (kb.K1, kb.K2, kb.K3)

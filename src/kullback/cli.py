@@ -26,19 +26,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-OUT = Console()
-ERR = Console(stderr=True)
+WIDTH = 124
+"""Columns of tables that do not go to a terminal."""
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    if version:
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from kullback import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback(epilog="For example: `kullback compare` compares the pair of models that ships with the package.")
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -141,16 +152,17 @@ def _shown(
         if as_json:
             typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
         else:
-            OUT.print(table(result))
+            _console().print(table(result))
 
+    err = _console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=ERR,
-        disable=not ERR.is_terminal,
+        console=err,
+        disable=not err.is_terminal,
         transient=True,
     )
     task = bar.add_task("loading models", total=None, rate="")
@@ -167,19 +179,17 @@ def _shown(
         bar.stop()
         if error.result is not None:
             show(error.result)
-        raise
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped before anything was finished")
 
 
 def _fail(message: str) -> NoReturn:
-    ERR.print(f"kullback: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    """One sentence on stderr and exit status 2."""
+    _console(stderr=True).print(f"kullback: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(2)
 
 
 def main() -> None:
-    """Run the command line; every expected error is one sentence on stderr and exit status 2."""
-    try:
-        app()
-    except KullbackError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped before anything was finished")
+    """Run the command line."""
+    app()

@@ -275,16 +275,15 @@ def _estimate(batch: Sequences, estimator: Estimator, level: Level, unit: Any, o
         ref_mass=batch.ref_mass,
         groups=batch.groups,
     )
-    averages_ratio = "ratio" in estimator.controls or (
-        estimator.reads == "log_ratio" and estimator.name not in ("k1", "k2")
+    corrected = level == "token" and "ratio" in estimator.controls  # by ref_mass
+    slope = 1.0 if "ratio" in estimator.controls else estimator.slope
+    if corrected or slope * outside < 1e-4:
+        return found
+    warning = (
+        f"biased low by about {slope * outside:.3g} nats a sequence: the other model gives that much probability to "
+        "tokens that top-p or top-k excludes and that are never drawn; read k1 or rao_blackwell"
     )
-    if averages_ratio and outside > 1e-4:
-        warning = (
-            f"biased low: the other model puts {outside:.3g} of probability a sequence (summed over tokens) on "
-            "tokens that top-p or top-k excludes, and the mean of r − 1 is not 0 then; read k1 or rao_blackwell"
-        )
-        return replace(found, warnings=(*found.warnings, warning))
-    return found
+    return replace(found, warnings=(*found.warnings, warning))
 
 
 def prepare_output(

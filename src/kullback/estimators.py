@@ -132,6 +132,14 @@ class Estimator:
         return value
 
     @property
+    def slope(self) -> float:
+        """f′(∞) = lim f(r)/r: what a mean lacks for each unit of reference probability the policy excludes."""
+        if self.reads != "log_ratio":
+            return 0.0
+        with np.errstate(all="ignore"):
+            return float(self.fn(np.float64(-60.0)) * np.exp(-60.0))
+
+    @property
     def formula(self) -> str:
         """The first line of the function's documentation."""
         function: Any = self.fn.func if isinstance(self.fn, partial) else self.fn

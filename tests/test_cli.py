@@ -1,0 +1,128 @@
+"""The command line as a user meets it: in processes of its own, or through main()."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kullback import cli
+from kullback.models.loading import BUILTIN
+
+SMALL = ["--samples", "2", "--max-new-tokens", "8"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of ``kullback …``."""
+    sys.argv = ["kullback", *arguments]
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_compare_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "compare", *SMALL, "--both")
+    assert (status, err) == (0, "")
+    for words in ("KL(policy‖reference)", "KL(reference‖policy)", "rao_blackwell", "sequences for ±1%", "Tokens where"):
+        assert words in out
+
+
+def test_compare_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "compare", *SMALL, "--json", "--estimator", "k3:sequence", "--estimator", "k1")
+    record = json.loads(out)
+    assert status == 0
+    assert [(e["estimator"], e["level"], e["unit"]) for e in record["estimates"]] == [
+        ("k3", "sequence", "sequence"),
+        ("k3", "sequence", "token"),
+        ("k1", "token", "sequence"),
+        ("k1", "token", "token"),
+    ]
+    first = record["estimates"][0]
+    assert first["low"] < first["value"] < first["high"]
+
+
+def test_text_prints_what_quantisers_expect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("The dog went to the lake. " * 40)
+    status, out, _ = run(capsys, "compare", "--text", str(tmp_path / "t.txt"), "--context-length", "64")
+    assert status == 0
+    for words in ("99.9% quantile", "same most likely token", "RMS Δp", "perplexity", "clustered by window"):
+        assert words in out
+    status, out, _ = run(capsys, "compare", "--text", str(tmp_path / "t.txt"), "--json")
+    assert {"0.5", "0.999", "1"} <= set(json.loads(out)["quantiles"])
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "kullback", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __import__("kullback").__version__
+
+
+@pytest.mark.parametrize("command", ["", "compare"])
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    status, out, _ = run(capsys, *command.split(), "--help")
+    assert status == 0
+    assert "kullback compare" in out
+
+
+BAD_INPUT = [
+    (["--prompts", "{tmp}/empty.txt"], "holds no prompt"),
+    (["--prompts", "{tmp}/none.txt"], "cannot be read"),
+    (["--prompts", "{tmp}/long.txt"], "shorten the prompt or lower --max-new-tokens"),
+    (["--max-new-tokens", "0"], "at least 1 is needed"),
+    (["--temperature", "-1"], "it must be positive"),
+    (["--estimator", "k9"], "choose one of k1, k2, k3"),
+    (["--estimator", "k3:word"], "a level is token or sequence"),
+    (["--batch-size", "many"], "'auto' or at least 1"),
+    (["{tmp}/weightless"], "holds no weights in *.safetensors"),
+    (["{tmp}/nothing"], "is no folder"),
+    (["--output", "{tmp}/empty.txt"], "choose another --output"),
+    (["--text", "{tmp}/empty.txt"], "holds no prompt"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD_INPUT, ids=[" ".join(a) for a, _ in BAD_INPUT])
+def test_bad_input_is_one_sentence_and_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "long.txt").write_text("dog " * 400)
+    (tmp_path / "weightless").mkdir()
+    (tmp_path / "weightless" / "config.json").write_text((BUILTIN / "base" / "config.json").read_text())
+    status, out, err = run(capsys, "compare", *SMALL, *(a.format(tmp=tmp_path) for a in arguments))
+    assert status == 2
+    assert words in err
+    assert err.startswith("kullback: ")
+    assert err.strip().count("\n") == 0
+    assert "Traceback" not in out + err
+
+
+def test_ctrl_c_keeps_the_finished_batches(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kullback", "compare", "--samples", "4000", "--batch-size", "16", "--json"]
+    job = subprocess.Popen(
+        [*command, "--output", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    part = tmp_path / "rollouts.parquet.part"
+    deadline = time.monotonic() + 120
+    while not (part.exists() and part.stat().st_size > 10_000) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 2, err
+    assert "kullback: stopped after" in err
+    assert "Traceback" not in err
+    record = json.loads(out)
+    assert 0 < record["sequences"] < 80_000
+    from kullback import read_rollouts
+
+    assert len(read_rollouts(tmp_path / "rollouts.parquet")) == record["sequences"]
+    assert json.loads((tmp_path / "estimate.json").read_text()) == record

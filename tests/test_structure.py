@@ -1,0 +1,103 @@
+"""The shape of the house: what is public, what imports what, what import loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kullback as kb
+
+ROOT = Path(kb.__file__).parent
+ROOMS = (
+    ("errors",),
+    ("_namespace", "families"),
+    ("targets", "divergences"),
+    ("estimators", "sequences", "weights"),
+    ("tokens",),
+    ("controls",),
+    ("statistics",),
+    ("results",),
+    ("summaries",),
+    ("estimate",),
+    ("oracle", "models", "prompts", "rollouts"),
+    ("hotspots",),
+    ("engines",),
+    ("compare",),
+    ("textual",),
+    ("report",),
+    ("cli",),
+    ("__main__",),
+)
+"""From the ground up; a room imports only from rooms below it, or from its own files."""
+
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    # `from kullback import x` names rooms too.
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "kullback":
+            names |= {f"kullback.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("kullback.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_from_below(path: Path) -> None:
+    for name in imports(path):
+        below = name.split(".")[1]
+        if below == "__version__" or below == room(path):
+            continue
+        assert FLOOR[below] < FLOOR[room(path)], f"{path.name} imports {name}"
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(path) for path in FILES} == set(FLOOR)
+
+
+def test_the_surface_is_what_all_says() -> None:
+    public = {name for name in vars(kb) if not name.startswith("_")}
+    modules = {name for name in public if f"kullback.{name}" in sys.modules and name not in kb.__all__}
+    assert public - modules == set(kb.__all__)
+    assert all(getattr(kb, name).__doc__ or name.isupper() for name in kb.__all__)
+
+
+def test_import_is_light() -> None:
+    heavy = {"torch", "jax", "transformers", "scipy", "pyarrow", "rich", "typer", "matplotlib"}
+    code = f"import sys, kullback; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "pyarrow"])
+def test_a_missing_package_is_named_with_its_extra(package: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "import kullback as kb\n"
+        "try:\n    kb.compare(samples=1, max_new_tokens=2, output=sys.argv[1])\n"
+        "except kb.errors.MissingPackageError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert f"{package} is needed for this and is not installed: pip install 'kullback[hf]'" in done.stdout, done.stderr
+
+
+def test_modules_and_functions_stay_small() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= 500, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = node.end_lineno - body[0].lineno + 1 if body else 0
+                assert lines <= 60, (path, node.name)
