@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_compare_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "compare", *SMALL, "--both")
     assert (status, err) == (0, "")
-    for words in ("KL(policy‖reference)", "KL(reference‖policy)", "rao_blackwell", "sequences for ±1%", "Tokens where"):
+    for words in ("KL(policy‖reference)", "KL(reference‖policy)", "rao_blackwell", "n for ±1%", "Tokens where"):
         assert words in out
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import isfinite
+from collections.abc import Iterator, Sequence
+from math import floor, isfinite, isnan, log10
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -26,20 +27,14 @@ def comparison(found: Comparison) -> RenderableType:
     for direction in TITLES:
         rows = [row for row in found.rows if row.direction == direction]
         if rows:
-            parts += [_estimates(TITLES[direction], rows), *_warnings(rows)]
-    parts += [_prompts(found), _positions(found), _sites(found)]
-    return Group(*parts)
+            parts += [_estimates(TITLES[direction], rows), *_warnings(rows), Text()]
+    return Group(*parts, _prompts(found), _positions(found), _sites(found), _explained(found))
 
 
 def text_comparison(found: TextComparison) -> RenderableType:
     """Token KLs on a text, their quantiles and how often the models agree."""
-    table = Table(
-        title=f"{escape(found.policy)} against {escape(found.reference)} on {found.tokens:,} tokens of text",
-        title_justify="left",
-    )
-    table.add_column("over the tokens of the text")
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
+    title = f"{escape(found.policy)} against {escape(found.reference)} on {found.tokens:,} tokens of text"
+    table = _table(title, ("over the tokens of the text",), ("value", "95% interval"))
     table.add_row("mean KL(reference‖policy), nats a token", _value(found.forward), _interval(found.forward))
     table.add_row("mean KL(policy‖reference), nats a token", _value(found.reverse), _interval(found.reverse))
     for level, value in found.quantiles.items():
@@ -73,14 +68,32 @@ def _heading(found: Comparison) -> Text:
     )
 
 
+def _explained(found: Comparison) -> Text:
+    return Text(
+        "var/k1: variance against k1 on the same samples. n for ±1%: sequences at which the 95% interval would be "
+        "±1% of the value. Where models differ is by the exact KL of their next-token distributions, in nats.",
+        style="dim",
+    )
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def _estimates(title: str, rows: list[Row]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("estimator")
-    for name in ("nats/sequence", "95% interval", "nats/token", "variance / k1", "sequences for ±1%"):
-        table.add_column(name, justify="right")
+    notes = list(_notes(rows))
+    columns = ("nats/sequence", "95% interval", "nats/token", "var/k1", "n for ±1%")
+    table = _table(title, ("estimator", "level"), columns)
     for row in rows:
+        marks = "".join(f" [{n}]" for n, warning in enumerate(notes, 1) if warning in row.per_sequence.warnings)
         table.add_row(
-            f"{row.per_sequence.estimator} ({row.per_sequence.level})" + (" *" if row.per_sequence.warnings else ""),
+            escape(row.per_sequence.estimator + marks),
+            row.per_sequence.level,
             _value(row.per_sequence),
             _interval(row.per_sequence),
             _value(row.per_token),
@@ -90,47 +103,39 @@ def _estimates(title: str, rows: list[Row]) -> Table:
     return table
 
 
+def _notes(rows: list[Row]) -> Iterator[str]:
+    """Every different warning, in the order of the rows."""
+    yield from dict.fromkeys(warning for row in rows for warning in row.per_sequence.warnings)
+
+
 def _warnings(rows: list[Row]) -> Iterator[Text]:
-    seen: dict[str, list[str]] = {}
-    for row in rows:
-        for warning in row.per_sequence.warnings:
-            seen.setdefault(warning, []).append(f"{row.per_sequence.estimator} ({row.per_sequence.level})")
-    for warning, names in seen.items():
-        yield Text(f"* {', '.join(names)}: {warning}", style="yellow")
+    for number, warning in enumerate(_notes(rows), 1):
+        yield Text(f"[{number}] {warning}", style="yellow")
 
 
 def _prompts(found: Comparison) -> Table:
-    table = Table(title="Prompts where the models differ most", title_justify="left")
-    table.add_column("prompt")
-    table.add_column("nats/sequence", justify="right")
-    table.add_column("sequences", justify="right")
+    table = _table("Prompts where the models differ most", ("prompt",), ("nats/sequence", "sequences"))
     for _, text, mean, count in found.hotspots.top_prompts():
         table.add_row(_clip(text, 60), f"{mean:.3f}", str(count))
     return table
 
 
 def _positions(found: Comparison) -> Table:
-    table = Table(title="Positions where they differ most", title_justify="left")
-    for name in ("position", "nats/token", "sequences"):
-        table.add_column(name, justify="right")
+    table = _table("Positions where they differ most", (), ("new token", "nats/token", "sequences"))
     for position, mean, count in found.hotspots.top_positions():
-        table.add_row(str(position), f"{mean:.4f}", str(count))
+        table.add_row(str(position + 1), f"{mean:.4f}", str(count))
     return table
 
 
 def _sites(found: Comparison) -> Table:
-    table = Table(title="Tokens where they differ most", title_justify="left")
-    for name in ("after", "drawn", "q", "p", "policy prefers", "reference prefers"):
-        table.add_column(name, justify="right" if name in ("q", "p", "after") else "left")
-    table.add_column("nats", justify="right")
+    left = ("after", "drawn", "policy prefers", "reference prefers")
+    table = _table("Tokens where they differ most", left, ("q(drawn)", "p(drawn)", "token KL"))
     for site in found.hotspots.top_sites(8):
         table.add_row(
-            _clip(site.context, 34, keep_end=True),
-            _quote(site.token),
+            _clip(site.context, 40, keep_end=True),
+            *(escape(repr(text)) for text in (site.token, site.top, site.ref_top)),
             f"{site.probability:.3f}",
             f"{site.ref_probability:.3f}",
-            _quote(site.top),
-            _quote(site.ref_top),
             f"{site.token_kl:.3f}",
         )
     return table
@@ -138,25 +143,20 @@ def _sites(found: Comparison) -> Table:
 
 def _value(estimate: Estimate) -> str:
     text = str(estimate)
-    return text[: text.index(" nats/")]
+    return text[: text.index(" ± " if isnan(estimate.stderr) else " nats/")]
 
 
 def _interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
     low, high = (scale * bound for bound in estimate.interval())
+    if isnan(low):
+        return "–"
     digits = _digits(high - low)
     return f"[{low:.{digits}f}{unit}, {high:.{digits}f}{unit}]".replace("[", "\\[")
 
 
 def _digits(width: float) -> int:
-    return (
-        2
-        if not isfinite(width) or width <= 0
-        else max(0, min(8, 2 - len(f"{width:.0f}") if width >= 10 else _places(width)))
-    )
-
-
-def _places(width: float) -> int:
-    return next(places for places in range(1, 9) if width >= 10.0 ** (1 - places) or places == 8)
+    """Decimals that show an interval to about two digits of its width."""
+    return 2 if not isfinite(width) or width <= 0 else min(8, max(2, 1 - floor(log10(width))))
 
 
 def _number(number: float, form: str) -> str:
@@ -168,7 +168,3 @@ def _clip(text: str, width: int, *, keep_end: bool = False) -> str:
     if len(text) > width:
         text = "…" + text[-width + 1 :] if keep_end else text[: width - 1] + "…"
     return escape(text)
-
-
-def _quote(text: str) -> str:
-    return escape(repr(text))
