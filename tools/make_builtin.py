@@ -4,7 +4,7 @@
 
 Stories from the grammar train a byte-level BPE tokenizer of 512 tokens and a Llama of 0.2 million parameters
 (base). Reinforcement learning then makes its stories more cheerful, under a penalty on the KL divergence from
-the base (tuned). Everything runs on the CPU from one seed, and takes about five minutes.
+the base (tuned). Everything runs on the CPU from one seed, and takes about four minutes.
 """
 
 import argparse
@@ -179,6 +179,7 @@ class Completions:
 
     @property
     def tokens(self) -> Tensor:
+        """The completions' tokens."""
         return self.ids[:, self.prompt_tokens :]
 
     @property
@@ -193,6 +194,7 @@ class Completions:
         return torch.where(self.mask, picked, 0.0)
 
     def cheer(self, tokenizer: Any) -> Tensor:
+        """Cheerful less gloomy words of each completion."""
         texts = tokenizer.batch_decode(self.tokens, skip_special_tokens=True)
         return torch.tensor([cheer(text) for text in texts], dtype=torch.float32)
 
