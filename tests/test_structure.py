@@ -22,7 +22,7 @@ ROOMS = (
     ("statistics",),
     ("results",),
     ("summaries",),
-    ("estimate",),
+    ("estimate", "losses"),
     ("oracle", "models", "prompts", "rollouts"),
     ("hotspots",),
     ("engines",),

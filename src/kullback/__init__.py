@@ -17,6 +17,7 @@ from kullback.estimators import (
     Skew,
     optimal_coefficient,
 )
+from kullback.losses import kl_loss, kl_reward
 from kullback.results import Estimate, Exact
 from kullback.rollouts import Rollout, read_rollouts, write_rollouts
 from kullback.targets import (
@@ -61,6 +62,8 @@ __all__ = [
     "compare",
     "compare_text",
     "estimate",
+    "kl_loss",
+    "kl_reward",
     "optimal_coefficient",
     "read_rollouts",
     "write_rollouts",

@@ -47,6 +47,12 @@ def stop_gradient(x: Array) -> Array:
     return x
 
 
+def cumulative_sum(x: Array) -> Array:
+    """Sums along the last axis; the compat layer's own version does not trace under torch.compile."""
+    xp = namespace(x)
+    return xp.cumsum(x, axis=-1) if is_torch(x) or is_jax(x) else xp.cumulative_sum(x, axis=-1)
+
+
 def at_least_float32(x: Array, name: str = "log_ratio") -> Array:
     """x as an array in float32 or wider: half precision is widened, Python numbers become float64.
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kullback._namespace import Array, at_least_float32, is_jax, is_torch, namespace, stop_gradient
+from kullback._namespace import Array, at_least_float32, cumulative_sum, is_jax, is_torch, namespace, stop_gradient
 from kullback.errors import InputError, ShapeError
 from kullback.estimators import K1, RAO_BLACKWELL, Estimator
 from kullback.families import Family
@@ -176,9 +176,10 @@ def kl_reward(
             f"{estimator.name} in the reward follows {other}, not that of KL(q‖p): "
             "use kullback.K1, or pass allow_biased=True if that is what you want"
         )
-    q, p = at_least_float32(logprobs, "logprobs"), at_least_float32(ref_logprobs, "ref_logprobs")
+    q = at_least_float32(logprobs, "logprobs")
+    p = at_least_float32(_like(ref_logprobs, q), "ref_logprobs")
     xp = namespace(q)
-    counted = xp.ones_like(q) > 0 if mask is None else mask > 0
+    counted = xp.ones_like(q) > 0 if mask is None else _like(mask, q) > 0
     zero = xp.zeros_like(q)
     log_ratio = xp.where(counted, q, zero) - xp.where(counted, p, zero)
     return stop_gradient(xp.where(counted, estimator.fn(log_ratio), zero))
@@ -233,10 +234,10 @@ class _Rows:
         if not (is_torch(q) or is_jax(q)):
             raise InputError(f"logprobs is a {type(logprobs).__name__}, but gradients need torch or JAX arrays")
         xp = namespace(q)
-        p = stop_gradient(at_least_float32(ref_logprobs, "ref_logprobs"))
-        mu = stop_gradient(q if behavior is None else at_least_float32(behavior, "behavior_logprobs"))
+        p = stop_gradient(at_least_float32(_like(ref_logprobs, q), "ref_logprobs"))
+        mu = stop_gradient(q if behavior is None else at_least_float32(_like(behavior, q), "behavior_logprobs"))
         kl = xp.zeros_like(q) if token_kl is None else at_least_float32(token_kl, "token_kl")
-        counted = xp.ones_like(p) > 0 if mask is None else mask > 0
+        counted = xp.ones_like(p) > 0 if mask is None else _like(mask, q) > 0
         for name, array in {"ref_logprobs": p, "behavior_logprobs": mu, "token_kl": kl, "mask": counted}.items():
             if q.ndim != 2 or tuple(array.shape) != tuple(q.shape):
                 raise ShapeError(
@@ -284,7 +285,7 @@ def _weights(rows: _Rows, objective: Objective, truncation: Truncation | None) -
     drawn = to_policy if objective.reverse else to_reference
     gone = rows.excluded_by_policy if objective.reverse else rows.excluded_by_reference
     prefix, prefix_gone = (to_policy, rows.excluded_by_policy) if objective.statewise else (drawn, gone)
-    total = xp.cumulative_sum(prefix, axis=-1)
+    total = cumulative_sum(prefix)
     before = total - prefix
     if objective.statewise:
         before = stop_gradient(before)
@@ -298,7 +299,7 @@ def _weights(rows: _Rows, objective: Objective, truncation: Truncation | None) -
 def _alive(gone: Array, xp: Any) -> Array:
     """1 until the measure excludes a token, 0 after it."""
     counts = xp.astype(gone, xp.float32)
-    return xp.astype(xp.cumulative_sum(counts, axis=-1) - counts == 0, xp.float32)
+    return xp.astype(cumulative_sum(counts) - counts == 0, xp.float32)
 
 
 def _tamed(log_weight: Array, alive: Array, truncation: Truncation | None) -> Array:
@@ -320,7 +321,7 @@ def _baseline_terms(
     """b_t·ρ_{1:t}(log q_t − sg(log q_t)): value 0, and a gradient of mean 0 where b does not see the row."""
     xp = rows.xp
     score = rows.policy - stop_gradient(rows.policy)
-    to_policy = stop_gradient(xp.cumulative_sum(rows.policy - rows.behavior, axis=-1))
+    to_policy = stop_gradient(cumulative_sum(rows.policy - rows.behavior))
     rho = xp.exp(to_policy) * xp.astype(_alive(rows.excluded_by_policy, xp), to_policy.dtype)
     rho = xp.where(rows.excluded_by_policy | ~rows.mask, rows.zero, rho)
     if isinstance(baseline, str):
@@ -332,7 +333,7 @@ def _baseline_terms(
         elif objective.statewise:
             returns = fixed
         else:
-            returns = xp.flip(xp.cumulative_sum(xp.flip(fixed, axis=-1), axis=-1), axis=-1)
+            returns = xp.flip(cumulative_sum(xp.flip(fixed, axis=-1)), axis=-1)
         baseline = _mean_of_others(returns, groups)
     level = stop_gradient(baseline)
     level = level[:, None] if level.ndim == 1 else level
@@ -359,7 +360,14 @@ def _mean_of_others(returns: Array, groups: Any) -> Array:
         )
     same = (keys[:, None] == keys[None, :]) & ~np.eye(len(keys), dtype=bool)
     share = same / (counts[keys] - 1)[:, None]
-    return xp.matmul(xp.asarray(share, dtype=returns.dtype, device=returns.device), returns)
+    return xp.matmul(xp.astype(_like(share, returns), returns.dtype), returns)
+
+
+def _like(array: Array, like: Array) -> Array:
+    """An array of any kind in the library and on the device of another one."""
+    if is_torch(like) and not is_torch(array):
+        return namespace(like).asarray(np.array(array), device=like.device)
+    return namespace(like).asarray(array)
 
 
 def _host(groups: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kullback._namespace import Array, namespace
+from kullback._namespace import Array, cumulative_sum, namespace
 from kullback.errors import InputError
 
 
@@ -67,6 +67,6 @@ SELF_NORMALISED = Truncation(
 def cumulative_weights(log_weights: Array) -> tuple[Array, Array]:
     """ρ_{1:t} and ρ_{1:t−1} from per-token log-weights (batch, time) that are 0 at masked tokens."""
     xp = namespace(log_weights)
-    total = xp.cumulative_sum(log_weights, axis=-1)
+    total = cumulative_sum(log_weights)
     before = xp.concat([0.0 * total[..., :1], total[..., :-1]], axis=-1)
     return xp.exp(total), xp.exp(before)
