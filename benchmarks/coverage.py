@@ -69,7 +69,7 @@ def cases() -> tuple[Case, ...]:
     """Three ordinary worlds and two heavy-tailed ones."""
     rng = np.random.default_rng(5)
     q = rng.normal(size=8)
-    p = q + 0.5 * rng.normal(size=8)
+    p = q + 0.4 * rng.normal(size=8)
     q[0] = p[0] = -0.5
     return (
         Case("near: 3 tokens, vocabulary 16", _random(0, 16, 3, 0.2), heavy=False),

@@ -14,6 +14,9 @@ from kullback.estimators import LEVELS, Estimator
 from kullback.oracle import World
 from kullback.targets import TARGETS, Target
 
+NAMED = tuple(target for target in TARGETS if target.place != "sampled")
+"""On-policy, the prefixes that were sampled are the policy's, so those targets have two names."""
+
 PROMISES = ("value_of", "loss_gradient_of", "reward_gradient_of")
 FIXED = (generic(), generic(seed=2), FAR)
 
@@ -57,7 +60,7 @@ def holds(promise: str, estimator: Estimator, level: str, target: Target | None)
     """Whether a target is delivered in every fixed world, and whether it is the only one that is."""
     same = {
         other.value_of or other if promise == "value_of" else other
-        for other in TARGETS
+        for other in NAMED
         if _always(promise, estimator, level, other)
     }
     return same == ({target} if target is not None else set())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import BACKENDS, Backend, host
 from hypothesis import given, settings
-from laws import PROMISES, broken_promises, holds
+from laws import NAMED, PROMISES, broken_promises, holds
 from worlds import logit_pairs, world
 
 import kullback as kb
@@ -28,7 +28,7 @@ def test_every_promise_holds_and_is_the_only_one_that_does(estimator: kb.Estimat
 def test_flipping_any_promise_is_caught(estimator: kb.Estimator, promise: str) -> None:
     kept = getattr(estimator, promise)
     for level in LEVELS:
-        for other in (None, *TARGETS):
+        for other in (None, *NAMED):
             if other is not kept[level] and not (promise == "value_of" and other is kb.STATEWISE_REVERSE_KL):
                 assert not holds(promise, estimator, level, other), (level, other)
     false = ByLevel(**{**kept, "token": kb.FORWARD_KL if kept.token is not kb.FORWARD_KL else None})

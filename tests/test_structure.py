@@ -17,6 +17,7 @@ ROOMS = (
     ("_namespace", "families"),
     ("targets", "divergences"),
     ("estimators", "sequences", "weights"),
+    ("surrogates",),
     ("tokens",),
     ("controls",),
     ("statistics",),

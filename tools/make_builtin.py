@@ -42,15 +42,15 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
-PRETRAINING_STEPS = 900
+PRETRAINING_STEPS = 1000
 PRETRAINING_BATCH = 64
 CHATS_EVERY = 8
 PRETRAINING_RATE = 1e-2
 
-TUNING_STEPS = 250
+TUNING_STEPS = 260
 TUNING_PROMPTS = 16
 SAMPLES_PER_PROMPT = 4
-TUNING_RATE = 4e-4
+TUNING_RATE = 5e-4
 OPENING_TOKENS = range(3, 11)
 CHEER_LIMIT = 3
 KL_WEIGHT = 0.2
@@ -81,9 +81,7 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     default = Path(__file__).resolve().parents[1] / "src" / "kullback" / "models" / "builtin"
     parser = argparse.ArgumentParser(description="Make the built-in pair of models.")
-    parser.add_argument(
-        "--output", type=Path, default=default, help="folder for base/, tuned/ and prompts.txt"
-    )
+    parser.add_argument("--output", type=Path, default=default, help="folder for base/, tuned/ and prompts.txt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiplies the training steps")
     return parser.parse_args()
@@ -145,9 +143,7 @@ def chat_rows(tokenizer: Any, rng: random.Random, count: int) -> list[list[int]]
 
 
 def pretrain(model: Any, tokenizer: Any, rng: random.Random, steps: int) -> None:
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PRETRAINING_RATE, betas=(0.9, 0.98), weight_decay=0.05
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PRETRAINING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps))
     start = time.monotonic()
     for step in range(steps):

@@ -20,6 +20,7 @@ from kullback.estimators import (
 from kullback.losses import kl_loss, kl_reward
 from kullback.results import Estimate, Exact
 from kullback.rollouts import Rollout, read_rollouts, write_rollouts
+from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import (
     FORWARD_KL,
     REVERSE_KL,
@@ -44,6 +45,7 @@ __all__ = [
     "REVERSE_KL",
     "STATEWISE_FORWARD_KL",
     "STATEWISE_REVERSE_KL",
+    "SURROGATES",
     "TARGETS",
     "ZERO",
     "Accumulator",
@@ -57,6 +59,7 @@ __all__ = [
     "Renyi",
     "Rollout",
     "Skew",
+    "Surrogate",
     "Target",
     "TextComparison",
     "compare",

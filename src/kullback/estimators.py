@@ -27,23 +27,33 @@ Level = Literal["token", "sequence"]
 LEVELS: tuple[Level, ...] = ("token", "sequence")
 
 
+class Promise(Mapping[str, "Target | None"]):
+    """What is promised case by case: ``promise["token"]`` or ``promise.token``."""
+
+    def __getitem__(self, case: str) -> Target | None:
+        if case not in self.cases():
+            raise InputError(f"{case!r} came, but this promise is made for {' and '.join(map(repr, self.cases()))}")
+        target: Target | None = getattr(self, case)
+        return target
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cases())
+
+    def __len__(self) -> int:
+        return len(self.cases())
+
+    @classmethod
+    def cases(cls) -> tuple[str, ...]:
+        """The cases, in order."""
+        return tuple(cls.__annotations__)
+
+
 @dataclass(frozen=True)
-class ByLevel(Mapping[str, "Target | None"]):
-    """A promise by level: ``promise["token"]`` or ``promise.token``."""
+class ByLevel(Promise):
+    """A promise for an estimator applied to every token and summed, and applied to the sum."""
 
     token: Target | None
     sequence: Target | None
-
-    def __getitem__(self, level: str) -> Target | None:
-        if level not in LEVELS:
-            raise InputError(f"level={level!r} came, but a level is 'token' or 'sequence'")
-        return self.token if level == "token" else self.sequence
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(LEVELS)
-
-    def __len__(self) -> int:
-        return len(LEVELS)
 
 
 def both(target: Target | None) -> ByLevel:

@@ -5,7 +5,8 @@ and by where it is taken:
 
 - ``"sequence"``: D of the two distributions over whole sequences;
 - ``"state"``: Σ over prefixes, drawn from the policy and held fixed, of D of the two next-token
-  distributions. This is what token-level losses descend.
+  distributions. This is what token-level losses descend;
+- ``"sampled"``: the same over prefixes of whatever drew the sequences, the policy or another model.
 
 For the reverse KL the two have the same value (chain rule) and different gradients.
 """
@@ -20,7 +21,7 @@ from typing import Any, Literal, Protocol
 from kullback._namespace import Array, namespace
 from kullback.families import Family
 
-Place = Literal["sequence", "state"]
+Place = Literal["sequence", "state", "sampled"]
 Divergence = Callable[[Array, Array, Any], Array]
 
 
@@ -119,6 +120,8 @@ STATEWISE_REVERSE_KL = Target(
     "statewise_reverse_kl", "Σ_t E_q[KL(q_t‖p_t)], prefixes fixed", "state", _reverse_kl, REVERSE_KL
 )
 STATEWISE_FORWARD_KL = Target("statewise_forward_kl", "Σ_t E_q[KL(p_t‖q_t)], prefixes fixed", "state", _forward_kl)
+SAMPLED_REVERSE_KL = Target("sampled_reverse_kl", "Σ_t E_μ[KL(q_t‖p_t)], prefixes fixed", "sampled", _reverse_kl)
+SAMPLED_FORWARD_KL = Target("sampled_forward_kl", "Σ_t E_μ[KL(p_t‖q_t)], prefixes fixed", "sampled", _forward_kl)
 KL_GAP = Target("kl_gap", "KL(q‖p) − KL(p‖q)", "sequence", _kl_gap)
 ZERO = Target("zero", "0", "sequence", _zero)
 JEFFREYS = Target("jeffreys", "KL(q‖p) + KL(p‖q)", "sequence", _jeffreys)
@@ -164,6 +167,8 @@ TARGETS = Family(
         FORWARD_KL,
         STATEWISE_REVERSE_KL,
         STATEWISE_FORWARD_KL,
+        SAMPLED_REVERSE_KL,
+        SAMPLED_FORWARD_KL,
         KL_GAP,
         ZERO,
         JEFFREYS,

@@ -64,7 +64,8 @@ class World:
         if place == "sequence":
             q, p = self.policy.sequence_logprobs, self.reference.sequence_logprobs
             return 0.0 * stop_gradient(q[:1]) + 1.0, q[None, :], p[None, :]
-        weights = xp.exp(stop_gradient(self.policy.prefix_logprobs))
+        walker = self.policy if place == "state" else self.sampler
+        weights = xp.exp(stop_gradient(walker.prefix_logprobs))
         return weights, self.policy.log_distributions, self.reference.log_distributions
 
     def exact(self, target: Target) -> Array:

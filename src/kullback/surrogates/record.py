@@ -1,0 +1,60 @@
+"""What a surrogate is, and what it promises for which samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from kullback._namespace import Array
+from kullback.estimators import Promise
+from kullback.targets import Target
+
+
+@dataclass(frozen=True)
+class BySampler(Promise):
+    """A promise for rows drawn from the policy, from any other policy μ, and from the reference."""
+
+    on_policy: Target | None
+    off_policy: Target | None = None
+    from_reference: Target | None = None
+
+
+NEVER = BySampler(None)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A loss as trainers write it, together with everything it promises.
+
+    Attributes:
+        name: what tables call it.
+        fn: (logprobs, ref_logprobs, mask, further columns by name) → one number a row, (batch,).
+        placement: "loss", or "reward" where the KL is detached and the log-prob of the sequence carries it.
+        level: whether tokens are summed, or the whole sequence is one outcome.
+        value_of: the target its expectation equals, by what drew the rows.
+        gradient_of: the target whose gradient the expectation of its derivative equals.
+        source: where it is found.
+    """
+
+    name: str
+    fn: Callable[..., Array]
+    placement: Literal["loss", "reward"]
+    level: Literal["token", "sequence"]
+    value_of: BySampler
+    gradient_of: BySampler
+    source: str
+
+    def __call__(self, logprobs: Array, ref_logprobs: Array, mask: Array, **columns: Array) -> Array:
+        """One number a row, (batch,), whose mean is the loss."""
+        return self.fn(logprobs, ref_logprobs, mask, **columns)
+
+    @property
+    def formula(self) -> str:
+        """The first line of the function's documentation."""
+        function: Any = self.fn.func if isinstance(self.fn, partial) else self.fn
+        return str(function.__doc__).splitlines()[0]
+
+    def __repr__(self) -> str:
+        return f"<surrogate {self.name}>"
