@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: compare test test-slow test-all bench lint builtin clean help
+.PHONY: compare test test-slow test-all bench lint builtin docs clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -27,6 +27,9 @@ bench: .venv/dev.stamp  ## measure interval coverage and the cost of compare
 
 builtin: .venv/run.stamp  ## make the built-in pair of models again
 	$(BIN)/python tools/make_builtin.py
+
+docs: .venv/dev.stamp  ## write the generated parts of the docs again
+	$(BIN)/python tools/make_docs.py
 
 lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/ruff check --fix .

@@ -1,13 +1,17 @@
-"""``python -m benchmarks [coverage|compare]``."""
+"""``python -m benchmarks [coverage|compare|gradients]``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
-from benchmarks import compare, coverage
+from benchmarks import compare, coverage, gradients
 
-TABLES: dict[str, Callable[[], str]] = {"coverage": coverage.table, "compare": compare.table}
+TABLES: dict[str, Callable[[], str]] = {
+    "coverage": coverage.table,
+    "compare": compare.table,
+    "gradients": gradients.table,
+}
 
 
 def main() -> None:

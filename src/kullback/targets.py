@@ -145,9 +145,8 @@ def alpha_divergence(alpha: float, place: Place = "sequence") -> Target:
     def divergence(q: Array, p: Array, xp: Any) -> Array:
         return (xp.sum(xp.exp(alpha * q + (1 - alpha) * p), axis=-1) - 1) / (alpha * (alpha - 1))
 
-    statewise = "" if place == "sequence" else "statewise_"
-    formula = f"(Σ q^{alpha:g} p^{1 - alpha:g} − 1)/({alpha * (alpha - 1):g})"
-    return Target(f"{statewise}alpha_{alpha:g}", formula, place, divergence)
+    formula = f"D_α={alpha:g}(q‖p) (Amari)"
+    return _placed(f"alpha_{alpha:g}", formula, place, divergence)
 
 
 @cache
@@ -157,8 +156,13 @@ def skew_kl(weight: float, place: Place = "sequence") -> Target:
     def divergence(q: Array, p: Array, xp: Any) -> Array:
         return _skewed(q, p, xp, weight)
 
-    statewise = "" if place == "sequence" else "statewise_"
-    return Target(f"{statewise}skew_{weight:g}", f"KL(q‖{1 - weight:g}q + {weight:g}p)", place, divergence)
+    return _placed(f"skew_{weight:g}", f"KL(q‖{1 - weight:g}q + {weight:g}p)", place, divergence)
+
+
+def _placed(name: str, formula: str, place: Place, divergence: Divergence) -> Target:
+    if place == "sequence":
+        return Target(name, formula, place, divergence)
+    return Target(f"statewise_{name}", f"Σ_t E_q[{formula}]", place, divergence)
 
 
 TARGETS = Family(

@@ -2,7 +2,19 @@
 
 from kullback.oracle.gradients import LossMoments, exact_gradient, loss_moments
 from kullback.oracle.markov import MarkovGradient, MarkovLM
+from kullback.oracle.reference import reference_world, relative_gradient_variance, relative_variance
 from kullback.oracle.tree import TreeLM
 from kullback.oracle.world import World
 
-__all__ = ["LossMoments", "MarkovGradient", "MarkovLM", "TreeLM", "World", "exact_gradient", "loss_moments"]
+__all__ = [
+    "LossMoments",
+    "MarkovGradient",
+    "MarkovLM",
+    "TreeLM",
+    "World",
+    "exact_gradient",
+    "loss_moments",
+    "reference_world",
+    "relative_gradient_variance",
+    "relative_variance",
+]

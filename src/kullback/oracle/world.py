@@ -97,13 +97,15 @@ class World:
         """What an estimator makes of every sequence, (sequences,)."""
         xp = namespace(self.policy.logits)
         mask = self.policy._constant(self.policy.mask)
+        # A fitted estimator has no value of its own: what its controls are added to is taken.
+        function = getattr(estimator, "fn", estimator)
         if getattr(estimator, "reads", "log_ratio") == "token_kl":
             x = self.token_kl
         else:
             x = self.policy.logprobs - self.reference.logprobs
         if level == "sequence":
-            return estimator(xp.sum(x, axis=-1))
-        values = estimator(x)
+            return function(xp.sum(x, axis=-1))
+        values = function(x)
         return xp.sum(xp.where(mask, values, 0.0 * values), axis=-1)
 
     def sample(self, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.compare import Comparison, Row
+from kullback.report.families import FamilyTable
 from kullback.results import Estimate
 from kullback.textual import TextComparison
 
@@ -168,3 +169,12 @@ def _clip(text: str, width: int, *, keep_end: bool = False) -> str:
     if len(text) > width:
         text = "…" + text[-width + 1 :] if keep_end else text[: width - 1] + "…"
     return escape(text)
+
+
+def family_table(table: FamilyTable) -> RenderableType:
+    """A table of estimators or surrogates."""
+    narrow = table.narrow()
+    drawn = _table(narrow.title, narrow.columns, ())
+    for row in narrow.rows:
+        drawn.add_row(*map(escape, row))
+    return Group(drawn, Text(table.note, style="dim"))

@@ -14,7 +14,10 @@ from kullback.surrogates.formulas import (
     exact_token_kl,
     geometric_weighted,
     own_token_reward,
-    reference_weighted,
+    rpg_forward,
+    rpg_reverse,
+    rpg_unnormalised_forward,
+    rpg_unnormalised_reverse,
     sequence_loss,
     sequence_reward,
     squared_about,
@@ -207,7 +210,7 @@ SURROGATES: Family[Surrogate] = Family(
         ),
         Surrogate(
             "rpg_forward",
-            partial(reference_weighted, kernel=lambda w, x: -x),
+            rpg_forward,
             "loss",
             "token",
             BySampler(None, None, FORWARD_KL),
@@ -216,7 +219,7 @@ SURROGATES: Family[Surrogate] = Family(
         ),
         Surrogate(
             "rpg_reverse",
-            partial(reference_weighted, kernel=lambda w, x: w * x),
+            rpg_reverse,
             "loss",
             "token",
             BySampler(None, None, SAMPLED_REVERSE_KL),
@@ -225,7 +228,7 @@ SURROGATES: Family[Surrogate] = Family(
         ),
         Surrogate(
             "rpg_unnormalised_forward",
-            partial(reference_weighted, kernel=lambda w, x: w - x - 1.0),
+            rpg_unnormalised_forward,
             "loss",
             "token",
             BySampler(None, None, FORWARD_KL),
@@ -234,7 +237,7 @@ SURROGATES: Family[Surrogate] = Family(
         ),
         Surrogate(
             "rpg_unnormalised_reverse",
-            partial(reference_weighted, kernel=lambda w, x: w * x - w + 1.0),
+            rpg_unnormalised_reverse,
             "loss",
             "token",
             BySampler(None, None, SAMPLED_REVERSE_KL),

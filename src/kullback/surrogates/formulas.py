@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kullback._namespace import Array, namespace, stop_gradient
-from kullback.divergences import k2, k3
+from kullback.divergences import forward_k3, k2, k3
 
 TOP = 2
 """Tokens in the head of the top-k members; small, since exact worlds have small vocabularies."""
@@ -33,7 +33,7 @@ def _token_ratio(q: Array, behavior_logprobs: Array | None) -> Array:
 
 
 def absolute(log_ratio: Array) -> Array:
-    """|ℓ|."""
+    """|ℓ|"""
     return namespace(log_ratio).abs(log_ratio)
 
 
@@ -86,10 +86,24 @@ def geometric_weighted(
     return xp.exp(_sum(mask, q - mu) / length) * _sum(mask, kernel(q - p))
 
 
-def reference_weighted(q: Array, p: Array, mask: Array, *, kernel: Callable[[Array, Array], Array]) -> Array:
-    """Σ_t g(w_t), w = q/p, for rows drawn from the reference"""
-    xp = namespace(q)
-    return _sum(mask, kernel(xp.exp(q - p), q - p))
+def rpg_forward(q: Array, p: Array, mask: Array) -> Array:
+    """Σ_t −ℓ_t"""
+    return _sum(mask, p - q)
+
+
+def rpg_reverse(q: Array, p: Array, mask: Array) -> Array:
+    """Σ_t w_t ℓ_t, w = q/p"""
+    return _sum(mask, namespace(q).exp(q - p) * (q - p))
+
+
+def rpg_unnormalised_forward(q: Array, p: Array, mask: Array) -> Array:
+    """Σ_t w_t − 1 − ℓ_t, w = q/p"""
+    return _sum(mask, k3(p - q))
+
+
+def rpg_unnormalised_reverse(q: Array, p: Array, mask: Array) -> Array:
+    """Σ_t w_t ℓ_t − w_t + 1, w = q/p"""
+    return _sum(mask, forward_k3(p - q))
 
 
 def clamped_loss(

@@ -52,9 +52,11 @@ class Surrogate:
 
     @property
     def formula(self) -> str:
-        """The first line of the function's documentation."""
+        """The first line of the function's documentation, its kernel named."""
         function: Any = self.fn.func if isinstance(self.fn, partial) else self.fn
-        return str(function.__doc__).splitlines()[0]
+        kernel = self.fn.keywords.get("kernel") if isinstance(self.fn, partial) else None
+        text = str(function.__doc__).splitlines()[0]
+        return text.replace("k(", f"{kernel.__name__}(") if kernel else text
 
     def __repr__(self) -> str:
         return f"<surrogate {self.name}>"

@@ -1,0 +1,68 @@
+"""Two fixed worlds that tables refer to, and exact variances in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kullback._namespace import Float64, to_numpy
+from kullback.controls import CONTROLS
+from kullback.estimators import Estimator
+from kullback.oracle.gradients import LossMoments, exact_gradient, loss_moments
+from kullback.oracle.tree import TreeLM
+from kullback.oracle.world import World
+from kullback.sequences import Sequences
+from kullback.targets import REVERSE_KL
+from kullback.tokens import Tokens
+
+VOCAB, HORIZON, EOS = 4, 3, 0
+DISTANCES = {"near": 0.2, "apart": 1.0}
+"""How far the policy's logits are from the reference's; the KLs are 0.015 and 0.39 nats a sequence."""
+
+
+def reference_world(name: str, *, torch: bool = False) -> World:
+    """The world "near" or "apart": 40 sequences of up to three tokens; with torch, logits that take gradients.
+
+    The logits are sines of their index, so that they are the same everywhere.
+    """
+    prefixes = sum((VOCAB - 1) ** t for t in range(HORIZON))
+    index = np.arange(prefixes * VOCAB, dtype=np.float64).reshape(prefixes, VOCAB)
+    reference = 1.5 * np.sin(1.7 * index + 0.3)
+    policy = reference + DISTANCES[name] * np.sin(2.9 * index + 1.1)
+    if torch:
+        import torch as library
+
+        return World(_tree(library.tensor(policy, requires_grad=True)), _tree(library.tensor(reference)))
+    return World(_tree(policy), _tree(reference))
+
+
+def relative_variance(world: World, estimator: Estimator, level: str) -> float:
+    """Var/mean² of one sequence's estimate; of fitted controls with their best coefficients."""
+    chance = to_numpy(world.probability)
+    plain = np.asarray(to_numpy(world.summand(estimator, level)), dtype=np.float64)
+    controls = _controls(world, estimator, level)
+    mean = float(chance @ plain)
+    residual = plain - mean
+    if controls.shape[1]:
+        root = np.sqrt(chance)[:, None]
+        coefficients = np.linalg.lstsq(root * controls, root[:, 0] * residual, rcond=None)[0]
+        residual = residual - controls @ coefficients
+    return float(chance @ residual**2) / mean**2
+
+
+def relative_gradient_variance(world: World, loss: Any, *, rows: int = 1) -> tuple[float, LossMoments]:
+    """Trace of Cov[∇L] over ‖∇KL(q‖p)‖², with the moments themselves."""
+    moments = loss_moments(world, loss, rows=rows)
+    return moments.variance / float(np.sum(exact_gradient(world, REVERSE_KL) ** 2)), moments
+
+
+def _tree(logits: Any) -> TreeLM:
+    return TreeLM(logits, EOS, HORIZON)
+
+
+def _controls(world: World, estimator: Estimator, level: str) -> Float64:
+    block = Sequences.of(world.policy.logprobs, world.reference.logprobs, world.policy.mask, token_kl=world.token_kl)
+    tokens = Tokens.of(block, level, None)
+    columns = [tokens.sums(CONTROLS[name].fn(tokens)) for name in estimator.controls]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(block), 0))

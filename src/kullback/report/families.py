@@ -1,0 +1,135 @@
+"""The table of every estimator and surrogate: what it is, whose gradient it follows, how noisy it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kullback.controls import CONTROLS
+from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Promise
+from kullback.oracle import reference_world, relative_gradient_variance, relative_variance
+from kullback.surrogates import SURROGATES, Surrogate
+from kullback.targets import TARGETS, Target
+
+WORLDS = ("near", "apart")
+
+
+@dataclass(frozen=True)
+class FamilyTable:
+    """A titled table of text."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    wide: tuple[str, ...] = ()
+    """Columns that a terminal has no room for."""
+
+    def narrow(self) -> FamilyTable:
+        """The table without its wide columns."""
+        kept = [i for i, name in enumerate(self.columns) if name not in self.wide]
+        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
+        return FamilyTable(self.title, self.note, tuple(self.columns[i] for i in kept), rows)
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        lines = [f"## {self.title}", "", self.note, "", _line(self.columns), _line(["---"] * len(self.columns))]
+        return "\n".join([*lines, *map(_line, self.rows)])
+
+
+def estimator_table() -> FamilyTable:
+    """Every estimator at every level."""
+    worlds = [reference_world(name) for name in WORLDS]
+    return FamilyTable(
+        title="Estimators",
+        note=(
+            "A function k of ℓ = log q − log p of samples of the policy, applied to every token and summed, or to "
+            "the summed ℓ of a sequence. What its mean is; whose gradient it follows in the loss, and detached in "
+            "the reward; whether it is ever negative; Var/mean² of one sequence, exact, in two worlds (fitted "
+            "coefficients at their best)."
+        ),
+        columns=("estimator", "k", "level", "mean", "in the loss", "in the reward", "≥ 0", *_variance_columns()),
+        rows=tuple(
+            (
+                estimator.name,
+                _formula(estimator),
+                level,
+                _target(estimator.value_of[level]),
+                _target(estimator.loss_gradient_of[level]),
+                _target(estimator.reward_gradient_of[level]),
+                "yes" if estimator.nonnegative else "no",
+                *(f"{relative_variance(world, estimator, level):.3g}" for world in worlds),
+            )
+            for estimator, level in _levels()
+        ),
+        wide=("k",),
+    )
+
+
+def surrogate_table() -> FamilyTable:
+    """Every surrogate, by what drew the rows."""
+    worlds = [reference_world(name, torch=True) for name in WORLDS]
+    return FamilyTable(
+        title="Surrogates",
+        note=(
+            "Losses as trainers write them, differentiated with the samples held fixed. Mean and gradient for rows "
+            "drawn from the policy, from another policy μ, and from the reference; trace of the gradient's "
+            "covariance over ‖∇KL(q‖p)‖² for one on-policy sequence, exact, in two worlds."
+        ),
+        columns=("surrogate", "formula", "where", "mean", "gradient", *_variance_columns(), "found in"),
+        rows=tuple(
+            (
+                surrogate.name,
+                surrogate.formula,
+                surrogate.placement,
+                _cases(surrogate.value_of),
+                _cases(surrogate.gradient_of),
+                *(f"{_gradient_variance(world, surrogate):.3g}" for world in worlds),
+                surrogate.source,
+            )
+            for surrogate in SURROGATES
+        ),
+        wide=("formula", "found in"),
+    )
+
+
+def target_table() -> FamilyTable:
+    """Every named target."""
+    return FamilyTable(
+        title="Targets",
+        note="What estimates and gradients are compared with. q is the policy, p the reference, μ what drew the rows.",
+        columns=("target", "what it is"),
+        rows=tuple((target.name, target.formula) for target in TARGETS),
+    )
+
+
+def _levels() -> Iterator[tuple[Estimator, str]]:
+    for estimator in ESTIMATORS:
+        yield from ((estimator, level) for level in LEVELS if estimator.link is None or level == "sequence")
+
+
+def _gradient_variance(world: object, surrogate: Surrogate) -> float:
+    return relative_gradient_variance(world, surrogate.fn)[0]  # type: ignore[arg-type]
+
+
+def _variance_columns() -> tuple[str, ...]:
+    return tuple(f"var, {name}" for name in WORLDS)
+
+
+def _formula(estimator: Estimator) -> str:
+    base = estimator.formula.removesuffix(".").split(". ")[0].split(":")[0]
+    return " + ".join([base, *(f"c·({CONTROLS[name].formula})" for name in estimator.controls)])
+
+
+def _target(target: Target | None) -> str:
+    return "none" if target is None else target.name
+
+
+def _cases(promise: Promise) -> str:
+    """Policy / another / reference, once where all three are the same."""
+    targets = [_target(promise[case]) for case in promise]
+    return targets[0] if len(set(targets)) == 1 else " / ".join(targets)
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

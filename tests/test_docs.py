@@ -1,0 +1,41 @@
+"""What is generated is fresh, and what the docs say runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from make_docs import PAGE, page
+
+import kullback as kb
+from kullback.oracle import reference_world, relative_variance
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_table_of_estimators_is_fresh() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
+
+
+def test_the_readme_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    exec(code[1], {})
+    said = re.findall(r"print\(.*\) +# (.*)", code[1])
+    assert capsys.readouterr().out.splitlines() == said
+
+
+def test_links_lead_somewhere() -> None:
+    for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", file.read_text(encoding="utf-8")):
+            assert (file.parent / link).exists(), f"{file.name} links to {link}"
+
+
+def test_relative_variances_are_those_of_sampling() -> None:
+    at = reference_world("apart")
+    exact = float(at.exact(kb.REVERSE_KL))
+    for estimator in (kb.K1, kb.K3, kb.ControlVariate("fit"), kb.RAO_BLACKWELL_CONTROLLED):
+        batch = at.sample(__import__("numpy").random.default_rng(0), 20_000)
+        found = kb.Accumulator(estimator=estimator).update(batch).result()
+        assert found.stderr**2 * 20_000 / exact**2 == pytest.approx(relative_variance(at, estimator, "token"), rel=0.1)
