@@ -77,7 +77,7 @@ def by_hand(q: Any, p: Any, mask: Any, mu: Any) -> Any:
     return (ratio.cumsum(-1).exp() * gap).sum(-1).mean()
 
 
-def overhead(batch: int = 64, time_steps: int = 4096, runs: int = 15) -> str:
+def overhead(batch: int = 64, time_steps: int = 4096, runs: int = 61) -> str:
     """Forward and backward at 64 × 4096 tokens, medians, as Markdown."""
     torch.manual_seed(0)
     q = (-torch.rand(batch, time_steps)).requires_grad_()

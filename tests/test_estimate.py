@@ -71,7 +71,7 @@ def test_estimates_are_unbiased_over_every_batch_of_three(name: str, level: str,
     assert columns is not None
 
 
-def test_leave_one_out_of_math_9_1_where_the_plug_in_is_biased() -> None:
+def test_leave_one_out_where_the_plug_in_is_biased() -> None:
     q, p = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
     left_out = plug_in = 0.0
     for triple in itertools.product(range(3), repeat=3):
@@ -98,7 +98,7 @@ def test_the_fitted_control_variate_removes_variance() -> None:
 
 
 def test_ref_mass_keeps_the_control_variate_unbiased_under_top_k() -> None:
-    """MATH 10.1: with log-probs of the truncated policy, k3 is low by 1 − p(S); the control r − p(S) is not."""
+    """With log-probs of the truncated policy, k3 is low by 1 − p(S); the control r − p(S) is not."""
     q, p, horizon = generic(vocab=3, horizon=1)
     q[0, 2] = -np.inf
     at = World(TreeLM(q, 0, horizon), TreeLM(p, 0, horizon))
@@ -281,6 +281,8 @@ def test_a_support_mismatch_is_infinite_and_said_in_words() -> None:
     found = kb.estimate(q, p, estimator=kb.K1)
     assert found.value == np.inf
     assert found.interval() == (-np.inf, np.inf)
+    for estimator in (kb.K3, kb.K2, kb.ControlVariate("fit"), kb.ControlVariate(0.5)):
+        assert kb.estimate(q, p, estimator=estimator).value == np.inf
     assert (
         "support mismatch: the reference gives probability 0 to 1 token(s), the first in row 1 at position 1"
         in (found.warnings[0])

@@ -19,7 +19,7 @@ def table(rows: list[list[float]], eos: int, horizon: int) -> TreeLM:
         return TreeLM(np.log(np.array(rows)), eos=eos, horizon=horizon)
 
 
-def test_counterexample_of_math_2_2_where_rao_blackwell_is_worse_than_k1() -> None:
+def test_a_world_where_rao_blackwell_is_worse_than_k1() -> None:
     # Tokens 0 and 1 of two steps; a third token, never drawn, stands for end-of-sequence.
     q = table([[0.5, 0.5, 0], [0.5, 0.5, 0], [0.01, 0.99, 0]], eos=2, horizon=2)
     p = table([[0.25, 0.75, 0], [0.5, 0.5, 0], [0.99, 0.01, 0]], eos=2, horizon=2)
@@ -30,8 +30,7 @@ def test_counterexample_of_math_2_2_where_rao_blackwell_is_worse_than_k1() -> No
         assert float(at.variance(lambda a, b, mask: at.token_kl)) == pytest.approx(5.06974, abs=1e-5)
 
 
-def test_iid_tokens_with_eos_of_math_10_5() -> None:
-    # Cut at a horizon where what is left has probability 0.9^60 ≈ 2e-3; the dynamic recursion is exact there too.
+def test_iid_tokens_until_eos() -> None:
     q, p = np.array([0.1, 0.45, 0.45]), np.array([0.05, 0.6, 0.35])
     token = float(np.sum(q * np.log(q / p)))
     horizon = 9
@@ -43,7 +42,7 @@ def test_iid_tokens_with_eos_of_math_10_5() -> None:
         assert float(at.value(estimator, "token")) == pytest.approx(token * steps, rel=1e-12)
 
 
-def test_two_outcomes_of_math_9_2() -> None:
+def test_two_outcomes() -> None:
     at = World(table([[0.8, 0.2]], 0, 1), table([[0.5, 0.5]], 0, 1))
     assert float(at.exact(kb.REVERSE_KL)) == pytest.approx(0.192745, abs=1e-6)
 

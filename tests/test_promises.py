@@ -57,7 +57,7 @@ def test_value_promises_hold_on_drawn_worlds(one: Backend, pair: tuple[np.ndarra
 @settings(max_examples=25, deadline=None)
 @given(pair=logit_pairs())
 def test_divergences_obey_their_inequalities(pair: tuple[np.ndarray, np.ndarray, int]) -> None:
-    """MATH 9.5: Pinsker, Bretagnolle-Huber, KL ≤ log(1 + χ²(q‖p)), JS ≤ log 2, H² ≤ TV ≤ H√(2 − H²)."""
+    """Pinsker, Bretagnolle-Huber, KL ≤ log(1 + χ²(q‖p)), JS ≤ log 2, H² ≤ TV ≤ H√(2 − H²)."""
     at = world(*pair)
     kl, tv, js, h2, chi2 = (
         float(TARGETS[name].exact(at))

@@ -45,8 +45,9 @@ def exp_gap(x: Array) -> Array:
     """
     xp = namespace(x)
     coefficients = [1 / factorial(k) for k in range(2, _TERMS)]
-    finite = _finite(x, xp)
-    return _near_zero(finite, coefficients, xp.expm1(x) - finite, xp)
+    # Only +∞ is cut off, where the difference would be ∞ − ∞; −∞ has the gap ∞.
+    beyond = xp.expm1(x) - xp.clip(x, max=float(xp.finfo(x.dtype).max) / 4)
+    return _near_zero(x, coefficients, beyond, xp)
 
 
 def k1(log_ratio: Array) -> Array:

@@ -138,7 +138,7 @@ def estimate(
 
     At level "token", k is applied to every token's ℓ = log q − log p and summed over the sequence; at level
     "sequence" to the summed ℓ. For k1, k3 and the control variates both are unbiased for KL(q‖p) of sequences
-    (MATH: E[r_t − 1 | prefix] = 0), if every token the sampler drew is counted, the end-of-sequence
+    (E[r_t − 1 | prefix] = 0), if every token the sampler drew is counted, the end-of-sequence
     token too, and the log-probs are those of the distribution that was sampled.
 
     Args:
@@ -164,7 +164,7 @@ def estimate(
         ShapeError: arrays whose shapes differ or are not (batch, time).
         InputError: log-probs that cannot be right, or a column the estimator needs and did not get.
 
-    Reference: Schulman 2020; MATH 9.1 (control variate), 9.4 (k̂), 10.1 (when token k3 is unbiased).
+    Reference: Schulman 2020; Vehtari et al. 2024 (k̂); docs/theory.md (when token k3 is unbiased, λ*).
 
     Example:
         >>> import kullback as kb

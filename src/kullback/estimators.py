@@ -32,7 +32,7 @@ class Promise(Mapping[str, "Target | None"]):
 
     def __getitem__(self, case: str) -> Target | None:
         if case not in self.cases():
-            raise InputError(f"{case!r} came, but this promise is made for {' and '.join(map(repr, self.cases()))}")
+            raise InputError(f"{case!r} came, but this promise has the cases {' and '.join(map(repr, self.cases()))}")
         target: Target | None = getattr(self, case)
         return target
 

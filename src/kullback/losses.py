@@ -1,9 +1,9 @@
 """KL terms whose gradient is the one their user meant: in the loss, and in the reward.
 
 A loss differentiates its estimate with the samples held fixed, so that a plain mean of k1, k2 or k3 follows
-another divergence than the one it estimates, or none. Here every token's term carries the weight of the
-measure that drew it as a differentiable function of the policy, exp(log ρ − sg(log ρ))·ρ, so that
-E_μ[L(θ)] is the objective for every θ, and its derivative the objective's gradient.
+another divergence than the one it estimates, or none. Here value and gradient are written down apart: the
+value from detached numbers, and the gradient as Σ_t c_t ∇log q_t with the coefficient that makes its mean
+the objective's gradient, which is also cheaper than differentiating through the weights.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from kullback.targets import (
 from kullback.weights import Truncated, Truncation
 
 Baseline = Literal["leave_one_out"]
+Kernel = Callable[[Array], Array]
+Prefix = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,21 @@ def kl_loss(
 ) -> Array:
     """mean_i Σ_t w_it k(±ℓ_it): a scalar in nats a sequence whose value and gradient are the objective's, unbiased.
 
-    With μ what drew the rows (the policy itself unless `behavior_logprobs` is given) and ρ = q/μ,
+    With μ what drew the rows (the policy itself unless `behavior_logprobs` is given), ρ = q/μ and
+    ℓ = log q − log p, the value and the coefficient c_t of ∇log q_t are
 
-    - REVERSE_KL: Σ_t ρ_{1:t} k(ℓ_t), ℓ = log q − log p: score and reward-to-go terms are in the derivative of ρ;
-    - STATEWISE_REVERSE_KL: Σ_t sg(ρ_{1:t−1}) ρ_t k(ℓ_t), prefixes drawn from q and held fixed;
-    - FORWARD_KL: Σ_t (p/μ)_{1:t} k(−ℓ_t);
-    - STATEWISE_FORWARD_KL: Σ_t sg(ρ_{1:t−1}) (p_t/μ_t) k(−ℓ_t).
+    - REVERSE_KL: Σ_t ρ_{1:t} k(ℓ_t); c_t = ρ_{1:t} ℓ_t + Σ_{u>t} ρ_{1:u} k(ℓ_u);
+    - STATEWISE_REVERSE_KL: the same value; c_t = ρ_{1:t} ℓ_t, prefixes drawn from q and held fixed;
+    - FORWARD_KL: Σ_t w_t k(−ℓ_t), w_t = (p/μ)_{1:t}; c_t = w_{t−1} ρ_t − w_t;
+    - STATEWISE_FORWARD_KL: the same with w_t = ρ_{1:t−1} p_t/μ_t and ρ_{1:t−1} for w_{t−1}.
 
-    With `token_kl` it is the Rao-Blackwellised Σ_t w_{1:t−1} KL_t, which differentiates KL_t too.
+    With `token_kl` the value is the Rao-Blackwellised Σ_t w_{t−1} KL_t, whose KL_t is differentiated, and for
+    REVERSE_KL c_t = Σ_{u>t} ρ_{1:u−1} KL_u.
 
     Unbiased where μ gives probability to all that the objective's measure does (supp q ⊆ supp μ, or supp p) and
     every drawn token counts. Off-policy variance grows with the length; `truncate` trades it for a bias.
     Data-parallel training averages gradients over processes, which is right if each has as many rows.
+    First derivatives only: a second one is that of Σ c_t log q_t with c_t fixed.
 
     Args:
         logprobs: log q of the sampled tokens, (batch, time), torch or JAX, differentiable; bfloat16 and float16
@@ -123,21 +128,21 @@ def kl_loss(
         >>> loss = kb.kl_loss(q, p, objective=kb.REVERSE_KL)
         >>> loss.backward()
         >>> round(loss.item(), 4), [[round(x, 2) for x in row] for row in q.grad.tolist()]
-        (0.65, [[0.85, 0.75], [0.8, 0.85]])
+        (0.65, [[0.35, 0.25], [0.3, 0.35]])
     """
     means = _objective(objective)
     truncation = truncate if isinstance(truncate, Truncation | None) else Truncated(truncate)
     kernel = _kernel(estimator, token_kl, means)
     rows = _Rows.of(logprobs, ref_logprobs, mask, behavior_logprobs, token_kl)
     weight, before = _weights(rows, means, truncation)
-    xp = rows.xp
-    terms = xp.where(
-        rows.mask, before * rows.token_kl if kernel is None else weight * kernel(rows.gap(means)), rows.zero
-    )
-    loss = xp.mean(xp.sum(terms, axis=-1))
+    terms = _terms(rows, means, kernel, weight, before)
+    coefficient = _coefficient(rows, means, kernel, terms, weight, before)
     if baseline is not None:
-        loss = loss - xp.mean(xp.sum(_baseline_terms(rows, means, terms, weight, baseline, groups), axis=-1))
-    return loss + rows.infinity(means, stop_gradient(before)) if kernel is not None else loss
+        coefficient = coefficient - rows.ratio() * _baseline(coefficient, baseline, groups)
+    loss = rows.mean(terms) + rows.gradient(coefficient, rows.live, rows.policy)
+    if rows.live_kl is not None:
+        loss = loss + rows.gradient(before(), rows.live_kl, stop_gradient(rows.live_kl))
+    return loss
 
 
 def kl_reward(
@@ -195,7 +200,7 @@ def _objective(target: Target) -> Objective:
     )
 
 
-def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) -> Callable[[Array], Array] | None:
+def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) -> Kernel | None:
     """What is applied to a token's gap; None for Rao-Blackwell."""
     exact = estimator is RAO_BLACKWELL
     if token_kl is not None and not exact and estimator is not K1:
@@ -215,16 +220,15 @@ def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Log-probs (batch, time) with zeros at masked and at impossible tokens, which `inside` marks False."""
+    """Log-probs (batch, time): the policy's and the token KLs as they came, everything else without gradient."""
 
     xp: Any
+    live: Array
+    live_kl: Array | None
     policy: Array
     reference: Array
-    behavior: Array
-    token_kl: Array
+    behavior: Array | None
     mask: Array
-    excluded_by_policy: Array
-    excluded_by_reference: Array
 
     @classmethod
     def of(
@@ -235,109 +239,124 @@ class _Rows:
             raise InputError(f"logprobs is a {type(logprobs).__name__}, but gradients need torch or JAX arrays")
         xp = namespace(q)
         p = stop_gradient(at_least_float32(_like(ref_logprobs, q), "ref_logprobs"))
-        mu = stop_gradient(q if behavior is None else at_least_float32(_like(behavior, q), "behavior_logprobs"))
-        kl = xp.zeros_like(q) if token_kl is None else at_least_float32(token_kl, "token_kl")
-        counted = xp.ones_like(p) > 0 if mask is None else _like(mask, q) > 0
+        mu = None if behavior is None else stop_gradient(at_least_float32(_like(behavior, q), "behavior_logprobs"))
+        kl = None if token_kl is None else at_least_float32(token_kl, "token_kl")
+        counted = xp.ones_like(p, dtype=xp.bool) if mask is None else xp.astype(_like(mask, q), xp.bool, copy=False)
         for name, array in {"ref_logprobs": p, "behavior_logprobs": mu, "token_kl": kl, "mask": counted}.items():
-            if q.ndim != 2 or tuple(array.shape) != tuple(q.shape):
+            if array is not None and (q.ndim != 2 or tuple(array.shape) != tuple(q.shape)):
                 raise ShapeError(
                     f"{name} has shape {tuple(array.shape)} and logprobs {tuple(q.shape)}: "
                     "all token arrays share one (batch, time) shape"
                 )
-        zero = xp.zeros_like(p)
-        no_q, no_p = counted & (q == -xp.inf), counted & (p == -xp.inf)
-        return cls(
-            xp,
-            xp.where(counted & ~no_q, q, zero),
-            xp.where(counted & ~no_p, p, zero),
-            xp.where(counted, mu, zero),
-            xp.where(counted, kl, zero),
-            counted,
-            no_q,
-            no_p,
-        )
+        return cls(xp, q, kl, stop_gradient(q), p, mu, counted)
 
-    @property
-    def zero(self) -> Array:
-        """Zeros, (batch, time)."""
-        return self.xp.zeros_like(self.reference)
+    def kept(self, values: Array) -> Array:
+        """values where a token counts, 0 elsewhere."""
+        return self.xp.where(self.mask, values, 0.0)
 
-    def gap(self, objective: Objective) -> Array:
-        """ℓ, or −ℓ for the forward objectives; 0 where a model excludes the token."""
-        gap = self.policy - self.reference if objective.reverse else self.reference - self.policy
-        return self.xp.where(self.excluded_by_policy | self.excluded_by_reference, self.zero, gap)
+    def mean(self, values: Array) -> Array:
+        """The mean over rows of the sum over tokens."""
+        return self.xp.sum(values) / values.shape[0]
 
-    def infinity(self, objective: Objective, reach: Array) -> Array:
-        """inf if the first model's measure reaches a token that the second one excludes, else 0."""
-        xp = self.xp
-        first, second = self.excluded_by_policy, self.excluded_by_reference
-        if not objective.reverse:
-            first, second = second, first
-        hit = xp.any(second & ~first & (reach > 0))
-        return xp.where(hit, xp.asarray(xp.inf, dtype=reach.dtype), xp.asarray(0.0, dtype=reach.dtype))
+    def gradient(self, coefficient: Array | None, live: Array, fixed: Array) -> Array:
+        """0, with the gradient Σ c_t ∇live_t of the counted tokens at which live is finite."""
+        usable = self.xp.where(self.mask & self.xp.isfinite(fixed), live, 0.0)
+        total = self.mean(usable if coefficient is None else coefficient * usable)
+        return total - stop_gradient(total)
+
+    def log_ratio(self, a: Array) -> Array:
+        """log a − log μ at the tokens that count, 0 elsewhere."""
+        return self.kept(a - (self.policy if self.behavior is None else self.behavior))
+
+    def ratio(self) -> Array:
+        """ρ_{1:t}."""
+        return self.xp.exp(cumulative_sum(self.log_ratio(self.policy)))
 
 
-def _weights(rows: _Rows, objective: Objective, truncation: Truncation | None) -> tuple[Array, Array]:
-    """Weights (batch, time) of a token's term, with and without the token itself, differentiable as they must be."""
+def _weights(rows: _Rows, objective: Objective, truncation: Truncation | None) -> tuple[Array | None, Prefix]:
+    """Weights (batch, time) of a token's term and, when called for, of its prefix; None where all are 1."""
     xp = rows.xp
-    to_policy = rows.policy - rows.behavior
-    to_reference = rows.reference - rows.behavior
-    drawn = to_policy if objective.reverse else to_reference
-    gone = rows.excluded_by_policy if objective.reverse else rows.excluded_by_reference
-    prefix, prefix_gone = (to_policy, rows.excluded_by_policy) if objective.statewise else (drawn, gone)
-    total = cumulative_sum(prefix)
-    before = total - prefix
-    if objective.statewise:
-        before = stop_gradient(before)
-    alive = _alive(prefix_gone, xp)
-    return (
-        _tamed(before + drawn, alive * xp.astype(~gone, alive.dtype), truncation),
-        _tamed(before, alive, truncation),
-    )
+    if rows.behavior is None and objective.reverse:
+        return None, lambda: None
+    own = rows.log_ratio(rows.policy if objective.reverse else rows.reference)
+    total = cumulative_sum(rows.log_ratio(rows.policy) if objective.statewise else own)
+
+    def before() -> Array:
+        # Shifted, not total − own: both are −inf once the measure has excluded a token.
+        return xp.concat([xp.zeros_like(total[:, :1]), total[:, :-1]], axis=-1)
+
+    weight = xp.exp(before() + own if objective.statewise else total)
+    return _tamed(weight, truncation), lambda: _tamed(xp.exp(before()), truncation)
 
 
-def _alive(gone: Array, xp: Any) -> Array:
-    """1 until the measure excludes a token, 0 after it."""
-    counts = xp.astype(gone, xp.float32)
-    return xp.astype(cumulative_sum(counts) - counts == 0, xp.float32)
-
-
-def _tamed(log_weight: Array, alive: Array, truncation: Truncation | None) -> Array:
-    """exp(log w) with its gradient; a changed weight keeps the gradient's direction, exp(log w − sg(log w))."""
-    xp = namespace(log_weight)
-    alive = xp.astype(alive, log_weight.dtype)
+def _tamed(weight: Array, truncation: Truncation | None) -> Array:
     if truncation is None:
-        return alive * xp.exp(log_weight)
-    fixed = stop_gradient(log_weight)
-    value = alive * truncation.fn(xp.exp(fixed))
+        return weight
+    weight = truncation.fn(weight)
     if truncation.self_normalised:
-        value = value / xp.mean(value, axis=0, keepdims=True)
-    return value * xp.exp(log_weight - fixed)
+        xp = namespace(weight)
+        return weight / xp.mean(weight, axis=0, keepdims=True)
+    return weight
 
 
-def _baseline_terms(
-    rows: _Rows, objective: Objective, terms: Array, weight: Array, baseline: Any, groups: Any
+def _terms(
+    rows: _Rows, objective: Objective, kernel: Callable[[Array], Array] | None, weight: Array | None, before: Prefix
 ) -> Array:
-    """b_t·ρ_{1:t}(log q_t − sg(log q_t)): value 0, and a gradient of mean 0 where b does not see the row."""
+    """Each token's part of the value; inf where the second model excludes what the first one's measure reaches."""
+    if kernel is None:
+        return _product(rows, before(), stop_gradient(rows.live_kl))
+    gap = _gap(rows, objective)
+    return _product(rows, weight, gap if kernel is K1.fn else kernel(gap))
+
+
+def _gap(rows: _Rows, objective: Objective) -> Array:
+    return rows.policy - rows.reference if objective.reverse else rows.reference - rows.policy
+
+
+def _product(rows: _Rows, weight: Array | None, values: Array) -> Array:
+    """weight·values at the tokens that count, where a weight of 0 beats any value."""
     xp = rows.xp
-    score = rows.policy - stop_gradient(rows.policy)
-    to_policy = stop_gradient(cumulative_sum(rows.policy - rows.behavior))
-    rho = xp.exp(to_policy) * xp.astype(_alive(rows.excluded_by_policy, xp), to_policy.dtype)
-    rho = xp.where(rows.excluded_by_policy | ~rows.mask, rows.zero, rho)
+    if weight is None:
+        return rows.kept(values)
+    return xp.where(rows.mask & (weight > 0), weight * values, 0.0)
+
+
+def _coefficient(
+    rows: _Rows,
+    objective: Objective,
+    kernel: Callable[[Array], Array] | None,
+    terms: Array,
+    weight: Array,
+    before: Array,
+) -> Array:
+    """c_t of the gradient Σ_t c_t ∇log q_t; tokens whose term is infinite are left out."""
+    xp = rows.xp
+    if not objective.reverse:
+        own_ratio = xp.exp(rows.log_ratio(rows.policy))
+        return before() * own_ratio - weight if kernel is not None else xp.zeros_like(terms)
+    finite = _finite(terms, xp)
+    own = xp.zeros_like(terms) if kernel is None else finite
+    if kernel is not None and kernel is not K1.fn:
+        # The control λ(r − 1) has mean 0 whatever its own token's log-prob: only what comes before is credited.
+        own = _finite(_product(rows, weight, _gap(rows, objective)), xp)
+    if objective.statewise:
+        return own
+    to_go = xp.flip(cumulative_sum(xp.flip(finite, axis=-1)), axis=-1)
+    return to_go if own is finite else to_go - finite + own
+
+
+def _finite(values: Array, xp: Any) -> Array:
+    return xp.where(xp.isfinite(values), values, 0.0)
+
+
+def _baseline(coefficient: Array, baseline: Any, groups: Any) -> Array:
+    """What is subtracted from c_t, times ρ_{1:t}: its part of the gradient has mean 0 if it does not see the row."""
     if isinstance(baseline, str):
         if baseline != "leave_one_out":
             raise InputError(f"baseline={baseline!r} came, but it is None, 'leave_one_out' or an array")
-        fixed = stop_gradient(terms)
-        if not objective.reverse:
-            returns = -stop_gradient(weight) * xp.astype(rows.mask, fixed.dtype)
-        elif objective.statewise:
-            returns = fixed
-        else:
-            returns = xp.flip(cumulative_sum(xp.flip(fixed, axis=-1)), axis=-1)
-        baseline = _mean_of_others(returns, groups)
-    level = stop_gradient(baseline)
-    level = level[:, None] if level.ndim == 1 else level
-    return level * rho * score
+        return _mean_of_others(coefficient, groups)
+    level = stop_gradient(_like(baseline, coefficient))
+    return level[:, None] if level.ndim == 1 else level
 
 
 def _mean_of_others(returns: Array, groups: Any) -> Array:

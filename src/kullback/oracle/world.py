@@ -25,7 +25,7 @@ class World:
         InputError: models over different trees.
 
     Example:
-        The value of MATH 9.2, P = (0.8, 0.2) against Q = (0.5, 0.5):
+        (0.8, 0.2) against (0.5, 0.5):
 
         >>> import kullback as kb, numpy as np
         >>> from kullback.oracle import TreeLM, World
