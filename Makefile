@@ -17,10 +17,10 @@ test: .venv/dev.stamp  ## the checks and tests that every change must pass
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-slow: .venv/dev.stamp  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n auto -m slow $(ARGS)
 
 bench: .venv/dev.stamp  ## measure interval coverage and the cost of compare
 	$(BIN)/python -m benchmarks $(ARGS)
