@@ -14,6 +14,7 @@ from worlds import generic
 
 import kullback as kb
 from kullback.oracle import LossMoments, TreeLM, World, exact_gradient, loss_moments
+from kullback.oracle.gradients import world_columns
 from kullback.surrogates import SURROGATES, BySampler, Surrogate, squared_about
 from kullback.targets import TARGETS, Target
 
@@ -102,6 +103,18 @@ def test_flipping_any_promise_is_caught(surrogate: Surrogate, kind: str) -> None
         for other in (None, *TARGETS):
             if canonical(other, kind, sampler) is not kept:
                 assert first_of(kind, hits(kind, surrogate, sampler)) is not canonical(other, kind, sampler)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: s.name)
+def test_the_sign_promise_is_what_every_row_shows(surrogate: Surrogate) -> None:
+    lowest = []
+    for w in WORLDS:
+        columns = world_columns(world("on_policy", *w))
+        names = list(inspect.signature(surrogate.fn).parameters)[3:]
+        further = {n: columns[n].detach() for n in names if n in columns and n != "behavior_logprobs"}
+        rows = surrogate(*(columns[n].detach() for n in ("logprobs", "ref_logprobs", "mask")), **further)
+        lowest.append(float(rows.min()))
+    assert (min(lowest) >= -1e-12) == surrogate.nonnegative
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kullback.controls import CONTROLS
 from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Promise
-from kullback.oracle import reference_world, relative_gradient_variance, relative_variance
+from kullback.oracle import World, reference_world, relative_gradient_variance, relative_variance
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import TARGETS, Target
 
@@ -76,7 +76,7 @@ def surrogate_table() -> FamilyTable:
             "drawn from the policy, from another policy μ, and from the reference; trace of the gradient's "
             "covariance over ‖∇KL(q‖p)‖² for one on-policy sequence, exact, in two worlds."
         ),
-        columns=("surrogate", "formula", "where", "mean", "gradient", *_variance_columns(), "found in"),
+        columns=("surrogate", "formula", "where", "mean", "gradient", "≥ 0", *_variance_columns(), "found in"),
         rows=tuple(
             (
                 surrogate.name,
@@ -84,6 +84,7 @@ def surrogate_table() -> FamilyTable:
                 surrogate.placement,
                 _cases(surrogate.value_of),
                 _cases(surrogate.gradient_of),
+                "yes" if surrogate.nonnegative else "no",
                 *(f"{_gradient_variance(world, surrogate):.3g}" for world in worlds),
                 surrogate.source,
             )
@@ -108,8 +109,8 @@ def _levels() -> Iterator[tuple[Estimator, str]]:
         yield from ((estimator, level) for level in LEVELS if estimator.link is None or level == "sequence")
 
 
-def _gradient_variance(world: object, surrogate: Surrogate) -> float:
-    return relative_gradient_variance(world, surrogate.fn)[0]  # type: ignore[arg-type]
+def _gradient_variance(world: World, surrogate: Surrogate) -> float:
+    return relative_gradient_variance(world, surrogate.fn)[0]
 
 
 def _variance_columns() -> tuple[str, ...]:

@@ -60,6 +60,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             BySampler(STATEWISE_REVERSE_KL),
             COMMON,
+            nonnegative=True,
         ),
         Surrogate(
             "k3_loss",
@@ -69,8 +70,18 @@ SURROGATES: Family[Surrogate] = Family(
             REVERSE,
             BySampler(STATEWISE_FORWARD_KL),
             COMMON,
+            nonnegative=True,
         ),
-        Surrogate("abs_loss", partial(token_loss, kernel=absolute), "loss", "token", NEVER, NEVER, "verl, ROLL"),
+        Surrogate(
+            "abs_loss",
+            partial(token_loss, kernel=absolute),
+            "loss",
+            "token",
+            NEVER,
+            NEVER,
+            "verl, ROLL",
+            nonnegative=True,
+        ),
         Surrogate(
             "k1_sequence_loss",
             partial(sequence_loss, kernel=k1),
@@ -80,7 +91,16 @@ SURROGATES: Family[Surrogate] = Family(
             BySampler(ZERO),
             SCHULMAN,
         ),
-        Surrogate("k2_sequence_loss", partial(sequence_loss, kernel=k2), "loss", "sequence", NEVER, REVERSE, SCHULMAN),
+        Surrogate(
+            "k2_sequence_loss",
+            partial(sequence_loss, kernel=k2),
+            "loss",
+            "sequence",
+            NEVER,
+            REVERSE,
+            SCHULMAN,
+            nonnegative=True,
+        ),
         Surrogate(
             "k3_sequence_loss",
             partial(sequence_loss, kernel=k3),
@@ -89,14 +109,35 @@ SURROGATES: Family[Surrogate] = Family(
             REVERSE,
             BySampler(FORWARD_KL),
             "DeepSeek-R1, arXiv 2501.12948, eq. (2)",
+            nonnegative=True,
         ),
         Surrogate(
-            "abs_sequence_loss", partial(sequence_loss, kernel=absolute), "loss", "sequence", NEVER, NEVER, "verl"
+            "abs_sequence_loss",
+            partial(sequence_loss, kernel=absolute),
+            "loss",
+            "sequence",
+            NEVER,
+            NEVER,
+            "verl",
+            nonnegative=True,
         ),
         Surrogate("k1_reward", partial(token_reward, kernel=k1), "reward", "token", REVERSE, REVERSE, COMMON),
-        Surrogate("k2_reward", partial(token_reward, kernel=k2), "reward", "token", NEVER, NEVER, COMMON),
-        Surrogate("k3_reward", partial(token_reward, kernel=k3), "reward", "token", REVERSE, NEVER, COMMON),
-        Surrogate("abs_reward", partial(token_reward, kernel=absolute), "reward", "token", NEVER, NEVER, "verl, ROLL"),
+        Surrogate(
+            "k2_reward", partial(token_reward, kernel=k2), "reward", "token", NEVER, NEVER, COMMON, nonnegative=True
+        ),
+        Surrogate(
+            "k3_reward", partial(token_reward, kernel=k3), "reward", "token", REVERSE, NEVER, COMMON, nonnegative=True
+        ),
+        Surrogate(
+            "abs_reward",
+            partial(token_reward, kernel=absolute),
+            "reward",
+            "token",
+            NEVER,
+            NEVER,
+            "verl, ROLL",
+            nonnegative=True,
+        ),
         Surrogate(
             "k1_sequence_reward",
             partial(sequence_reward, kernel=k1),
@@ -107,7 +148,14 @@ SURROGATES: Family[Surrogate] = Family(
             "TRL RLOO",
         ),
         Surrogate(
-            "k2_sequence_reward", partial(sequence_reward, kernel=k2), "reward", "sequence", NEVER, NEVER, SCHULMAN
+            "k2_sequence_reward",
+            partial(sequence_reward, kernel=k2),
+            "reward",
+            "sequence",
+            NEVER,
+            NEVER,
+            SCHULMAN,
+            nonnegative=True,
         ),
         Surrogate(
             "k3_sequence_reward",
@@ -117,6 +165,7 @@ SURROGATES: Family[Surrogate] = Family(
             REVERSE,
             BySampler(KL_GAP),
             SCHULMAN,
+            nonnegative=True,
         ),
         Surrogate(
             "abs_sequence_reward",
@@ -126,6 +175,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             NEVER,
             "verl",
+            nonnegative=True,
         ),
         Surrogate(
             "k1_own_token_reward",
@@ -153,6 +203,7 @@ SURROGATES: Family[Surrogate] = Family(
             REVERSE,
             BySampler(STATEWISE_REVERSE_KL),
             "verl kl_penalty k3+, low_var_kl+",
+            nonnegative=True,
         ),
         Surrogate(
             "abs_plus",
@@ -162,6 +213,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             BySampler(STATEWISE_REVERSE_KL),
             "verl kl_penalty abs+",
+            nonnegative=True,
         ),
         Surrogate(
             "k1_token_ratio",
@@ -180,6 +232,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             BySampler(STATEWISE_REVERSE_KL, SAMPLED_REVERSE_KL, SAMPLED_REVERSE_KL),
             "slime with detached weights",
+            nonnegative=True,
         ),
         Surrogate(
             "k3_token_ratio",
@@ -189,6 +242,7 @@ SURROGATES: Family[Surrogate] = Family(
             ONLY_REVERSE_FROM_SAMPLES,
             BySampler(STATEWISE_REVERSE_KL, SAMPLED_REVERSE_KL, SAMPLED_REVERSE_KL),
             "DeepSeek-V3.2, arXiv 2512.02556, eq. (7); TRL use_bias_correction_kl",
+            nonnegative=True,
         ),
         Surrogate(
             "k3_token_ratio_detached",
@@ -198,6 +252,7 @@ SURROGATES: Family[Surrogate] = Family(
             ONLY_REVERSE_FROM_SAMPLES,
             BySampler(STATEWISE_FORWARD_KL, SAMPLED_FORWARD_KL, FORWARD_KL),
             "verl and slime with detached weights",
+            nonnegative=True,
         ),
         Surrogate(
             "k3_geometric_ratio",
@@ -207,6 +262,7 @@ SURROGATES: Family[Surrogate] = Family(
             REVERSE,
             NEVER,
             "TRL importance_sampling_level=sequence",
+            nonnegative=True,
         ),
         Surrogate(
             "rpg_forward",
@@ -234,6 +290,7 @@ SURROGATES: Family[Surrogate] = Family(
             BySampler(None, None, FORWARD_KL),
             BySampler(None, None, FORWARD_KL),
             RPG,
+            nonnegative=True,
         ),
         Surrogate(
             "rpg_unnormalised_reverse",
@@ -243,6 +300,7 @@ SURROGATES: Family[Surrogate] = Family(
             BySampler(None, None, SAMPLED_REVERSE_KL),
             BySampler(None, None, SAMPLED_REVERSE_KL),
             RPG,
+            nonnegative=True,
         ),
         Surrogate(
             "k3_clamped_verl",
@@ -252,6 +310,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             NEVER,
             "verl and NeMo-RL: ±20 in, ±10 out",
+            nonnegative=True,
         ),
         Surrogate(
             "k1_clamped_openrlhf",
@@ -270,6 +329,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             NEVER,
             "OpenRLHF, AReaL: ±10",
+            nonnegative=True,
         ),
         Surrogate(
             "k3_clamped_openrlhf",
@@ -279,6 +339,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             NEVER,
             "OpenRLHF, AReaL, ROLL: ±10",
+            nonnegative=True,
         ),
         Surrogate(
             "k3_clamped_slime",
@@ -288,9 +349,28 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             NEVER,
             "slime low_var_kl: ±10 after the ratio",
+            nonnegative=True,
         ),
-        Surrogate("top_rest_reverse", partial(top_rest, reverse=True), "loss", "token", NEVER, NEVER, "DPPO; verl"),
-        Surrogate("top_rest_forward", partial(top_rest, reverse=False), "loss", "token", NEVER, NEVER, "DPPO; verl"),
+        Surrogate(
+            "top_rest_reverse",
+            partial(top_rest, reverse=True),
+            "loss",
+            "token",
+            NEVER,
+            NEVER,
+            "DPPO; verl",
+            nonnegative=True,
+        ),
+        Surrogate(
+            "top_rest_forward",
+            partial(top_rest, reverse=False),
+            "loss",
+            "token",
+            NEVER,
+            NEVER,
+            "DPPO; verl",
+            nonnegative=True,
+        ),
         Surrogate(
             "top_tail_reverse",
             partial(top_tail_reverse, detached=False),
@@ -328,7 +408,14 @@ SURROGATES: Family[Surrogate] = Family(
             EMA_PG,
         ),
         Surrogate(
-            "top_renormalised_reverse", partial(top_renormalised, reverse=True), "loss", "token", NEVER, NEVER, "vOPD"
+            "top_renormalised_reverse",
+            partial(top_renormalised, reverse=True),
+            "loss",
+            "token",
+            NEVER,
+            NEVER,
+            "vOPD",
+            nonnegative=True,
         ),
         Surrogate(
             "top_renormalised_forward",
@@ -338,6 +425,7 @@ SURROGATES: Family[Surrogate] = Family(
             NEVER,
             NEVER,
             "NeMo-RL distillation",
+            nonnegative=True,
         ),
         Surrogate(
             "exact_token_kl_loss",
@@ -347,9 +435,21 @@ SURROGATES: Family[Surrogate] = Family(
             ONLY_REVERSE_FROM_SAMPLES,
             BySampler(STATEWISE_REVERSE_KL, SAMPLED_REVERSE_KL, SAMPLED_REVERSE_KL),
             AMINI,
+            nonnegative=True,
         ),
         Surrogate("f_N", partial(sequence_loss, kernel=k1), "loss", "sequence", REVERSE, BySampler(ZERO), XU),
-        Surrogate("f_X", partial(squared_about, constant=1.0), "loss", "sequence", NEVER, REVERSE, XU),
-        Surrogate("f_S", partial(sequence_loss, kernel=k3), "loss", "sequence", REVERSE, BySampler(FORWARD_KL), XU),
+        Surrogate(
+            "f_X", partial(squared_about, constant=1.0), "loss", "sequence", NEVER, REVERSE, XU, nonnegative=True
+        ),
+        Surrogate(
+            "f_S",
+            partial(sequence_loss, kernel=k3),
+            "loss",
+            "sequence",
+            REVERSE,
+            BySampler(FORWARD_KL),
+            XU,
+            nonnegative=True,
+        ),
     )
 )

@@ -36,6 +36,7 @@ class Surrogate:
         value_of: the target its expectation equals, by what drew the rows.
         gradient_of: the target whose gradient the expectation of its derivative equals.
         source: where it is found.
+        nonnegative: whether a row's value is never below zero.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Surrogate:
     value_of: BySampler
     gradient_of: BySampler
     source: str
+    nonnegative: bool = False
 
     def __call__(self, logprobs: Array, ref_logprobs: Array, mask: Array, **columns: Array) -> Array:
         """One number a row, (batch,), whose mean is the loss."""
