@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -100,6 +102,33 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert err.startswith("kullback: ")
     assert err.strip().count("\n") == 0
     assert "Traceback" not in out + err
+
+
+def test_a_terminal_shows_progress_with_speed_and_time_left() -> None:
+    leader, follower = pty.openpty()
+    job = subprocess.Popen(
+        [sys.executable, "-m", "kullback", "compare", "--samples", "40", "--batch-size", "16"],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(leader, 1 << 16)
+        except OSError:  # the other end was closed
+            break
+        if not piece:
+            break
+        shown += piece
+    out, _ = job.communicate(timeout=60)
+    os.close(leader)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert job.returncode == 0, text
+    assert "loading models" in text
+    assert re.search(r"comparing .* \d+/800 sequences [\d,]+ tokens/s \d:\d\d:\d\d", text), text[-2000:]
+    assert "rao_blackwell" in out.decode()
 
 
 def test_ctrl_c_keeps_the_finished_batches(tmp_path: Path) -> None:

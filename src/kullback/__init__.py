@@ -1,5 +1,6 @@
 """How far a language-model policy is from its reference: exact, cheap and checkable KL."""
 
+from kullback import errors, oracle, weights
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
 from kullback.estimators import (
@@ -64,10 +65,13 @@ __all__ = [
     "TextComparison",
     "compare",
     "compare_text",
+    "errors",
     "estimate",
     "kl_loss",
     "kl_reward",
     "optimal_coefficient",
+    "oracle",
     "read_rollouts",
+    "weights",
     "write_rollouts",
 ]

@@ -180,19 +180,20 @@ def _shown(
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn(f"{{task.completed:.0f}}/{{task.total:.0f}} {unit}"),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=err,
         disable=not err.is_terminal,
         transient=True,
     )
-    task = bar.add_task("loading models", total=None, rate="")
+    task = bar.add_task("loading models", total=None, count="", rate="")
 
     def on_progress(done: Done) -> None:
         elapsed = bar.tasks[0].elapsed or 0.0
         rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
-        bar.update(task, description="comparing", completed=done.sequences, total=done.total, rate=rate)
+        count = f"{done.sequences}/{done.total} {unit}"
+        bar.update(task, description="comparing", completed=done.sequences, total=done.total, count=count, rate=rate)
 
     try:
         with bar:
