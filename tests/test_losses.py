@@ -97,6 +97,20 @@ def test_a_same_batch_mean_would_shrink_the_gradient() -> None:
     np.testing.assert_allclose(got, 0.5 * exact_gradient(world, kb.REVERSE_KL), rtol=1e-9, atol=1e-12)
 
 
+def test_leave_one_out_is_the_mean_of_the_others() -> None:
+    q = torch.tensor([[-0.5, -1.0], [-0.7, -0.2], [-0.1, -2.0]], requires_grad=True)
+    p = torch.tensor([[-0.9, -0.4], [-0.3, -0.6], [-1.5, -1.0]])
+    log_ratio = (q - p).detach()
+    to_go = torch.stack([log_ratio.sum(1), log_ratio[:, 1]], dim=1)
+    others = (to_go.sum(0) - to_go) / 2
+    by_name, by_hand = (
+        torch.autograd.grad(kb.kl_loss(q, p, objective=kb.REVERSE_KL, baseline=b), q)[0]
+        for b in ("leave_one_out", others)
+    )
+    torch.testing.assert_close(by_name, by_hand)
+    torch.testing.assert_close(by_hand, (to_go - others) / 3)
+
+
 def test_groups_keep_prompts_apart() -> None:
     q = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).abs().neg()
     p = q.roll(1, 0).detach()
