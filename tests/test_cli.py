@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kullback import cli
+from kullback import ESTIMATORS, SURROGATES, cli
 from kullback.models.loading import BUILTIN
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
@@ -58,6 +58,16 @@ def test_text_prints_what_quantisers_expect(capsys: pytest.CaptureFixture[str], 
         assert words in out
     status, out, _ = run(capsys, "compare", "--text", str(tmp_path / "t.txt"), "--json")
     assert {"0.5", "0.999", "1"} <= set(json.loads(out)["quantiles"])
+
+
+def test_estimators_prints_every_member(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "estimators", "--json")
+    record = json.loads(out)
+    assert status == 0
+    assert {row["estimator"] for row in record["estimators"]} == set(ESTIMATORS.names)
+    assert {row["surrogate"] for row in record["surrogates"]} == set(SURROGATES.names)
+    status, out, _ = run(capsys, "estimators")
+    assert "k3_token_ratio" in out
 
 
 def test_the_module_is_the_command() -> None:

@@ -102,6 +102,14 @@ def test_truncated_sampling_warns_where_k3_is_biased_and_corrects_the_control() 
     assert exact.value - rows["k3", "token"].per_sequence.value > 0.1
 
 
+def test_an_infinite_kl_is_said_and_stays_json() -> None:
+    found = kb.compare(samples=4, top_k=3, process_reference=True, max_new_tokens=16)
+    assert np.isinf(by_name(found)["k1", "token"].per_sequence.value)
+    assert "support mismatch" in by_name(found)["k1", "token"].per_sequence.warnings[0]
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert json.loads(text)["estimates"][0]["value"] is None
+
+
 def test_models_that_take_no_position_ids_are_never_padded_left(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load("builtin:base")
     plain = LanguageModel("plain", model.model, model.tokenizer)
@@ -143,6 +151,7 @@ ORIGINAL = local.Job._finish
     [
         (KeyboardInterrupt(), StoppedError, "stopped after 16 of 40 sequences, kept in"),
         (FileError("the disk is full"), FileError, "the disk is full"),
+        (torch.OutOfMemoryError(), ModelError, "pass a smaller --batch-size"),
     ],
 )
 def test_what_was_finished_is_kept(

@@ -25,7 +25,7 @@ from kullback.estimators import (
 )
 from kullback.hotspots import Hotspots
 from kullback.prompts import Prompt, check_prompts, read_prompts
-from kullback.results import Estimate
+from kullback.results import Estimate, plain
 from kullback.rollouts import Rollout, count_tokens, to_sequences
 from kullback.sequences import Sequences
 
@@ -69,8 +69,8 @@ class Row:
         """The two records that ``--json`` prints."""
         extra = {
             "direction": self.direction,
-            "relative_variance": _finite(self.relative_variance),
-            "sequences_for_one_percent": _finite(self.sequences_for_one_percent),
+            "relative_variance": plain(self.relative_variance),
+            "sequences_for_one_percent": plain(self.sequences_for_one_percent),
         }
         return [{**estimate.to_dict(), **extra} for estimate in (self.per_sequence, self.per_token)]
 
@@ -119,7 +119,7 @@ class Comparison:
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "estimates": [record for row in self.rows for record in row.to_dicts()],
-            "differences": self.hotspots.to_dict(),
+            "differences": plain(self.hotspots.to_dict()),
         }
 
     def __str__(self) -> str:
@@ -350,7 +350,3 @@ def batch_rows(batch_size: int | str, model: LanguageModel, vocab: int, length: 
 
         budget = torch.cuda.mem_get_info(model.device)[0] // 4
     return int(min(max(budget // (2 * 4 * vocab * length), 1), 128))
-
-
-def _finite(number: float) -> float | None:
-    return float(number) if np.isfinite(number) else None

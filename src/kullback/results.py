@@ -81,24 +81,34 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """The record that ``--json`` prints; numbers that are not finite come as None."""
         low, high = self.interval()
-        numbers = {"value": self.value, "stderr": self.stderr, "low": low, "high": high}
-        return {
+        record = {
             "estimator": self.estimator,
             "level": self.level,
             "unit": self.unit,
-            **{name: _finite_or_none(number) for name, number in numbers.items()},
+            "value": self.value,
+            "stderr": self.stderr,
+            "low": low,
+            "high": high,
             "n": self.n,
             "clusters": self.clusters,
-            "ess": _finite_or_none(self.ess),
-            "khat": _finite_or_none(self.khat),
+            "ess": self.ess,
+            "khat": self.khat,
             "coefficients": dict(self.coefficients),
             "warnings": list(self.warnings),
         }
+        return dict(plain(record))
 
     def __str__(self) -> str:
         digits = 2 if not self.stderr > 0 or np.isinf(self.stderr) else max(2, 1 - int(np.floor(np.log10(self.stderr))))
         return f"{self.value:.{digits}f} ± {self.stderr:.{digits}f} nats/{self.unit} (n={self.n})"
 
 
-def _finite_or_none(number: float) -> float | None:
-    return float(number) if np.isfinite(number) else None
+def plain(record: Any) -> Any:
+    """A record of dicts, lists and numbers as JSON knows them: numbers that are not finite become None."""
+    if isinstance(record, dict):
+        return {key: plain(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [plain(value) for value in record]
+    if isinstance(record, float):
+        return float(record) if np.isfinite(record) else None
+    return record

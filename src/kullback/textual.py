@@ -17,7 +17,7 @@ from kullback.errors import InputError, KullbackError, StoppedError
 from kullback.estimate import estimate
 from kullback.estimators import RAO_BLACKWELL
 from kullback.prompts import check_prompts, read_texts
-from kullback.results import Estimate
+from kullback.results import Estimate, plain
 
 if TYPE_CHECKING:
     from kullback.models import LanguageModel, Scores
@@ -70,7 +70,7 @@ class TextComparison:
             for direction, estimate in (("forward", self.forward), ("reverse", self.reverse))
         ]
         low, high = self.same_top.interval()
-        return {
+        record = {
             "policy": self.policy,
             "reference": self.reference,
             "settings": self.settings,
@@ -91,6 +91,7 @@ class TextComparison:
             "perplexity": self.perplexity,
             "ref_perplexity": self.ref_perplexity,
         }
+        return dict(plain(record))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kullback.errors import KullbackError, StoppedError
+from kullback.errors import KullbackError, ModelError, StoppedError
 from kullback.hotspots import Hotspots
 from kullback.rollouts import Rollout, RolloutWriter, to_sequences
 
@@ -119,6 +119,11 @@ class Job:
             )
         except KullbackError as error:
             return error
+        except torch.OutOfMemoryError:
+            return ModelError(
+                f"{self.policy.model.device} ran out of memory with {self.batch_rows} sequences at a time: "
+                "pass a smaller --batch-size"
+            )
         return None
 
     def _batches(self, model: LanguageModel) -> Iterator[list[int]]:
