@@ -253,6 +253,11 @@ def test_memory_does_not_grow_with_the_data() -> None:
     assert sizes[-1] <= 1.05 * sizes[1]
 
 
+def test_accumulators_of_estimators_made_twice_merge() -> None:
+    first, second = (kb.Accumulator(estimator=kb.ControlVariate(0.25)).update(batch(5, seed=s)) for s in (0, 1))
+    assert first.merge(second).result().n == 10
+
+
 def test_a_state_is_plain_and_restores() -> None:
     accumulator = kb.Accumulator(estimator=kb.K3).update(batch(30, groups=5))
     state = pickle.loads(pickle.dumps(accumulator.state()))

@@ -85,14 +85,8 @@ class Accumulator:
 
     def merge(self, other: Accumulator) -> Accumulator:
         """Add what another accumulator saw, as if its sequences had come after these; returns this one."""
-        if (self._recipe.estimator, self._recipe.level, self._recipe.unit) != (
-            other._recipe.estimator,
-            other._recipe.level,
-            other._recipe.unit,
-        ):
-            raise InputError(
-                f"accumulators of {self} and {other} came: only those of one estimator, level and unit merge"
-            )
+        if self._recipe.name != other._recipe.name:
+            raise InputError(f"{self} and {other} came: only accumulators of one estimator, level and unit merge")
         self._summary += other._summary
         return self
 
@@ -114,10 +108,7 @@ class Accumulator:
         return _result(self._recipe, self._summary)
 
     def __repr__(self) -> str:
-        recipe = self._recipe
-        return (
-            f"<accumulator of {recipe.level} {recipe.estimator.name} a {recipe.unit}, {self._summary.rows} sequences>"
-        )
+        return f"<accumulator of {self._recipe.name}, {self._summary.rows} sequences>"
 
 
 def estimate(

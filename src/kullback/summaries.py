@@ -146,6 +146,12 @@ class Recipe:
     truncation: Truncation | None
 
     @property
+    def name(self) -> str:
+        """What is summed, in words; recipes with one name merge."""
+        tamed = f", {self.truncation.name}" if self.truncation else ""
+        return f"{self.estimator.name} ({self.level}) a {self.unit}{tamed}"
+
+    @property
     def columns(self) -> tuple[Control, ...]:
         """The controls among the columns of the moments: the check first."""
         return (RATIO, *(CONTROLS[name] for name in self.estimator.controls if name != RATIO.name))
