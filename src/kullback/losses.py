@@ -119,7 +119,7 @@ def kl_loss(
         InputError: an objective, estimator, baseline or groups that do not fit, or arrays of neither library.
         ShapeError: arrays whose shapes differ.
 
-    Reference: docs/theory.md, “Losses”; Foerster et al. 2018 (DiCE) for the form on-policy.
+    Reference: docs/theory.md, “Losses”; Tang & Munos 2025, arXiv 2506.09477, for the sequence gradient on-policy.
 
     Example:
         >>> import torch, kullback as kb
