@@ -149,13 +149,18 @@ def test_ctrl_c_keeps_the_finished_batches(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell that runs the tests in the background has its children ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     part = tmp_path / "rollouts.parquet.part"
     deadline = time.monotonic() + 120
     while not (part.exists() and part.stat().st_size > 10_000) and time.monotonic() < deadline:
         time.sleep(0.2)
     job.send_signal(signal.SIGINT)
-    out, err = job.communicate(timeout=120)
+    try:
+        out, err = job.communicate(timeout=120)
+    finally:
+        job.kill()
     assert job.returncode == 2, err
     assert "kullback: stopped after" in err
     assert "Traceback" not in err

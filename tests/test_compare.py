@@ -194,6 +194,33 @@ def test_stopping_before_the_first_batch_leaves_no_file(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_that_a_library_would_swallow_still_stops_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised in a destructor, KeyboardInterrupt is printed and forgotten; the job notices it at its next step."""
+    import os
+    import signal
+
+    class Noisy:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupting(self: Any, *args: Any) -> Any:
+        rollouts = ORIGINAL(self, *args)
+        noisy = Noisy()
+        del noisy
+        return rollouts
+
+    monkeypatch.setattr(local.Job, "_finish", interrupting)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(StoppedError, match="stopped after 16 of 40"):
+            kb.compare(**SMALL)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert kb.compare(**SMALL).complete
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_stopped_is_a_keyboard_interrupt() -> None:
     assert issubclass(StoppedError, KeyboardInterrupt)
 

@@ -260,7 +260,7 @@ class _Rows:
 
     def gradient(self, coefficient: Array | None, live: Array, fixed: Array) -> Array:
         """0, with the gradient Σ c_t ∇live_t of the counted tokens at which live is finite."""
-        usable = self.xp.where(self.mask & self.xp.isfinite(fixed), live, 0.0)
+        usable = self.xp.where(self.mask & _is_finite(fixed, self.xp), live, 0.0)
         total = self.mean(usable if coefficient is None else coefficient * usable)
         return total - stop_gradient(total)
 
@@ -346,7 +346,12 @@ def _coefficient(
 
 
 def _finite(values: Array, xp: Any) -> Array:
-    return xp.where(xp.isfinite(values), values, 0.0)
+    return xp.where(_is_finite(values, xp), values, 0.0)
+
+
+def _is_finite(values: Array, xp: Any) -> Array:
+    # torch's isfinite takes three times as long on the CPU, as much as the rest of a term.
+    return xp.abs(values) < xp.inf
 
 
 def _baseline(coefficient: Array, baseline: Any, groups: Any) -> Array:

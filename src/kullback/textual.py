@@ -12,6 +12,7 @@ import numpy as np
 
 from kullback._namespace import Float64
 from kullback.compare import batch_rows, loaded, prepare_output, write_json
+from kullback.engines.interrupts import safe_interrupts
 from kullback.engines.local import Progress
 from kullback.errors import InputError, KullbackError, StoppedError
 from kullback.estimate import estimate
@@ -189,11 +190,13 @@ def _score(
     scores: list[Scores] = []
     tokens = 0
     try:
-        for start in range(0, len(windows), rows):
-            batch = windows[start : start + rows]
-            scores += score(q, p, [w.context for w in batch], [w.scored for w in batch], vocab=vocab)
-            tokens += sum(len(w.scored) for w in batch)
-            on_progress(Progress(len(scores), len(windows), tokens))
+        with safe_interrupts() as check:
+            for start in range(0, len(windows), rows):
+                batch = windows[start : start + rows]
+                scores += score(q, p, [w.context for w in batch], [w.scored for w in batch], vocab=vocab)
+                tokens += sum(len(w.scored) for w in batch)
+                on_progress(Progress(len(scores), len(windows), tokens))
+                check()
     except KeyboardInterrupt:
         return StoppedError(
             f"stopped after {len(scores)} of {len(windows)} windows: what is shown rests on those"

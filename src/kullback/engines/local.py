@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kullback.engines.interrupts import safe_interrupts
 from kullback.errors import KullbackError, ModelError, StoppedError
 from kullback.hotspots import Hotspots
 from kullback.rollouts import Rollout, RolloutWriter, to_sequences
@@ -102,15 +103,17 @@ class Job:
 
         generator = torch.Generator().manual_seed(self.seed)
         directions = [(self.policy, self.reference), (self.reference, self.policy)][: 1 + self.both]
+        writing = RolloutWriter(folder / "rollouts.parquet") if folder else nullcontext()
         try:
-            with RolloutWriter(folder / "rollouts.parquet") if folder else nullcontext() as writer:
+            with safe_interrupts() as check, writing as writer:
                 for sampler, other in directions:
                     for batch in self._batches(sampler.model):
-                        rollouts = self._finish(sampler, other, batch, generator)
+                        rollouts = self._finish(sampler, other, batch, generator, check)
                         if writer is not None:
                             writer.write(rollouts)
                         self.rollouts += rollouts
                         self.on_progress(Progress(len(self.rollouts), self.total, self.tokens))
+                        check()
         except KeyboardInterrupt:
             kept = f", kept in {folder}" if folder and self.rollouts else ""
             return StoppedError(
@@ -144,7 +147,9 @@ class Job:
             batch.append(number)
         yield batch
 
-    def _finish(self, sampler: Side, other: Side, batch: list[int], generator: Any) -> list[Rollout]:
+    def _finish(
+        self, sampler: Side, other: Side, batch: list[int], generator: Any, check: Callable[[], None]
+    ) -> list[Rollout]:
         from kullback.models import sample, score
 
         prompts = [self.prompts[number] for number in batch]
@@ -154,7 +159,7 @@ class Job:
             sampler.sampling,
             max_new_tokens=self.max_new_tokens,
             generator=generator,
-            on_tokens=self._count,
+            on_tokens=lambda tokens: self._count(tokens, check),
         )
         scores = score(
             sampler.model,
@@ -192,6 +197,7 @@ class Job:
                 self.hotspots.add(rollout, found.top, found.ref_top, self.policy.model.decode)
         return rollouts
 
-    def _count(self, tokens: int) -> None:
+    def _count(self, tokens: int, check: Callable[[], None]) -> None:
+        check()
         self.tokens += tokens
         self.on_progress(Progress(len(self.rollouts), self.total, self.tokens))
