@@ -1,0 +1,77 @@
+"""What every command shares: the console, a progress bar, and errors of one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kullback.errors import KullbackError
+
+if TYPE_CHECKING:
+    from kullback.engines.local import Progress as Done
+
+WIDTH = 124
+"""Columns of tables that do not go to a terminal."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The terminal as it is, or a fixed width where there is none."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+
+
+@contextmanager
+def shown(
+    as_json: bool, table: Callable[[Any], Any], unit: str
+) -> Iterator[tuple[Callable[[Done], None], Callable[[Any], None]]]:
+    """A progress bar on a terminal; what is shown at the end, also of a job that an error ended half-way."""
+
+    def show(result: Any) -> None:
+        bar.stop()
+        if as_json:
+            typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+        else:
+            console().print(table(result))
+
+    err = console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not err.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("loading models", total=None, count="", rate="")
+
+    def on_progress(done: Done) -> None:
+        elapsed = bar.tasks[0].elapsed or 0.0
+        rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
+        count = f"{done.sequences}/{done.total} {unit}"
+        bar.update(task, description="comparing", completed=done.sequences, total=done.total, count=count, rate=rate)
+
+    try:
+        with bar:
+            yield on_progress, show
+    except KullbackError as error:
+        bar.stop()
+        if error.result is not None:
+            show(error.result)
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped before anything was finished")
+
+
+def fail(message: str) -> NoReturn:
+    """One sentence on stderr and exit status 2."""
+    console(stderr=True).print(f"kullback: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
