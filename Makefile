@@ -47,5 +47,5 @@ clean:  ## forget .venv and caches
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[hf,jax,report,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[hf,jax,report,triton,dev]'
 	touch $@ .venv/run.stamp

@@ -24,6 +24,7 @@ ROOMS = (
     ("results",),
     ("summaries",),
     ("estimate", "losses"),
+    ("vocab",),
     ("oracle", "models", "prompts", "rollouts"),
     ("hotspots",),
     ("engines",),

@@ -1,5 +1,8 @@
 """How far a language-model policy is from its reference: exact, cheap and checkable KL."""
 
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+
 from kullback import errors, oracle, weights
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
@@ -34,6 +37,9 @@ from kullback.targets import (
 from kullback.textual import TextComparison, compare_text
 
 __version__ = "0.1.0"
+
+_LAZY = ("vocab",)
+"""Rooms that need more than NumPy, imported when they are first named."""
 
 __all__ = [
     "ESTIMATORS",
@@ -75,3 +81,13 @@ __all__ = [
     "weights",
     "write_rollouts",
 ]
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name in _LAZY:
+        return _import_module(f"kullback.{name}")
+    raise AttributeError(f"module 'kullback' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from kullback import divergences
 from kullback._namespace import Float64
 from kullback.models.sampling import RAW, Sampling
+from kullback.vocab import token_kl
 
 if TYPE_CHECKING:
     from kullback.models.loading import LanguageModel
@@ -107,22 +107,9 @@ def _compare(q: torch.Tensor, p: torch.Tensor, token: torch.Tensor) -> list[np.n
     numbers = (
         q.gather(-1, chosen)[:, 0],
         p.gather(-1, chosen)[:, 0],
-        _exact_kl(q, p),
-        _exact_kl(p, q),
+        token_kl(q, p),
+        token_kl(q, p, direction="forward"),
         p.exp().masked_fill(q.isneginf(), 0.0).sum(dim=-1),
     )
     tokens = (q.argmax(dim=-1), p.argmax(dim=-1))
     return [*(x.cpu().double().numpy() for x in numbers), *(x.cpu().numpy() for x in tokens)]
-
-
-def _exact_kl(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """Σ_v (p − q + q·ℓ): every term is ≥ 0, and a rounding error of a log-prob enters times ℓ only.
-
-    A term is q·k3(ℓ) where q and p are close, and p where q excludes the token.
-    """
-    possible = ~q.isneginf()
-    log_ratio = (q - p).masked_fill(~possible, 0.0)
-    mass, other = q.exp(), p.exp()
-    far = other - mass + mass * log_ratio
-    terms = torch.where(log_ratio < -1.0, far, mass * divergences.k3(log_ratio.clamp(min=-1.0)))
-    return terms.where(possible, other).sum(dim=-1)

@@ -1,0 +1,188 @@
+"""The mathematics of one block of logits, (rows, columns): what every backend computes, in plain torch.
+
+A block is part of a vocabulary, or all of it. Everything is a function of the block's own log-distributions
+a = log q and b = log p, and two identities carry blocks over to the whole:
+
+- the chain rule of a partition, for the KL and the entropy (``partition``): one sweep over the logits;
+- with normalisers known, any Σ_v f(log q_v, log p_v) is a plain sum: a second sweep, for the divergences
+  to a mixture, whose terms know no such chain rule.
+
+Each term of a divergence is written as a Bregman gap, which is ≥ 0 and in which an error of a normaliser
+enters squared, so that small divergences keep their digits (float32 holds 1e-7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kullback.families import Family
+
+Terms = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+
+
+def gap(a: Tensor, b: Tensor, log_ratio: Tensor | None = None) -> Tensor:
+    """e^b − e^a + e^a(a − b) ≥ 0, whose sum over normalised a and b is KL(e^a‖e^b); 0 where both are −inf.
+
+    ``log_ratio`` is a − b where it is known to more digits than the difference of two rounded logs has.
+    """
+    mass = a.exp()
+    log_ratio = a - b if log_ratio is None else log_ratio
+    near = mass * exp_gap(-log_ratio)
+    far = b.exp() - mass + _times(mass, log_ratio)
+    return torch.where(log_ratio > -1.0, near, far)
+
+
+def exp_gap(x: Tensor) -> Tensor:
+    """e^x − 1 − x, by its series near 0: expm1(x) − x would cancel there (and inductor's expm1 is e^x − 1)."""
+    series = torch.ones_like(x)
+    for number in range(18 if x.dtype == torch.float64 else 10, 2, -1):
+        series = 1.0 + x * (1 / number) * series
+    return torch.where(x.abs() < 0.5, 0.5 * x * x * series, x.exp() - 1.0 - x)
+
+
+def _times(mass: Tensor, x: Tensor) -> Tensor:
+    """mass·x, and 0 where there is no mass."""
+    return torch.where(mass > 0, mass * x, 0.0)
+
+
+def _reverse(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
+    mass = a.exp()
+    return gap(a, b, log_ratio), _times(mass, log_ratio), -mass
+
+
+def _skewed(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
+    m, above = _mixture(a, b, log_ratio, skew)
+    mass = a.exp()
+    share = _times(mass, skew * (b - m).exp())
+    return gap(a, m, -above), share - _times(mass, above), -share
+
+
+def _jensen_shannon(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
+    m, above = _mixture(a, b, log_ratio, 0.5)
+    of_b = torch.where(log_ratio.abs() < 1.0, -log_ratio - above, b - m)
+    return 0.5 * (gap(a, m, -above) + gap(b, m, of_b)), -0.5 * _times(a.exp(), above), 0.5 * _times(b.exp(), of_b)
+
+
+def _mixture(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor]:
+    """log m of m = (1−s)e^a + s·e^b, and log m − a."""
+    near = torch.log1p(skew * (exp_gap(-log_ratio) - log_ratio))
+    m = torch.logaddexp(a + math.log1p(-skew), b + math.log(skew))
+    return m, torch.where(log_ratio.abs() < 1.0, near, m - a)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A divergence D = Σ_v d(a_v, b_v) of two next-token distributions.
+
+    Attributes:
+        name: its name.
+        formula: in q and p.
+        terms: (a, b, a − b, skew) → d, ∂D/∂a and ∂D/∂b, elementwise and up to a constant times the own
+            mass, which the softmax's gradient removes.
+        chains: whether the chain rule of a partition holds, so that one sweep is enough.
+    """
+
+    name: str
+    formula: str
+    terms: Terms
+    chains: bool = False
+
+
+DIVERGENCES = Family(
+    (
+        Divergence("kl", "KL(q‖p)", _reverse, chains=True),
+        Divergence("skewed", "KL(q‖(1−s)q + sp)", _skewed),
+        Divergence("jensen_shannon", "½KL(q‖m) + ½KL(p‖m), m = ½(q + p)", _jensen_shannon),
+    )
+)
+
+
+def normaliser(z: Tensor) -> Tensor:
+    """log Σ_v e^z, (rows,), in float64: the maximum and the float32 sum lose nothing more in adding up."""
+    largest = z.amax(dim=-1)
+    shift = torch.where(largest.isinf(), 0.0, largest)
+    return wide(shift) + wide((z - shift[:, None]).exp().sum(dim=-1)).log()
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the dtype of statistics: float64, or float32 where the device has no float64."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
+def pair_statistics(zq: Tensor, zp: Tensor) -> Tensor:
+    """(rows, 3): the two normalisers, and KL of the two distributions within the block (0 if one is empty)."""
+    lq, lp = normaliser(zq), normaliser(zp)
+    inside = gap(*_logs(zq, zp, lq, lp)).sum(dim=-1)
+    empty = lq.isneginf() | lp.isneginf()
+    return torch.stack([lq, lp, wide(inside).masked_fill(empty, 0.0)], dim=-1)
+
+
+def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, terms: Terms, skew: float) -> Tensor:
+    """(rows, 3): Σ d, Σ ∂D/∂a and Σ ∂D/∂b over the block; the normalisers, (rows, 2), are the whole's."""
+    parts = terms(*_logs(zq, zp, *normalisers.unbind(dim=-1)), skew)
+    return torch.stack([wide(part.sum(dim=-1)) for part in parts], dim=-1)
+
+
+def pair_gradients(
+    zq: Tensor, zp: Tensor, saved: Tensor, upstream: Tensor, terms: Terms, skew: float
+) -> tuple[Tensor, Tensor]:
+    """g·∂D/∂z of both: g(∂D/∂a − q Σ∂D/∂a) and its like; 0 for a row whose D is infinite.
+
+    Args:
+        zq, zp: the block, (rows, columns).
+        saved: (rows, 5): the two normalisers, D, Σ∂D/∂a, Σ∂D/∂b over the whole vocabulary.
+        upstream: g, (rows,).
+        terms, skew: of the divergence.
+    """
+    lq, lp, value, sum_a, sum_b = saved.unbind(dim=-1)
+    a, b, log_ratio = _logs(zq, zp, lq, lp)
+    _, of_a, of_b = terms(a, b, log_ratio, skew)
+    finite = (~value.isinf())[:, None]
+    g = upstream.to(zq.dtype)[:, None]
+    grad_q = torch.where(finite, g * (of_a - a.exp() * sum_a.to(zq.dtype)[:, None]), 0.0)
+    grad_p = torch.where(finite, g * (of_b - b.exp() * sum_b.to(zq.dtype)[:, None]), 0.0)
+    return grad_q, grad_p
+
+
+def _logs(zq: Tensor, zp: Tensor, lq: Tensor, lp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log q, log p and log q/p of the block, the last from the logits' own difference, which rounds less.
+
+    A normaliser of −inf leaves −inf.
+    """
+    lq, lp = (torch.where(n.isneginf(), 0.0, n)[:, None] for n in (lq, lp))
+    return zq - lq.to(zq.dtype), zp - lp.to(zp.dtype), (zq - zp) - (lq - lp).to(zq.dtype)
+
+
+def token_statistics(z: Tensor, index: Tensor) -> Tensor:
+    """(rows, 3): the normaliser, the entropy within the block, and the logit at index (0 where index is −1)."""
+    largest = z.amax(dim=-1)
+    shift = torch.where(largest.isinf(), 0.0, largest)
+    below = z - shift[:, None]
+    mass = below.exp()
+    total = mass.sum(dim=-1)
+    entropy = wide(total).log() - wide(_times(mass, below).sum(dim=-1)) / wide(total)
+    chosen = z.gather(-1, index.clamp(min=0)[:, None])[:, 0].where(index >= 0, 0.0)
+    log_total = wide(shift) + wide(total).log()
+    return torch.stack([log_total, entropy.masked_fill(total == 0, 0.0), wide(chosen)], dim=-1)
+
+
+def token_gradients(z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor) -> Tensor:
+    """g₁(1[v = index] − q) − g₂ q(log q + H), the gradient to the logits.
+
+    Args:
+        z: the block, (rows, columns).
+        index: the token's column in the block, −1 where it is not there.
+        saved: (rows, 2): the normaliser and the entropy over the whole vocabulary.
+        of_logprob, of_entropy: the upstream gradients g₁ and g₂, (rows,).
+    """
+    total, entropy = saved.to(z.dtype).unbind(dim=-1)
+    g1, g2 = of_logprob.to(z.dtype), of_entropy.to(z.dtype)
+    logs = z - total[:, None]
+    mass = logs.exp()
+    grad = -_times(mass, g1[:, None] + g2[:, None] * (logs + entropy[:, None]))
+    return grad.scatter_add(-1, index.clamp(min=0)[:, None], torch.where(index >= 0, g1, 0.0)[:, None])

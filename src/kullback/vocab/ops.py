@@ -1,0 +1,190 @@
+"""Whole logits, block by block, as custom operators: opaque to torch.compile, autocast and checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from kullback.errors import InputError, KullbackError
+from kullback.vocab.backends import kernels
+from kullback.vocab.formulas import DIVERGENCES, wide
+from kullback.vocab.heads import empty_like
+
+
+def matrices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views (rows, columns) that cover tensors of one leading shape, without a copy of what is sliced."""
+    try:
+        yield tuple(x.view(-1, x.shape[-1]) for x in tensors)
+    except RuntimeError:
+        for parts in zip(*(x.unbind(0) for x in tensors), strict=True):
+            yield from matrices(*parts)
+
+
+def differentiable(function: type[torch.autograd.Function], *args: object) -> Any:
+    """``function.apply``, which torch leaves untyped."""
+    return function.apply(*args)  # type: ignore[no-untyped-call]
+
+
+def plain_arithmetic(z: Tensor) -> torch.autocast:
+    """Autocast off: the dtype of a kernel is its own affair."""
+    return torch.autocast(z.device.type, enabled=False)
+
+
+def _rows(z: Tensor, columns: int) -> Tensor:
+    return torch.empty((*z.shape[:-1], columns), dtype=wide(z.new_empty(0)).dtype, device=z.device)
+
+
+@torch.library.custom_op("kullback::pair_statistics", mutates_args=())
+def pair_statistics(zq: Tensor, zp: Tensor, scale: float, backend: str) -> Tensor:
+    """(…, 3): see ``formulas.pair_statistics``."""
+    out = _rows(zq, 3)
+    with plain_arithmetic(zq):
+        for q, p, into in matrices(zq, zp, out):
+            into.copy_(kernels(backend).pair_statistics(q, p, scale))
+    return out
+
+
+@torch.library.custom_op("kullback::pair_sums", mutates_args=())
+def pair_sums(
+    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: str, skew: float, scale: float, backend: str
+) -> Tensor:
+    """(…, 3): see ``formulas.pair_sums``."""
+    out = _rows(zq, 3)
+    with plain_arithmetic(zq):
+        for q, p, n, into in matrices(zq, zp, normalisers, out):
+            into.copy_(kernels(backend).pair_sums(q, p, n, DIVERGENCES[divergence], skew, scale))
+    return out
+
+
+@torch.library.custom_op("kullback::pair_gradients", mutates_args=())
+def pair_gradients(
+    zq: Tensor,
+    zp: Tensor,
+    saved: Tensor,
+    upstream: Tensor,
+    divergence: str,
+    skew: float,
+    scale: float,
+    backend: str,
+    of_q: bool,
+    of_p: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients to both logits; one that is not wanted is empty."""
+    grads = [empty_like(z, wanted) for z, wanted in ((zq, of_q), (zp, of_p))]
+    outs = [grad if wanted else zq for grad, wanted in zip(grads, (of_q, of_p), strict=True)]
+    with plain_arithmetic(zq):
+        for q, p, s, g, to_q, to_p in matrices(zq, zp, saved, upstream[..., None], *outs):
+            kernels(backend).pair_gradients(
+                q, p, s, g[:, 0], DIVERGENCES[divergence], skew, scale, to_q if of_q else None, to_p if of_p else None
+            )
+    return grads[0], grads[1]
+
+
+@torch.library.custom_op("kullback::token_statistics", mutates_args=())
+def token_statistics(z: Tensor, tokens: Tensor, start: int, size: int, scale: float, backend: str) -> Tensor:
+    """(…, 3): see ``formulas.token_statistics``; columns start … of a vocabulary of that size."""
+    check_tokens(tokens, size)
+    out = _rows(z, 3)
+    with plain_arithmetic(z):
+        for x, index, into in matrices(z, local_index(tokens, start, z.shape[-1])[..., None], out):
+            into.copy_(kernels(backend).token_statistics(x, index[:, 0], scale))
+    return out
+
+
+@torch.library.custom_op("kullback::token_gradients", mutates_args=())
+def token_gradients(
+    z: Tensor,
+    tokens: Tensor,
+    start: int,
+    saved: Tensor,
+    of_logprob: Tensor,
+    of_entropy: Tensor,
+    scale: float,
+    backend: str,
+) -> Tensor:
+    """The gradient to the logits."""
+    grad = empty_like(z, wanted=True)
+    index = local_index(tokens, start, z.shape[-1])
+    with plain_arithmetic(z):
+        for x, i, s, g1, g2, out in matrices(
+            z, index[..., None], saved, of_logprob[..., None], of_entropy[..., None], grad
+        ):
+            kernels(backend).token_gradients(x, i[:, 0], s, g1[:, 0], g2[:, 0], scale, out)
+    return grad
+
+
+def check_tokens(tokens: Tensor, size: int) -> None:
+    """Every token is in the vocabulary; elsewhere than on a CPU the look would stall the device.
+
+    Raises:
+        InputError: one is not.
+    """
+    if tokens.device.type != "cpu" or not tokens.numel():
+        return
+    low, high = int(tokens.min()), int(tokens.max())
+    if not 0 <= low <= high < size:
+        raise InputError(
+            f"tokens holds {low if low < 0 else high}, but the vocabulary has the ids 0 to {size - 1}: "
+            "give padding any of them and leave it out with a mask"
+        )
+
+
+def local_index(tokens: Tensor, start: int, columns: int) -> Tensor:
+    """Columns of the tokens in a block; −1 where a token is not in it."""
+    index = tokens.long() - start
+    return torch.where((index >= 0) & (index < columns), index, -1)
+
+
+@pair_statistics.register_fake
+def _(zq: Tensor, zp: Tensor, scale: float, backend: str) -> Tensor:
+    return _rows(zq, 3)
+
+
+@pair_sums.register_fake
+def _(zq: Tensor, *_: object) -> Tensor:
+    return _rows(zq, 3)
+
+
+@pair_gradients.register_fake
+def _(
+    zq: Tensor,
+    zp: Tensor,
+    saved: Tensor,
+    upstream: Tensor,
+    divergence: str,
+    skew: float,
+    scale: float,
+    backend: str,
+    of_q: bool,
+    of_p: bool,
+) -> tuple[Tensor, Tensor]:
+    return empty_like(zq, of_q), empty_like(zp, of_p)
+
+
+@token_statistics.register_fake
+def _(z: Tensor, *_: object) -> Tensor:
+    return _rows(z, 3)
+
+
+@token_gradients.register_fake
+def _(z: Tensor, *_: object) -> Tensor:
+    return empty_like(z, wanted=True)
+
+
+def refuse_second_derivative(operator: Any) -> None:
+    """Let a second derivative through a gradient operator fail with a sentence."""
+
+    def refuse(ctx: object, *_: object) -> NoReturn:
+        raise KullbackError(
+            "the full-vocabulary kernels have first derivatives only: "
+            "for a second one write the divergence out with torch.log_softmax"
+        )
+
+    operator.register_autograd(refuse)
+
+
+for _operator in (pair_gradients, token_gradients):
+    refuse_second_derivative(_operator)

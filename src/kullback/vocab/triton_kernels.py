@@ -1,0 +1,404 @@
+"""The block kernels in Triton, for CUDA; on a CPU they run in Triton's interpreter (``TRITON_INTERPRET=1``).
+
+A row is split over programs when there are few rows; each walks its tiles of columns once, joining their
+statistics by the chain rule of ``partition`` as it goes, and the splits are joined by ``partition`` itself.
+A tile's own normalisers are known before its KL is summed, so no term cancels. Float64 goes through ``eager``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kullback.vocab import eager, partition
+from kullback.vocab.formulas import Divergence
+
+BLOCK = 4096
+"""Columns of a tile."""
+PROGRAMS = 2048
+"""Programs that keep a device busy; rows are split until there are so many."""
+
+
+@triton.jit
+def _read(start, columns, row_stride, row, offsets, scale):
+    z = tl.load(start + row * row_stride + offsets, mask=offsets < columns, other=float("-inf"))
+    return z.to(tl.float32) * scale
+
+
+@triton.jit
+def _log_sum(z):
+    """The maximum (0 where nothing is finite) and log Σe^z relative to it."""
+    largest = tl.max(z, axis=0)
+    shift = tl.where(largest == float("-inf"), 0.0, largest)
+    return shift, tl.log(tl.sum(tl.exp(z - shift), axis=0).to(tl.float64))
+
+
+@triton.jit
+def _exp_gap(x):
+    """e^x − 1 − x, by its series near 0."""
+    series = 1.0 + x * (1 / 10)
+    series = 1.0 + x * (1 / 9) * series
+    series = 1.0 + x * (1 / 8) * series
+    series = 1.0 + x * (1 / 7) * series
+    series = 1.0 + x * (1 / 6) * series
+    series = 1.0 + x * (1 / 5) * series
+    series = 1.0 + x * (1 / 4) * series
+    series = 1.0 + x * (1 / 3) * series
+    return tl.where(tl.abs(x) < 0.5, 0.5 * x * x * series, tl.exp(x) - 1.0 - x)
+
+
+@triton.jit
+def _gap(a, b, log_ratio):
+    """``formulas.gap``."""
+    mass = tl.exp(a)
+    near = log_ratio > -1.0
+    close = mass * _exp_gap(tl.where(near, -log_ratio, 0.0))
+    far = tl.exp(b) - mass + tl.where(mass > 0.0, mass * log_ratio, 0.0)
+    return tl.where(near, close, far)
+
+
+@triton.jit
+def _wide_gap(a, b):
+    """``formulas.gap`` of two float64 scalars."""
+    mass = tl.exp(a)
+    x = b - a
+    series = 1.0 + x / 6 * (1.0 + x / 7 * (1.0 + x / 8 * (1.0 + x / 9)))
+    series = 0.5 * x * x * (1.0 + x / 3 * (1.0 + x / 4 * (1.0 + x / 5 * series)))
+    close = mass * tl.where(tl.abs(x) < 0.1, series, tl.exp(tl.where(x < 1.0, x, 0.0)) - 1.0 - x)
+    far = tl.exp(b) - mass - tl.where(mass > 0.0, mass * x, 0.0)
+    return tl.where(x < 1.0, close, far)
+
+
+@triton.jit
+def _log_add(a, b):
+    largest = tl.maximum(a, b)
+    shift = tl.where(largest == float("-inf"), 0.0, largest)
+    return shift + tl.log(tl.exp(a - shift) + tl.exp(b - shift))
+
+
+@triton.jit
+def _finite(total):
+    """A normaliser that may be subtracted: 0 where there is no mass."""
+    return tl.where(total == float("-inf"), 0.0, total)
+
+
+@triton.jit
+def _logs(q, p, lq, lp):
+    """log q, log p and log q/p, the last from the logits' own difference, which rounds less."""
+    return q - lq.to(tl.float32), p - lp.to(tl.float32), (q - p) - (lq - lp).to(tl.float32)
+
+
+@triton.jit
+def _times(mass, x):
+    return tl.where(mass > 0.0, mass * x, 0.0)
+
+
+@triton.jit
+def _log1p(y):
+    """log(1 + y): Kahan's quotient takes the rounding of 1 + y out again."""
+    w = 1.0 + y
+    return tl.where(w == 1.0, y, tl.log(w) * y / tl.where(w == 1.0, 1.0, w - 1.0))
+
+
+@triton.jit
+def _mixture(a, b, log_ratio, log_keep, log_skew):
+    """``formulas._mixture``."""
+    close = tl.abs(log_ratio) < 1.0
+    x = tl.where(close, -log_ratio, 0.0)
+    m = _log_add(a + log_keep, b + log_skew)
+    return m, tl.where(close, _log1p(tl.exp(log_skew) * (x + _exp_gap(x))), m - a)
+
+
+@triton.jit
+def _terms(a, b, log_ratio, log_keep, log_skew, KIND: tl.constexpr):
+    """``Divergence.terms`` of ``formulas``."""
+    mass = tl.exp(a)
+    if KIND == "kl":
+        return _gap(a, b, log_ratio), _times(mass, log_ratio), -mass
+    m, above = _mixture(a, b, log_ratio, log_keep, log_skew)
+    if KIND == "skewed":
+        share = _times(mass, tl.exp(b + log_skew - m))
+        return _gap(a, m, -above), share - _times(mass, above), -share
+    of_b = tl.where(tl.abs(log_ratio) < 1.0, -log_ratio - above, b - m)
+    d = 0.5 * (_gap(a, m, -above) + _gap(b, m, of_b))
+    return d, -0.5 * _times(mass, above), 0.5 * _times(tl.exp(b), of_b)
+
+
+@triton.jit
+def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, scale, width, BLOCK: tl.constexpr):
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    lq = tl.full((), float("-inf"), tl.float64)
+    lp = tl.full((), float("-inf"), tl.float64)
+    kl = tl.full((), 0.0, tl.float64)
+    stop = tl.minimum(columns, (split + 1) * width)
+    for start in range(split * width, stop, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        q = _read(zq, stop, stride_q, row, offsets, scale)
+        p = _read(zp, stop, stride_p, row, offsets, scale)
+        shift_q, sum_q = _log_sum(q)
+        shift_p, sum_p = _log_sum(p)
+        own_q, own_p = shift_q + sum_q, shift_p + sum_p
+        a, b, log_ratio = _logs(q, p, _finite(own_q), _finite(own_p))
+        inside = tl.sum(_gap(a, b, log_ratio), axis=0).to(tl.float64)
+        empty = (own_q == float("-inf")) | (own_p == float("-inf"))
+        inside = tl.where(empty, 0.0, inside)
+        new_q, new_p = _log_add(lq, own_q), _log_add(lp, own_p)
+        a_old, b_old = lq - _finite(new_q), lp - _finite(new_p)
+        a_own, b_own = own_q - _finite(new_q), own_p - _finite(new_p)
+        kl = (
+            _times(tl.exp(a_old), kl)
+            + _times(tl.exp(a_own), inside)
+            + _wide_gap(a_old, b_old)
+            + _wide_gap(a_own, b_own)
+        )
+        kl = tl.where((new_q == float("-inf")) | (new_p == float("-inf")), 0.0, kl)
+        lq, lp = new_q, new_p
+    at = out + (row * tl.num_programs(1) + split) * 3
+    tl.store(at, lq)
+    tl.store(at + 1, lp)
+    tl.store(at + 2, kl)
+
+
+@triton.jit
+def _sums_kernel(
+    zq,
+    zp,
+    normalisers,
+    out,
+    columns,
+    stride_q,
+    stride_p,
+    scale,
+    width,
+    log_keep,
+    log_skew,
+    KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    lq = _finite(tl.load(normalisers + row * 2))
+    lp = _finite(tl.load(normalisers + row * 2 + 1))
+    value = tl.full((), 0.0, tl.float64)
+    of_a = tl.full((), 0.0, tl.float64)
+    of_b = tl.full((), 0.0, tl.float64)
+    stop = tl.minimum(columns, (split + 1) * width)
+    for start in range(split * width, stop, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        q = _read(zq, stop, stride_q, row, offsets, scale)
+        p = _read(zp, stop, stride_p, row, offsets, scale)
+        a, b, log_ratio = _logs(q, p, lq, lp)
+        d, da, db = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
+        value += tl.sum(d, axis=0).to(tl.float64)
+        of_a += tl.sum(da, axis=0).to(tl.float64)
+        of_b += tl.sum(db, axis=0).to(tl.float64)
+    at = out + (row * tl.num_programs(1) + split) * 3
+    tl.store(at, value)
+    tl.store(at + 1, of_a)
+    tl.store(at + 2, of_b)
+
+
+@triton.jit
+def _pair_gradients_kernel(
+    zq,
+    zp,
+    saved,
+    upstream,
+    out_q,
+    out_p,
+    columns,
+    stride_q,
+    stride_p,
+    to_q,
+    to_p,
+    scale,
+    log_keep,
+    log_skew,
+    KIND: tl.constexpr,
+    OF_Q: tl.constexpr,
+    OF_P: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    lq = _finite(tl.load(saved + row * 5))
+    lp = _finite(tl.load(saved + row * 5 + 1))
+    value = tl.load(saved + row * 5 + 2)
+    sum_a = tl.load(saved + row * 5 + 3).to(tl.float32)
+    sum_b = tl.load(saved + row * 5 + 4).to(tl.float32)
+    g = tl.load(upstream + row).to(tl.float32)
+    q = _read(zq, columns, stride_q, row, offsets, scale)
+    p = _read(zp, columns, stride_p, row, offsets, scale)
+    a, b, log_ratio = _logs(q, p, lq, lp)
+    _, of_a, of_b = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
+    finite = value != float("inf")
+    inside = offsets < columns
+    if OF_Q:
+        grad = tl.where(finite, g * (of_a - tl.exp(a) * sum_a), 0.0)
+        tl.store(out_q + row * to_q + offsets, grad.to(out_q.dtype.element_ty), mask=inside)
+    if OF_P:
+        grad = tl.where(finite, g * (of_b - tl.exp(b) * sum_b), 0.0)
+        tl.store(out_p + row * to_p + offsets, grad.to(out_p.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _token_kernel(z, index, out, columns, stride, scale, width, BLOCK: tl.constexpr):
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    wanted = tl.load(index + row)
+    total = tl.full((), float("-inf"), tl.float64)
+    entropy = tl.full((), 0.0, tl.float64)
+    chosen = tl.full((), 0.0, tl.float64)
+    stop = tl.minimum(columns, (split + 1) * width)
+    for start in range(split * width, stop, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        x = _read(z, stop, stride, row, offsets, scale)
+        chosen += tl.sum(tl.where((offsets == wanted) & (offsets < stop), x, 0.0), axis=0).to(tl.float64)
+        shift, log_sum = _log_sum(x)
+        below = x - shift
+        mean = tl.sum(_times(tl.exp(below), below), axis=0).to(tl.float64) / tl.exp(log_sum)
+        own = shift + log_sum
+        inside = tl.where(own == float("-inf"), 0.0, log_sum - mean)
+        new = _log_add(total, own)
+        a_old, a_own = total - _finite(new), own - _finite(new)
+        entropy = _times(tl.exp(a_old), entropy - a_old) + _times(tl.exp(a_own), inside - a_own)
+        total = new
+    at = out + (row * tl.num_programs(1) + split) * 3
+    tl.store(at, total)
+    tl.store(at + 1, entropy)
+    tl.store(at + 2, chosen)
+
+
+@triton.jit
+def _token_gradients_kernel(
+    z, index, saved, of_logprob, of_entropy, out, columns, stride, to, scale, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(saved + row * 2).to(tl.float32)
+    entropy = tl.load(saved + row * 2 + 1).to(tl.float32)
+    g1 = tl.load(of_logprob + row).to(tl.float32)
+    g2 = tl.load(of_entropy + row).to(tl.float32)
+    logs = _read(z, columns, stride, row, offsets, scale) - total
+    grad = -_times(tl.exp(logs), g1 + g2 * (logs + entropy))
+    grad += tl.where(offsets == tl.load(index + row), g1, 0.0)
+    tl.store(out + row * to + offsets, grad.to(out.dtype.element_ty), mask=offsets < columns)
+
+
+def _rows(z: Tensor) -> Tensor:
+    """Columns next to each other, as the kernels read them."""
+    return z if z.stride(-1) == 1 else z.contiguous()
+
+
+def _splits(rows: int, columns: int) -> tuple[int, int]:
+    """Programs a row, and the columns of each."""
+    tiles = triton.cdiv(max(columns, 1), BLOCK)
+    splits = min(tiles, triton.cdiv(PROGRAMS, max(rows, 1)))
+    width = triton.cdiv(tiles, splits) * BLOCK
+    return triton.cdiv(columns, width), width
+
+
+def _logs_of(divergence: Divergence, skew: float) -> tuple[float, float]:
+    """log(1 − s) and log s of the mixture; the plain KL has none."""
+    share = 0.5 if divergence.name == "jensen_shannon" else skew
+    return (math.log1p(-share), math.log(share)) if share < 1 else (0.0, 0.0)
+
+
+def pair_statistics(zq: Tensor, zp: Tensor, scale: float) -> Tensor:
+    """See ``formulas.pair_statistics``."""
+    if zq.dtype == torch.float64 or not len(zq):
+        return eager.pair_statistics(zq, zp, scale)
+    zq, zp = _rows(zq), _rows(zp)
+    splits, width = _splits(*zq.shape)
+    out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
+    _pair_kernel[(len(zq), splits)](zq, zp, out, zq.shape[1], zq.stride(0), zp.stride(0), scale, width, BLOCK=BLOCK)
+    return out[:, 0] if splits == 1 else partition.join_pairs(out)
+
+
+def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergence, skew: float, scale: float) -> Tensor:
+    """See ``formulas.pair_sums``."""
+    if zq.dtype == torch.float64 or not len(zq):
+        return eager.pair_sums(zq, zp, normalisers, divergence, skew, scale)
+    zq, zp = _rows(zq), _rows(zp)
+    splits, width = _splits(*zq.shape)
+    out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
+    _sums_kernel[(len(zq), splits)](
+        zq,
+        zp,
+        normalisers.contiguous(),
+        out,
+        zq.shape[1],
+        zq.stride(0),
+        zp.stride(0),
+        scale,
+        width,
+        *_logs_of(divergence, skew),
+        KIND=divergence.name,
+        BLOCK=BLOCK,
+    )
+    return partition.join_sums(out)
+
+
+def pair_gradients(
+    zq: Tensor,
+    zp: Tensor,
+    saved: Tensor,
+    upstream: Tensor,
+    divergence: Divergence,
+    skew: float,
+    scale: float,
+    out_q: Tensor | None,
+    out_p: Tensor | None,
+) -> None:
+    """See ``formulas.pair_gradients``."""
+    if zq.dtype == torch.float64 or not len(zq):
+        eager.pair_gradients(zq, zp, saved, upstream, divergence, skew, scale, out_q, out_p)
+        return
+    zq, zp = _rows(zq), _rows(zp)
+    to_q, to_p = zq if out_q is None else out_q, zp if out_p is None else out_p
+    _pair_gradients_kernel[(len(zq), triton.cdiv(zq.shape[1], BLOCK))](
+        zq,
+        zp,
+        saved.contiguous(),
+        upstream.contiguous(),
+        to_q,
+        to_p,
+        zq.shape[1],
+        zq.stride(0),
+        zp.stride(0),
+        to_q.stride(0),
+        to_p.stride(0),
+        scale,
+        *_logs_of(divergence, skew),
+        KIND=divergence.name,
+        OF_Q=out_q is not None,
+        OF_P=out_p is not None,
+        BLOCK=BLOCK,
+    )
+
+
+def token_statistics(z: Tensor, index: Tensor, scale: float) -> Tensor:
+    """See ``formulas.token_statistics``."""
+    if z.dtype == torch.float64 or not len(z):
+        return eager.token_statistics(z, index, scale)
+    z = _rows(z)
+    splits, width = _splits(*z.shape)
+    out = torch.empty((len(z), splits, 3), dtype=torch.float64, device=z.device)
+    _token_kernel[(len(z), splits)](z, index.contiguous(), out, z.shape[1], z.stride(0), scale, width, BLOCK=BLOCK)
+    return out[:, 0] if splits == 1 else partition.join_tokens(out)
+
+
+def token_gradients(
+    z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor, scale: float, out: Tensor
+) -> None:
+    """See ``formulas.token_gradients``."""
+    if z.dtype == torch.float64 or not len(z):
+        eager.token_gradients(z, index, saved, of_logprob, of_entropy, scale, out)
+        return
+    z = _rows(z)
+    numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))
+    _token_gradients_kernel[(len(z), triton.cdiv(z.shape[1], BLOCK))](
+        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), scale, BLOCK=BLOCK
+    )

@@ -1,0 +1,130 @@
+"""The weighted sums as custom operators: value and gradient from one sweep over whole rows of logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kullback.vocab import partition, shards
+from kullback.vocab.backends import kernels
+from kullback.vocab.formulas import DIVERGENCES, wide
+from kullback.vocab.head_ops import gradients_like, heads
+from kullback.vocab.heads import Gradients, tiles
+from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic, refuse_second_derivative
+
+
+@torch.library.custom_op("kullback::weighted_pair", mutates_args=())
+def weighted_pair(
+    tensors: list[Tensor],
+    biased: list[bool],
+    numbers: list[float],
+    rounded: bool,
+    workspace: int,
+    backend: str,
+    weights: Tensor,
+    divergence: str,
+    skew: float,
+    group_name: str,
+    wanted: list[bool],
+) -> list[Tensor]:
+    """The divergence at every token, (tokens,), and the gradients of its weighted sum as ``head_pair_gradients``."""
+    q, p = heads(tensors, biased, numbers, rounded)
+    kind, kernel, group = DIVERGENCES[divergence], kernels(backend), shards.named(group_name)
+    of_q, of_p = Gradients(q, wanted[:3]), Gradients(p, wanted[3:])
+    want_q, want_p = any(wanted[:3]), any(wanted[3:])
+    values = wide(weights.new_zeros(len(q.hidden)))
+    with plain_arithmetic(q.hidden):
+        rows, (columns,) = tiles(q, 2, workspace, whole_rows=True)
+        with of_q.over(columns) as to_q, of_p.over(columns) as to_p:
+            for at in rows:
+                zq, zp = q.logits(at, columns), p.logits(at, columns)
+                saved = partition.saved_of_pairs(kernel.pair_statistics(zq, zp, 1.0), kind, group)
+                if not kind.chains:
+                    sums = kernel.pair_sums(zq, zp, saved, kind, skew, 1.0)
+                    saved = partition.saved_of_sums(saved, sums, group)
+                values[at] = saved[:, 2]
+                slopes = q.slope(zq), p.slope(zp)
+                outs = zq if want_q else None, zp if want_p else None
+                if want_q or want_p:
+                    kernel.pair_gradients(zq, zp, saved, weights[at], kind, skew, 1.0, *outs)
+                if want_q:
+                    to_q(at, zq, slopes[0])
+                if want_p:
+                    to_p(at, zp, slopes[1])
+    return [values, *of_q.results(), *of_p.results()]
+
+
+@torch.library.custom_op("kullback::weighted_tokens", mutates_args=())
+def weighted_tokens(
+    tensors: list[Tensor],
+    biased: list[bool],
+    numbers: list[float],
+    rounded: bool,
+    workspace: int,
+    backend: str,
+    tokens: Tensor,
+    start: int,
+    size: int,
+    weights: Tensor,
+    entropy_weights: Tensor,
+    group_name: str,
+    wanted: list[bool],
+) -> list[Tensor]:
+    """(tokens, 3) as ``token_statistics``, and the gradients of the weighted sum of log-probs and entropies."""
+    check_tokens(tokens, size)
+    (head,) = heads(tensors, biased, numbers, rounded)
+    kernel, group = kernels(backend), shards.named(group_name)
+    gradients = Gradients(head, wanted)
+    saved = wide(weights.new_zeros((len(head.hidden), 3)))
+    with plain_arithmetic(head.hidden):
+        rows, (columns,) = tiles(head, 1, workspace, whole_rows=True)
+        with gradients.over(columns) as add:
+            for at in rows:
+                z = head.logits(at, columns)
+                index = local_index(tokens[at], start, columns.stop)
+                saved[at] = shards.joined(kernel.token_statistics(z, index, 1.0), partition.join_tokens, group)
+                slope = head.slope(z)
+                if any(wanted):
+                    kernel.token_gradients(z, index, saved[at, :2], weights[at], entropy_weights[at], 1.0, z)
+                    add(at, z, slope)
+    return [saved, *gradients.results()]
+
+
+@weighted_pair.register_fake
+def _(
+    tensors: list[Tensor],
+    biased: list[bool],
+    numbers: list[float],
+    rounded: bool,
+    workspace: int,
+    backend: str,
+    weights: Tensor,
+    divergence: str,
+    skew: float,
+    group_name: str,
+    wanted: list[bool],
+) -> list[Tensor]:
+    return [wide(weights.new_empty(len(tensors[0]))), *gradients_like(tensors, biased, wanted)]
+
+
+@weighted_tokens.register_fake
+def _(
+    tensors: list[Tensor],
+    biased: list[bool],
+    numbers: list[float],
+    rounded: bool,
+    workspace: int,
+    backend: str,
+    tokens: Tensor,
+    start: int,
+    size: int,
+    weights: Tensor,
+    entropy_weights: Tensor,
+    group_name: str,
+    wanted: list[bool],
+) -> list[Tensor]:
+    return [wide(weights.new_empty((len(tensors[0]), 3))), *gradients_like(tensors, biased, wanted)]
+
+
+for _operator in (weighted_pair, weighted_tokens):
+    refuse_second_derivative(_operator)
