@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -84,7 +85,9 @@ def topk_kl(
     """
     q, p, known = _words(policy_topk, reference_topk)
     head = _head(q, p)
-    rest_q, rest_p = _log_rest(q), _log_rest(p)
+    dtype = torch.promote_types(_logs(policy_topk).dtype, torch.float32)
+    rounding = 8 * torch.finfo(dtype).eps
+    rest_q, rest_p = _log_rest(q, rounding), _log_rest(p, rounding).clamp(min=math.log(rounding))
     lower = gap(q, p).sum(dim=-1) + gap(rest_q, rest_p)
     if max_log_ratio is None:
         upper = torch.where(rest_q.isneginf(), lower, float("inf"))
@@ -94,8 +97,7 @@ def topk_kl(
     if logprobs is not None or ref_logprobs is not None:
         outside = _outside(policy_topk, known, tokens, inside)
         drawn = _sample(logprobs, ref_logprobs, outside)
-        estimate = _estimate(head, q, p, drawn, outside, coefficient).to(lower.dtype)
-    dtype = torch.promote_types(_logs(policy_topk).dtype, torch.float32)
+        estimate = _estimate(head, q, p, drawn, outside, coefficient)
     return TopKKL(lower.to(dtype), upper.to(dtype), None if estimate is None else estimate.to(dtype))
 
 
@@ -142,7 +144,7 @@ def _words(policy_topk: TopK, reference_topk: TopK) -> tuple[Tensor, Tensor, Ten
             raise ShapeError("the ids of a list and its log-probs differ in shape: both must be (…, k)")
         same = policy_topk[0][..., :, None] == reference_topk[0][..., None, :]
         known = same.any(dim=-1)
-        p = p.gather(-1, same.int().argmax(dim=-1))
+        p = p.gather(-1, same.int().argmax(dim=-1)) if p.shape[-1] else torch.full_like(q, float("-inf"))
         q, p = (x.masked_fill(~known, float("-inf")) for x in (q, p))
     if q.shape != p.shape:
         raise ShapeError(
@@ -150,7 +152,7 @@ def _words(policy_topk: TopK, reference_topk: TopK) -> tuple[Tensor, Tensor, Ten
             "log-probs of the same words, or carry their ids"
         )
     for name, x in (("policy_topk", q), ("reference_topk", p)):
-        mass = float(x.detach().double().logsumexp(dim=-1).amax().exp()) if x.numel() else 0.0
+        mass = float(x.detach().double().exp().sum(dim=-1).amax()) if x.numel() else 0.0
         if mass > 1 + SLACK:
             raise InputError(f"{name} has a total probability of {mass:.4g}: give log-probs, not logits")
     return q.double(), p.double(), known
@@ -162,10 +164,10 @@ def _head(q: Tensor, p: Tensor) -> Tensor:
     return torch.where(some, q.exp() * (q - p).masked_fill(~some, 0.0), 0.0).sum(dim=-1)
 
 
-def _log_rest(x: Tensor) -> Tensor:
-    """log(1 − Σe^x), −inf where rounding leaves nothing."""
-    rest = -torch.expm1(x.logsumexp(dim=-1))
-    return torch.where(rest > 0, rest.clamp(min=torch.finfo(rest.dtype).tiny).log(), float("-inf"))
+def _log_rest(x: Tensor, rounding: float) -> Tensor:
+    """log(1 − Σe^x), −inf where that is no more than rounding."""
+    rest = 1.0 - x.exp().sum(dim=-1)
+    return torch.where(rest > rounding, rest.clamp(min=rounding).log(), float("-inf"))
 
 
 def _outside(topk: TopK, known: Tensor | None, tokens: Tensor | None, inside: Tensor | None) -> Tensor:
