@@ -45,21 +45,27 @@ def exp_gap(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 0.5, 0.5 * x * x * series, x.exp() - 1.0 - x)
 
 
+def _expm1(x: Tensor) -> Tensor:
+    return torch.where(x.abs() < 0.5, x + exp_gap(x), x.exp() - 1.0)
+
+
 def _times(mass: Tensor, x: Tensor) -> Tensor:
     """mass·x, and 0 where there is no mass."""
     return torch.where(mass > 0, mass * x, 0.0)
 
 
 def _reverse(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
-    mass = a.exp()
-    return gap(a, b, log_ratio), _times(mass, log_ratio), -mass
+    other = b.exp()
+    below = torch.where(log_ratio.abs() < 1.0, other * _expm1(log_ratio), a.exp() - other)
+    return gap(a, b, log_ratio), _times(a.exp(), log_ratio), -below
 
 
 def _skewed(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
     m, above = _mixture(a, b, log_ratio, skew)
-    mass = a.exp()
-    share = _times(mass, skew * (b - m).exp())
-    return gap(a, m, -above), share - _times(mass, above), -share
+    mass, other = a.exp(), b.exp()
+    of_b = torch.where(log_ratio.abs() < 1.0, -log_ratio - above, b - m)
+    share = _times(mass, skew * _expm1(of_b))
+    return gap(a, m, -above), share - _times(mass, above), -skew * _times(other, _expm1(-above))
 
 
 def _jensen_shannon(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +76,7 @@ def _jensen_shannon(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tup
 
 def _mixture(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor]:
     """log m of m = (1−s)e^a + s·e^b, and log m − a."""
-    near = torch.log1p(skew * (exp_gap(-log_ratio) - log_ratio))
+    near = torch.log1p(skew * _expm1(-log_ratio))
     m = torch.logaddexp(a + math.log1p(-skew), b + math.log(skew))
     return m, torch.where(log_ratio.abs() < 1.0, near, m - a)
 
@@ -83,7 +89,7 @@ class Divergence:
         name: its name.
         formula: in q and p.
         terms: (a, b, a − b, skew) → d, ∂D/∂a and ∂D/∂b, elementwise and up to a constant times the own
-            mass, which the softmax's gradient removes.
+            mass, which the softmax's gradient removes: chosen so that both vanish where a = b.
         chains: whether the chain rule of a partition holds, so that one sweep is enough.
     """
 

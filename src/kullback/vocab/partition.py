@@ -54,7 +54,7 @@ def saved_of_pairs(statistics: Tensor, divergence: Divergence, group: Any) -> Te
     if not divergence.chains:
         return normalisers
     value = torch.where(normalisers.isneginf().any(dim=-1, keepdim=True), float("nan"), value)
-    return torch.cat([normalisers, value, value, torch.full_like(value, -1.0)], dim=-1)
+    return torch.cat([normalisers, value, value, torch.zeros_like(value)], dim=-1)
 
 
 def saved_of_sums(normalisers: Tensor, sums: Tensor, group: Any) -> Tensor:

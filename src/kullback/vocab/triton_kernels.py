@@ -52,6 +52,11 @@ def _exp_gap(x):
 
 
 @triton.jit
+def _expm1(x):
+    return tl.where(tl.abs(x) < 0.5, x + _exp_gap(x), tl.exp(x) - 1.0)
+
+
+@triton.jit
 def _gap(a, b, log_ratio):
     """``formulas.gap``."""
     mass = tl.exp(a)
@@ -110,7 +115,7 @@ def _mixture(a, b, log_ratio, log_keep, log_skew):
     close = tl.abs(log_ratio) < 1.0
     x = tl.where(close, -log_ratio, 0.0)
     m = _log_add(a + log_keep, b + log_skew)
-    return m, tl.where(close, _log1p(tl.exp(log_skew) * (x + _exp_gap(x))), m - a)
+    return m, tl.where(close, _log1p(tl.exp(log_skew) * _expm1(x)), m - a)
 
 
 @triton.jit
@@ -118,12 +123,16 @@ def _terms(a, b, log_ratio, log_keep, log_skew, KIND: tl.constexpr):
     """``Divergence.terms`` of ``formulas``."""
     mass = tl.exp(a)
     if KIND == "kl":
-        return _gap(a, b, log_ratio), _times(mass, log_ratio), -mass
+        other = tl.exp(b)
+        close = tl.abs(log_ratio) < 1.0
+        below = tl.where(close, other * _expm1(tl.where(close, log_ratio, 0.0)), mass - other)
+        return _gap(a, b, log_ratio), _times(mass, log_ratio), -below
     m, above = _mixture(a, b, log_ratio, log_keep, log_skew)
-    if KIND == "skewed":
-        share = _times(mass, tl.exp(b + log_skew - m))
-        return _gap(a, m, -above), share - _times(mass, above), -share
     of_b = tl.where(tl.abs(log_ratio) < 1.0, -log_ratio - above, b - m)
+    if KIND == "skewed":
+        skew = tl.exp(log_skew)
+        share = _times(mass, skew * _expm1(of_b))
+        return _gap(a, m, -above), share - _times(mass, above), -skew * _times(tl.exp(b), _expm1(-above))
     d = 0.5 * (_gap(a, m, -above) + _gap(b, m, of_b))
     return d, -0.5 * _times(mass, above), 0.5 * _times(tl.exp(b), of_b)
 
