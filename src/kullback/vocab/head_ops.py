@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -182,54 +184,18 @@ def _statistics_like(tensors: list[Tensor], *_: object) -> Tensor:
     return torch.empty((len(hidden), 3), dtype=wide(hidden.new_empty(0)).dtype, device=hidden.device)
 
 
-def gradients_like(tensors: list[Tensor], biased: list[bool], wanted: list[bool]) -> list[Tensor]:
-    """Empty tensors as ``Gradients.results`` returns them."""
-    rest, found = list(tensors), []
+def gradients_like(tensors: list[Tensor], biased: list[bool], *rest: Any) -> list[Tensor]:
+    """Empty tensors as ``Gradients.results`` returns them; ``wanted`` is an operator's last argument."""
+    left, found, wanted = list(tensors), [], rest[-1]
     for i, has_bias in enumerate(biased):
-        hidden, weight = rest.pop(0), rest.pop(0)
-        bias = rest.pop(0) if has_bias else hidden.new_empty(0)
+        hidden, weight = left.pop(0), left.pop(0)
+        bias = left.pop(0) if has_bias else hidden.new_empty(0)
         found += [empty_like(x, wanted[3 * i + k]) for k, x in enumerate((hidden, weight, bias))]
     return found
 
 
 for _operator in (pair_statistics, pair_sums, token_statistics):
     _operator.register_fake(_statistics_like)
-
-
-@pair_gradients.register_fake
-def _(
-    tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
-    saved: Tensor,
-    upstream: Tensor,
-    divergence: str,
-    skew: float,
-    wanted: list[bool],
-) -> list[Tensor]:
-    return gradients_like(tensors, biased, wanted)
-
-
-@token_gradients.register_fake
-def _(
-    tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
-    tokens: Tensor,
-    start: int,
-    saved: Tensor,
-    of_logprob: Tensor,
-    of_entropy: Tensor,
-    wanted: list[bool],
-) -> list[Tensor]:
-    return gradients_like(tensors, biased, wanted)
-
-
 for _operator in (pair_gradients, token_gradients):
+    _operator.register_fake(gradients_like)
     refuse_second_derivative(_operator)

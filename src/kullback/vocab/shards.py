@@ -22,11 +22,9 @@ def joined(statistics: Tensor, join: Callable[[Tensor], Tensor], group: Any) -> 
     if group is None:
         return statistics
     flat = statistics.reshape(-1, statistics.shape[-1]).contiguous()
-    ranks = dist.get_world_size(group)
-    everyone = flat.new_empty((ranks * len(flat), flat.shape[-1]))
-    dist.all_gather_into_tensor(everyone, flat, group=group)
-    whole = join(everyone.view(ranks, *flat.shape).movedim(0, 1))
-    return whole.view(statistics.shape)
+    everyone = [torch.empty_like(flat) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, flat, group=group)
+    return join(torch.stack(everyone, dim=1)).view(statistics.shape)
 
 
 def name_of(group: Any) -> str:

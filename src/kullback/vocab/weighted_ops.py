@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -91,39 +93,13 @@ def weighted_tokens(
 
 
 @weighted_pair.register_fake
-def _(
-    tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
-    weights: Tensor,
-    divergence: str,
-    skew: float,
-    group_name: str,
-    wanted: list[bool],
-) -> list[Tensor]:
-    return [wide(weights.new_empty(len(tensors[0]))), *gradients_like(tensors, biased, wanted)]
+def _(tensors: list[Tensor], *rest: Any) -> list[Tensor]:
+    return [wide(tensors[0].new_empty(len(tensors[0]))), *gradients_like(tensors, *rest)]
 
 
 @weighted_tokens.register_fake
-def _(
-    tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
-    tokens: Tensor,
-    start: int,
-    size: int,
-    weights: Tensor,
-    entropy_weights: Tensor,
-    group_name: str,
-    wanted: list[bool],
-) -> list[Tensor]:
-    return [wide(weights.new_empty((len(tensors[0]), 3))), *gradients_like(tensors, biased, wanted)]
+def _(tensors: list[Tensor], *rest: Any) -> list[Tensor]:
+    return [wide(tensors[0].new_empty((len(tensors[0]), 3))), *gradients_like(tensors, *rest)]
 
 
 for _operator in (weighted_pair, weighted_tokens):
