@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 
 import pytest
@@ -13,8 +12,6 @@ from torch import Tensor
 from kullback import vocab
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="Triton is for Linux")
 from kullback.vocab import triton_kernels  # noqa: E402
 

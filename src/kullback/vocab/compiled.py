@@ -31,37 +31,38 @@ def _split(z: Tensor) -> tuple[list[slice], slice]:
     return [slice(start, start + step) for start in range(0, whole, step)], slice(whole, len(z))
 
 
-def _read(z: Tensor, scale: Tensor) -> Tensor:
-    return z.to(eager.computed_in(z)) * scale.to(eager.computed_in(z))
+def _read(z: Tensor, temperature: Tensor, *others: Tensor) -> Tensor:
+    dtype = eager.computed_in(z, *others)
+    return z.to(dtype) / temperature.to(dtype)
 
 
-def _pair_statistics(zq: Tensor, zp: Tensor, scale: Tensor) -> Tensor:
-    return formulas.pair_statistics(_read(zq, scale), _read(zp, scale))
+def _pair_statistics(zq: Tensor, zp: Tensor, temperature: Tensor) -> Tensor:
+    return formulas.pair_statistics(_read(zq, temperature, zp), _read(zp, temperature, zq))
 
 
-def _pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, scale: Tensor, name: str, skew: float) -> Tensor:
-    z = _read(zq, scale), _read(zp, scale)
+def _pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, temperature: Tensor, name: str, skew: float) -> Tensor:
+    z = _read(zq, temperature, zp), _read(zp, temperature, zq)
     return formulas.pair_sums(*z, normalisers, DIVERGENCES[name].terms, skew)
 
 
 def _pair_gradients(
-    zq: Tensor, zp: Tensor, saved: Tensor, upstream: Tensor, scale: Tensor, name: str, skew: float, of_p: bool
+    zq: Tensor, zp: Tensor, saved: Tensor, upstream: Tensor, temperature: Tensor, name: str, skew: float, of_p: bool
 ) -> tuple[Tensor, ...]:
-    z = _read(zq, scale), _read(zp, scale)
+    z = _read(zq, temperature, zp), _read(zp, temperature, zq)
     grads = formulas.pair_gradients(*z, saved, upstream, DIVERGENCES[name].terms, skew)
-    return tuple(grad.to(zq.dtype) for grad in (grads if of_p else grads[:1]))
+    return tuple(grad.to(z.dtype) for grad, z in zip(grads if of_p else grads[:1], (zq, zp), strict=False))
 
 
-def _token_statistics(z: Tensor, index: Tensor, scale: Tensor) -> Tensor:
-    return formulas.token_statistics(_read(z, scale), index)
+def _token_statistics(z: Tensor, index: Tensor, temperature: Tensor) -> Tensor:
+    return formulas.token_statistics(_read(z, temperature), index)
 
 
-def _token_gradients(z: Tensor, index: Tensor, saved: Tensor, g1: Tensor, g2: Tensor, scale: Tensor) -> Tensor:
-    return formulas.token_gradients(_read(z, scale), index, saved, g1, g2).to(z.dtype)
+def _token_gradients(z: Tensor, index: Tensor, saved: Tensor, g1: Tensor, g2: Tensor, temperature: Tensor) -> Tensor:
+    return formulas.token_gradients(_read(z, temperature), index, saved, g1, g2).to(z.dtype)
 
 
-def _scale(scale: float, z: Tensor) -> Tensor:
-    return torch.tensor(scale, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32, device=z.device)
+def _number(temperature: float, z: Tensor) -> Tensor:
+    return torch.tensor(temperature, dtype=torch.float64, device=z.device)
 
 
 def _by_rows(z: Tensor, kernel: Callable[[slice], Tensor], rest: Callable[[slice], Tensor]) -> Tensor:
@@ -69,23 +70,25 @@ def _by_rows(z: Tensor, kernel: Callable[[slice], Tensor], rest: Callable[[slice
     return torch.cat([*(kernel(at) for at in tiles), rest(remainder)])
 
 
-def pair_statistics(zq: Tensor, zp: Tensor, scale: float) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
     """See ``formulas.pair_statistics``."""
-    number = _scale(scale, zq)
+    number = _number(temperature, zq)
     return _by_rows(
         zq,
         lambda at: _compiled(_pair_statistics)(zq[at], zp[at], number),
-        lambda at: eager.pair_statistics(zq[at], zp[at], scale),
+        lambda at: eager.pair_statistics(zq[at], zp[at], temperature),
     )
 
 
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergence, skew: float, scale: float) -> Tensor:
+def pair_sums(
+    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergence, skew: float, temperature: float
+) -> Tensor:
     """See ``formulas.pair_sums``."""
-    number = _scale(scale, zq)
+    number = _number(temperature, zq)
     return _by_rows(
         zq,
         lambda at: _compiled(_pair_sums)(zq[at], zp[at], normalisers[at], number, divergence.name, skew),
-        lambda at: eager.pair_sums(zq[at], zp[at], normalisers[at], divergence, skew, scale),
+        lambda at: eager.pair_sums(zq[at], zp[at], normalisers[at], divergence, skew, temperature),
     )
 
 
@@ -96,13 +99,13 @@ def pair_gradients(
     upstream: Tensor,
     divergence: Divergence,
     skew: float,
-    scale: float,
+    temperature: float,
     out_q: Tensor | None,
     out_p: Tensor | None,
 ) -> None:
     """See ``formulas.pair_gradients``."""
     tiles, rest = _split(zq)
-    number = _scale(scale, zq)
+    number = _number(temperature, zq)
     outs = (out_q,) if out_p is None else (out_q, out_p)
     for at in tiles:
         grads = _compiled(_pair_gradients)(
@@ -112,25 +115,25 @@ def pair_gradients(
             if out is not None:
                 out[at] = grad
     left = (None if out is None else out[rest] for out in (out_q, out_p))
-    eager.pair_gradients(zq[rest], zp[rest], saved[rest], upstream[rest], divergence, skew, scale, *left)
+    eager.pair_gradients(zq[rest], zp[rest], saved[rest], upstream[rest], divergence, skew, temperature, *left)
 
 
-def token_statistics(z: Tensor, index: Tensor, scale: float) -> Tensor:
+def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
     """See ``formulas.token_statistics``."""
-    number = _scale(scale, z)
+    number = _number(temperature, z)
     return _by_rows(
         z,
         lambda at: _compiled(_token_statistics)(z[at], index[at], number),
-        lambda at: eager.token_statistics(z[at], index[at], scale),
+        lambda at: eager.token_statistics(z[at], index[at], temperature),
     )
 
 
 def token_gradients(
-    z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor, scale: float, out: Tensor
+    z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor, temperature: float, out: Tensor
 ) -> None:
     """See ``formulas.token_gradients``."""
     tiles, rest = _split(z)
-    number = _scale(scale, z)
+    number = _number(temperature, z)
     for at in tiles:
         out[at] = _compiled(_token_gradients)(z[at], index[at], saved[at], of_logprob[at], of_entropy[at], number)
-    eager.token_gradients(z[rest], index[rest], saved[rest], of_logprob[rest], of_entropy[rest], scale, out[rest])
+    eager.token_gradients(z[rest], index[rest], saved[rest], of_logprob[rest], of_entropy[rest], temperature, out[rest])

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from kullback.families import Family
 
+APART = 16.0
+"""Of normalisers: below it the difference of two logits rounds less than the difference of their logs."""
 Terms = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -131,7 +133,7 @@ def pair_statistics(zq: Tensor, zp: Tensor) -> Tensor:
 def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, terms: Terms, skew: float) -> Tensor:
     """(rows, 3): Σ d, Σ ∂D/∂a and Σ ∂D/∂b over the block; the normalisers, (rows, 2), are the whole's."""
     parts = terms(*_logs(zq, zp, *normalisers.unbind(dim=-1)), skew)
-    return torch.stack([wide(part.sum(dim=-1)) for part in parts], dim=-1)
+    return torch.stack([part.sum(dim=-1, dtype=wide(part[:0]).dtype) for part in parts], dim=-1)
 
 
 def pair_gradients(
@@ -158,10 +160,27 @@ def pair_gradients(
 def _logs(zq: Tensor, zp: Tensor, lq: Tensor, lp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log q, log p and log q/p of the block, the last from the logits' own difference, which rounds less.
 
-    A normaliser of −inf leaves −inf.
+    A normaliser of −inf leaves −inf. Logits far from 0 lose no digit: first the rounded normaliser, which
+    leaves a difference without rounding (of the larger logits), then what was rounded away.
     """
-    lq, lp = (torch.where(n.isneginf(), 0.0, n)[:, None] for n in (lq, lp))
-    return zq - lq.to(zq.dtype), zp - lp.to(zp.dtype), (zq - zp) - (lq - lp).to(zq.dtype)
+    lq, lp = (torch.where(n.isneginf(), 0.0, n) for n in (lq, lp))
+    coarse, fine = _parts(lq - lp, zq.dtype)
+    larger = (lq.abs() > lp.abs())[:, None]
+    shifted = torch.where(larger, (zq - coarse) - zp, zq - (zp + coarse))
+    log_ratio = torch.where(coarse.abs() < APART, (zq - zp) - coarse, shifted) - fine
+    return minus(zq, lq), minus(zp, lp), log_ratio
+
+
+def minus(z: Tensor, normaliser: Tensor) -> Tensor:
+    """z less the normaliser of its row, to the last digit also where both are large."""
+    coarse, fine = _parts(normaliser, z.dtype)
+    return (z - coarse) - fine
+
+
+def _parts(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x as the sum of two columns of a narrower dtype."""
+    coarse = x.to(dtype)
+    return coarse[:, None], (x - coarse.to(x.dtype)).to(dtype)[:, None]
 
 
 def token_statistics(z: Tensor, index: Tensor) -> Tensor:
@@ -186,9 +205,9 @@ def token_gradients(z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor,
         saved: (rows, 2): the normaliser and the entropy over the whole vocabulary.
         of_logprob, of_entropy: the upstream gradients g₁ and g₂, (rows,).
     """
-    total, entropy = saved.to(z.dtype).unbind(dim=-1)
-    g1, g2 = of_logprob.to(z.dtype), of_entropy.to(z.dtype)
-    logs = z - total[:, None]
+    total, entropy = saved.unbind(dim=-1)
+    entropy, g1, g2 = (x.to(z.dtype) for x in (entropy, of_logprob, of_entropy))
+    logs = minus(z, total)
     mass = logs.exp()
     grad = -_times(mass, g1[:, None] + g2[:, None] * (logs + entropy[:, None]))
     return grad.scatter_add(-1, index.clamp(min=0)[:, None], torch.where(index >= 0, g1, 0.0)[:, None])

@@ -12,6 +12,8 @@ from torch import Tensor
 WORKSPACE_BYTES = {"cpu": 1 << 27}
 """Of the logits that are held at a time, both models' together, unless told otherwise."""
 ELSEWHERE = 1 << 30
+WIDENED = 2048
+"""Words whose half-precision weights are widened to float32 at a time, where no matrix unit does it."""
 ROWS = 2048
 """Tokens of a block: enough for the matrix units, few enough that the columns need not be narrow."""
 
@@ -58,7 +60,10 @@ def matmul(a: Tensor, b: Tensor, rounded: bool = False) -> Tensor:
         return a @ b.to(a.dtype)
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+    out, wide = a.new_empty((len(a), b.shape[1]), dtype=torch.float32), a.float()
+    for at in _slices(b.shape[1], WIDENED):
+        out[:, at] = wide @ b[:, at].float()
+    return out
 
 
 class Gradients:
@@ -85,8 +90,8 @@ class Gradients:
         """
         head, (_, of_weight, of_bias) = self.head, self.wanted
         part = head.weight[columns]
-        weight = torch.zeros_like(part, dtype=self.exact) if of_weight else None
-        bias = torch.zeros_like(part[:, 0], dtype=self.exact) if of_bias else None
+        weight = self._sum(self.weight[columns]) if of_weight else None
+        bias = self._sum(self.bias[columns]) if of_bias else None
 
         def add(rows: slice, grad: Tensor, slope: Tensor | None) -> None:
             if slope is not None:
@@ -101,10 +106,13 @@ class Gradients:
                 _accumulate(weight, grad.T, head.hidden[rows])
 
         yield add
-        if weight is not None:
-            self.weight[columns] = weight
-        if bias is not None:
-            self.bias[columns] = bias
+        for total, result in ((weight, self.weight), (bias, self.bias)):
+            if total is not None and total.dtype != result.dtype:
+                result[columns] = total
+
+    def _sum(self, result: Tensor) -> Tensor:
+        """Zeros to add up in: the result itself, unless its dtype would round."""
+        return result.zero_() if result.dtype == self.exact else torch.zeros_like(result, dtype=self.exact)
 
     def results(self) -> tuple[Tensor, Tensor, Tensor]:
         """To hidden, weight and bias, in their dtypes."""
@@ -118,8 +126,11 @@ def empty_like(x: Tensor, wanted: bool) -> Tensor:
 
 
 def _accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
-    if a.dtype == into.dtype:
-        into.addmm_(a, b.to(a.dtype))
+    if a.dtype == b.dtype == into.dtype:
+        into.addmm_(a, b)
+    elif a.dtype == into.dtype:
+        for at in _slices(len(b), WIDENED):
+            into.addmm_(a[:, at], b[at].to(a.dtype))
     else:
         into.add_(matmul(a, b, rounded=not a.is_cuda))
 

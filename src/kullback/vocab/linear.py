@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from kullback.vocab.logits import (
     Plan,
     Where,
     check_floating,
+    check_integers,
     plan,
     result_like,
     token_results,
@@ -111,8 +113,8 @@ def linear_token_kl(
     numbers = head_numbers(scale, softcap, temperature)
     q, p = (hidden, weight, bias), (ref_hidden, ref_weight, ref_bias)
     first, second = (p, q) if swapped else (q, p)
-    heads = Heads((first[2] is not None, second[2] is not None), numbers * 2, rounds(precision), workspace or 0)
-    flat = [flattened(x) for x in (*first, *second)]
+    heads = Heads((first[2] is not None, second[2] is not None), numbers * 2, rounds(precision), held(workspace))
+    flat = [*flattened(*first), *flattened(*second)]
     value: Tensor = differentiable(_LinearPair, chosen, heads, *flat)
     return value.view(hidden.shape[:-1])
 
@@ -235,19 +237,31 @@ def token_arguments(
 ) -> tuple[Where, Heads, list[Tensor | None]]:
     """Checked arguments of the log-probs of one head, flattened to (tokens, hidden)."""
     check_head(hidden, weight, bias, "")
+    check_integers(tokens)
     if tokens.shape != hidden.shape[:-1]:
         raise ShapeError(
             f"tokens has shape {tuple(tokens.shape)}, but hidden {tuple(hidden.shape)} needs one token a row"
         )
     start, size = shards.columns(len(weight), group, vocab_start)
     where = Where(start, size, 1.0, choose(backend, hidden.device), group)
-    heads = Heads((bias is not None,), head_numbers(scale, softcap, temperature), rounds(precision), workspace or 0)
-    return where, heads, [flattened(x) for x in (hidden, weight, bias)]
+    heads = Heads((bias is not None,), head_numbers(scale, softcap, temperature), rounds(precision), held(workspace))
+    return where, heads, flattened(hidden, weight, bias)
 
 
-def flattened(x: Tensor | None) -> Tensor | None:
-    """(…, n) as a matrix; a bias as it is."""
-    return x if x is None or x.ndim == 1 else x.reshape(-1, x.shape[-1])
+def flattened(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
+    """The hidden states as a matrix, (tokens, hidden), with their head."""
+    return [hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1]), weight, bias]
+
+
+def held(workspace: int | None) -> int:
+    """Bytes of logits held at a time; 0 is the device's default.
+
+    Raises:
+        InputError: no positive number of bytes.
+    """
+    if workspace is not None and workspace <= 0:
+        raise InputError(f"workspace={workspace} came, but it is a number of bytes above 0, or None")
+    return workspace or 0
 
 
 def head_numbers(scale: float, softcap: float | None, temperature: float) -> tuple[float, float]:

@@ -23,7 +23,7 @@ class Plan:
 
     divergence: Divergence
     skew: float
-    scale: float
+    temperature: float
     backend: str
     group: Any
 
@@ -45,7 +45,7 @@ def plan(
     if not temperature > 0:
         raise InputError(f"temperature={temperature:g} came, but it must be above 0")
     name = direction if direction == "jensen_shannon" else "kl" if skew == 1 else "skewed"
-    chosen = Plan(DIVERGENCES[name], float(skew), 1.0 / temperature, choose(backend, device), group)
+    chosen = Plan(DIVERGENCES[name], float(skew), temperature, choose(backend, device), group)
     return chosen, direction == "forward"
 
 
@@ -117,10 +117,10 @@ class _PairDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, zq: Tensor, zp: Tensor, plan: Plan) -> Tensor:
         saved = partition.saved_of_pairs(
-            ops.pair_statistics(zq, zp, plan.scale, plan.backend), plan.divergence, plan.group
+            ops.pair_statistics(zq, zp, plan.temperature, plan.backend), plan.divergence, plan.group
         )
         if not plan.divergence.chains:
-            sums = ops.pair_sums(zq, zp, saved, plan.divergence.name, plan.skew, plan.scale, plan.backend)
+            sums = ops.pair_sums(zq, zp, saved, plan.divergence.name, plan.skew, plan.temperature, plan.backend)
             saved = partition.saved_of_sums(saved, sums, plan.group)
         ctx.plan = plan
         ctx.save_for_backward(zq, zp, saved)
@@ -131,7 +131,16 @@ class _PairDivergence(torch.autograd.Function):
         zq, zp, saved = ctx.saved_tensors
         plan, (of_q, of_p, _) = ctx.plan, ctx.needs_input_grad
         grads = ops.pair_gradients(
-            zq, zp, saved, upstream * plan.scale, plan.divergence.name, plan.skew, plan.scale, plan.backend, of_q, of_p
+            zq,
+            zp,
+            saved,
+            upstream / plan.temperature,
+            plan.divergence.name,
+            plan.skew,
+            plan.temperature,
+            plan.backend,
+            of_q,
+            of_p,
         )
         return grads[0] if of_q else None, grads[1] if of_p else None, None
 
@@ -177,14 +186,16 @@ def token_logprobs(
     """
     logits, group, start = shards.unwrapped(logits, group, "logits")
     check_floating(logits=logits)
-    if tokens.shape != logits.shape[:-1]:
+    check_integers(tokens)
+    if not logits.ndim or tokens.shape != logits.shape[:-1]:
         raise ShapeError(
-            f"tokens has shape {tuple(tokens.shape)}, but logits {tuple(logits.shape)} needs one token a row"
+            f"tokens has shape {tuple(tokens.shape)}, but logits {tuple(logits.shape)} needs one token a row "
+            "of (…, vocab)"
         )
     if not temperature > 0:
         raise InputError(f"temperature={temperature:g} came, but it must be above 0")
     start, size = shards.columns(logits.shape[-1], group, start if vocab_start is None else vocab_start)
-    where = Where(start, size, 1.0 / temperature, choose(backend, logits.device), group)
+    where = Where(start, size, temperature, choose(backend, logits.device), group)
     logprobs, entropies = differentiable(_TokenLogprobs, logits, tokens, where)
     return (logprobs, entropies) if entropy else logprobs
 
@@ -195,7 +206,7 @@ class Where:
 
     start: int
     size: int
-    scale: float
+    temperature: float
     backend: str
     group: Any
 
@@ -203,7 +214,7 @@ class Where:
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, tokens: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-        own = ops.token_statistics(z, tokens, where.start, where.size, where.scale, where.backend)
+        own = ops.token_statistics(z, tokens, where.start, where.size, where.temperature, where.backend)
         whole = shards.joined(own, partition.join_tokens, where.group)
         ctx.where = where
         ctx.set_materialize_grads(False)
@@ -214,8 +225,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         z, tokens, saved = ctx.saved_tensors
         where = ctx.where
-        g1, g2 = (torch.zeros_like(saved[..., 0]) if g is None else g * where.scale for g in upstream)
-        grad = ops.token_gradients(z, tokens, where.start, saved[..., :2], g1, g2, where.scale, where.backend)
+        g1, g2 = (torch.zeros_like(saved[..., 0]) if g is None else g / where.temperature for g in upstream)
+        grad = ops.token_gradients(z, tokens, where.start, saved[..., :2], g1, g2, where.temperature, where.backend)
         return grad, None, None
 
 
@@ -231,6 +242,16 @@ def token_results(z: Tensor, tokens: Tensor, whole: Tensor, where: Where) -> tup
 def result_like(zq: Tensor, zp: Tensor, x: Tensor) -> Tensor:
     """x in float32, or float64 where a model has it."""
     return x.to(torch.promote_types(torch.promote_types(zq.dtype, zp.dtype), torch.float32))
+
+
+def check_integers(tokens: Tensor) -> None:
+    """Token ids are integers.
+
+    Raises:
+        InputError: they are not.
+    """
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise InputError(f"tokens holds {tokens.dtype}, but the ids of tokens are integers")
 
 
 def check_floating(**tensors: Tensor | None) -> None:

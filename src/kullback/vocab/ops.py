@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -16,6 +17,8 @@ from kullback.vocab.heads import empty_like
 
 def matrices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views (rows, columns) that cover tensors of one leading shape, without a copy of what is sliced."""
+    if not tensors[0].shape[-1]:
+        return
     try:
         yield tuple(x.view(-1, x.shape[-1]) for x in tensors)
     except RuntimeError:
@@ -33,29 +36,31 @@ def plain_arithmetic(z: Tensor) -> torch.autocast:
     return torch.autocast(z.device.type, enabled=False)
 
 
-def _rows(z: Tensor, columns: int) -> Tensor:
-    return torch.empty((*z.shape[:-1], columns), dtype=wide(z.new_empty(0)).dtype, device=z.device)
+def _rows(z: Tensor, *empty: float) -> Tensor:
+    """Statistics of every row, filled with those of a block without columns."""
+    start = wide(torch.tensor(empty, device=z.device, dtype=torch.float32))
+    return start.expand(*z.shape[:-1], len(empty)).clone()
 
 
 @torch.library.custom_op("kullback::pair_statistics", mutates_args=())
-def pair_statistics(zq: Tensor, zp: Tensor, scale: float, backend: str) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, backend: str) -> Tensor:
     """(…, 3): see ``formulas.pair_statistics``."""
-    out = _rows(zq, 3)
+    out = _rows(zq, -math.inf, -math.inf, 0.0)
     with plain_arithmetic(zq):
         for q, p, into in matrices(zq, zp, out):
-            into.copy_(kernels(backend).pair_statistics(q, p, scale))
+            into.copy_(kernels(backend).pair_statistics(q, p, temperature))
     return out
 
 
 @torch.library.custom_op("kullback::pair_sums", mutates_args=())
 def pair_sums(
-    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: str, skew: float, scale: float, backend: str
+    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: str, skew: float, temperature: float, backend: str
 ) -> Tensor:
     """(…, 3): see ``formulas.pair_sums``."""
-    out = _rows(zq, 3)
+    out = _rows(zq, 0.0, 0.0, 0.0)
     with plain_arithmetic(zq):
         for q, p, n, into in matrices(zq, zp, normalisers, out):
-            into.copy_(kernels(backend).pair_sums(q, p, n, DIVERGENCES[divergence], skew, scale))
+            into.copy_(kernels(backend).pair_sums(q, p, n, DIVERGENCES[divergence], skew, temperature))
     return out
 
 
@@ -67,7 +72,7 @@ def pair_gradients(
     upstream: Tensor,
     divergence: str,
     skew: float,
-    scale: float,
+    temperature: float,
     backend: str,
     of_q: bool,
     of_p: bool,
@@ -78,19 +83,27 @@ def pair_gradients(
     with plain_arithmetic(zq):
         for q, p, s, g, to_q, to_p in matrices(zq, zp, saved, upstream[..., None], *outs):
             kernels(backend).pair_gradients(
-                q, p, s, g[:, 0], DIVERGENCES[divergence], skew, scale, to_q if of_q else None, to_p if of_p else None
+                q,
+                p,
+                s,
+                g[:, 0],
+                DIVERGENCES[divergence],
+                skew,
+                temperature,
+                to_q if of_q else None,
+                to_p if of_p else None,
             )
     return grads[0], grads[1]
 
 
 @torch.library.custom_op("kullback::token_statistics", mutates_args=())
-def token_statistics(z: Tensor, tokens: Tensor, start: int, size: int, scale: float, backend: str) -> Tensor:
+def token_statistics(z: Tensor, tokens: Tensor, start: int, size: int, temperature: float, backend: str) -> Tensor:
     """(…, 3): see ``formulas.token_statistics``; columns start … of a vocabulary of that size."""
     check_tokens(tokens, size)
-    out = _rows(z, 3)
+    out = _rows(z, -math.inf, 0.0, 0.0)
     with plain_arithmetic(z):
         for x, index, into in matrices(z, local_index(tokens, start, z.shape[-1])[..., None], out):
-            into.copy_(kernels(backend).token_statistics(x, index[:, 0], scale))
+            into.copy_(kernels(backend).token_statistics(x, index[:, 0], temperature))
     return out
 
 
@@ -102,7 +115,7 @@ def token_gradients(
     saved: Tensor,
     of_logprob: Tensor,
     of_entropy: Tensor,
-    scale: float,
+    temperature: float,
     backend: str,
 ) -> Tensor:
     """The gradient to the logits."""
@@ -112,7 +125,7 @@ def token_gradients(
         for x, i, s, g1, g2, out in matrices(
             z, index[..., None], saved, of_logprob[..., None], of_entropy[..., None], grad
         ):
-            kernels(backend).token_gradients(x, i[:, 0], s, g1[:, 0], g2[:, 0], scale, out)
+            kernels(backend).token_gradients(x, i[:, 0], s, g1[:, 0], g2[:, 0], temperature, out)
     return grad
 
 
@@ -139,13 +152,13 @@ def local_index(tokens: Tensor, start: int, columns: int) -> Tensor:
 
 
 @pair_statistics.register_fake
-def _(zq: Tensor, zp: Tensor, scale: float, backend: str) -> Tensor:
-    return _rows(zq, 3)
+def _(zq: Tensor, zp: Tensor, temperature: float, backend: str) -> Tensor:
+    return _rows(zq, 0.0, 0.0, 0.0)
 
 
 @pair_sums.register_fake
 def _(zq: Tensor, *_: object) -> Tensor:
-    return _rows(zq, 3)
+    return _rows(zq, 0.0, 0.0, 0.0)
 
 
 @pair_gradients.register_fake
@@ -156,7 +169,7 @@ def _(zq: Tensor, zp: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 @token_statistics.register_fake
 def _(z: Tensor, *_: object) -> Tensor:
-    return _rows(z, 3)
+    return _rows(z, 0.0, 0.0, 0.0)
 
 
 @token_gradients.register_fake
@@ -164,15 +177,20 @@ def _(z: Tensor, *_: object) -> Tensor:
     return empty_like(z, wanted=True)
 
 
+def refuse(*_: object) -> NoReturn:
+    """What the derivative of a gradient is.
+
+    Raises:
+        KullbackError: always.
+    """
+    raise KullbackError(
+        "the full-vocabulary kernels have first derivatives only: "
+        "for a second one write the divergence out with torch.log_softmax"
+    )
+
+
 def refuse_second_derivative(operator: Any) -> None:
     """Let a second derivative through a gradient operator fail with a sentence."""
-
-    def refuse(ctx: object, *_: object) -> NoReturn:
-        raise KullbackError(
-            "the full-vocabulary kernels have first derivatives only: "
-            "for a second one write the divergence out with torch.log_softmax"
-        )
-
     operator.register_autograd(refuse)
 
 

@@ -46,13 +46,19 @@ def summed(x: Tensor, group: Any) -> Tensor:
 
 
 def columns(width: int, group: Any, vocab_start: int | None) -> tuple[int, int]:
-    """The first column of this rank and the size of the vocabulary; shards are of one width unless it is given."""
+    """The first column of this rank and the size of the vocabulary; shards are of one width unless it is given.
+
+    Raises:
+        InputError: a start without a group.
+    """
     if group is None:
-        return vocab_start or 0, width + (vocab_start or 0)
-    ranks = dist.get_world_size(group)
+        if vocab_start:
+            raise InputError(f"vocab_start={vocab_start} came without a group, but the whole vocabulary starts at 0")
+        return 0, width
     if vocab_start is None:
-        return dist.get_rank(group) * width, ranks * width
-    return vocab_start, torch.iinfo(torch.int64).max
+        return dist.get_rank(group) * width, dist.get_world_size(group) * width
+    device = "cpu" if dist.get_backend(group) == "gloo" else "cuda"
+    return vocab_start, int(summed(torch.tensor(width, device=device), group))
 
 
 def unwrapped(x: Any, group: Any, name: str) -> tuple[Tensor, Any, int | None]:

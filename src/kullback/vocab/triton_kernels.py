@@ -24,9 +24,9 @@ PROGRAMS = 2048
 
 
 @triton.jit
-def _read(start, columns, row_stride, row, offsets, scale):
+def _read(start, columns, row_stride, row, offsets, temperature):
     z = tl.load(start + row * row_stride + offsets, mask=offsets < columns, other=float("-inf"))
-    return z.to(tl.float32) * scale
+    return z.to(tl.float32) / temperature
 
 
 @triton.jit
@@ -92,9 +92,20 @@ def _finite(total):
 
 
 @triton.jit
+def _minus(z, normaliser):
+    """``formulas.minus``."""
+    coarse = normaliser.to(tl.float32)
+    return (z - coarse) - (normaliser - coarse).to(tl.float32)
+
+
+@triton.jit
 def _logs(q, p, lq, lp):
     """log q, log p and log q/p, the last from the logits' own difference, which rounds less."""
-    return q - lq.to(tl.float32), p - lp.to(tl.float32), (q - p) - (lq - lp).to(tl.float32)
+    coarse = (lq - lp).to(tl.float32)
+    fine = (lq - lp - coarse).to(tl.float32)
+    shifted = tl.where(tl.abs(lq) > tl.abs(lp), (q - coarse) - p, q - (p + coarse))
+    log_ratio = tl.where(tl.abs(coarse) < 16.0, (q - p) - coarse, shifted) - fine
+    return _minus(q, lq), _minus(p, lp), log_ratio
 
 
 @triton.jit
@@ -138,7 +149,7 @@ def _terms(a, b, log_ratio, log_keep, log_skew, KIND: tl.constexpr):
 
 
 @triton.jit
-def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, scale, width, BLOCK: tl.constexpr):
+def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, temperature, width, BLOCK: tl.constexpr):
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lq = tl.full((), float("-inf"), tl.float64)
     lp = tl.full((), float("-inf"), tl.float64)
@@ -146,8 +157,8 @@ def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, scale, width, BLOCK: 
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        q = _read(zq, stop, stride_q, row, offsets, scale)
-        p = _read(zp, stop, stride_p, row, offsets, scale)
+        q = _read(zq, stop, stride_q, row, offsets, temperature)
+        p = _read(zp, stop, stride_p, row, offsets, temperature)
         shift_q, sum_q = _log_sum(q)
         shift_p, sum_p = _log_sum(p)
         own_q, own_p = shift_q + sum_q, shift_p + sum_p
@@ -181,7 +192,7 @@ def _sums_kernel(
     columns,
     stride_q,
     stride_p,
-    scale,
+    temperature,
     width,
     log_keep,
     log_skew,
@@ -197,8 +208,8 @@ def _sums_kernel(
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        q = _read(zq, stop, stride_q, row, offsets, scale)
-        p = _read(zp, stop, stride_p, row, offsets, scale)
+        q = _read(zq, stop, stride_q, row, offsets, temperature)
+        p = _read(zp, stop, stride_p, row, offsets, temperature)
         a, b, log_ratio = _logs(q, p, lq, lp)
         d, da, db = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
         value += tl.sum(d, axis=0).to(tl.float64)
@@ -223,7 +234,7 @@ def _pair_gradients_kernel(
     stride_p,
     to_q,
     to_p,
-    scale,
+    temperature,
     log_keep,
     log_skew,
     KIND: tl.constexpr,
@@ -239,8 +250,8 @@ def _pair_gradients_kernel(
     sum_a = tl.load(saved + row * 5 + 3).to(tl.float32)
     sum_b = tl.load(saved + row * 5 + 4).to(tl.float32)
     g = tl.load(upstream + row).to(tl.float32)
-    q = _read(zq, columns, stride_q, row, offsets, scale)
-    p = _read(zp, columns, stride_p, row, offsets, scale)
+    q = _read(zq, columns, stride_q, row, offsets, temperature)
+    p = _read(zp, columns, stride_p, row, offsets, temperature)
     a, b, log_ratio = _logs(q, p, lq, lp)
     _, of_a, of_b = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
     finite = value != float("inf")
@@ -254,7 +265,7 @@ def _pair_gradients_kernel(
 
 
 @triton.jit
-def _token_kernel(z, index, out, columns, stride, scale, width, BLOCK: tl.constexpr):
+def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.constexpr):
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     wanted = tl.load(index + row)
     total = tl.full((), float("-inf"), tl.float64)
@@ -263,7 +274,7 @@ def _token_kernel(z, index, out, columns, stride, scale, width, BLOCK: tl.conste
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        x = _read(z, stop, stride, row, offsets, scale)
+        x = _read(z, stop, stride, row, offsets, temperature)
         chosen += tl.sum(tl.where((offsets == wanted) & (offsets < stop), x, 0.0), axis=0).to(tl.float64)
         shift, log_sum = _log_sum(x)
         below = x - shift
@@ -282,15 +293,15 @@ def _token_kernel(z, index, out, columns, stride, scale, width, BLOCK: tl.conste
 
 @triton.jit
 def _token_gradients_kernel(
-    z, index, saved, of_logprob, of_entropy, out, columns, stride, to, scale, BLOCK: tl.constexpr
+    z, index, saved, of_logprob, of_entropy, out, columns, stride, to, temperature, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.load(saved + row * 2).to(tl.float32)
+    total = tl.load(saved + row * 2)
     entropy = tl.load(saved + row * 2 + 1).to(tl.float32)
     g1 = tl.load(of_logprob + row).to(tl.float32)
     g2 = tl.load(of_entropy + row).to(tl.float32)
-    logs = _read(z, columns, stride, row, offsets, scale) - total
+    logs = _minus(_read(z, columns, stride, row, offsets, temperature), total)
     grad = -_times(tl.exp(logs), g1 + g2 * (logs + entropy))
     grad += tl.where(offsets == tl.load(index + row), g1, 0.0)
     tl.store(out + row * to + offsets, grad.to(out.dtype.element_ty), mask=offsets < columns)
@@ -315,21 +326,25 @@ def _logs_of(divergence: Divergence, skew: float) -> tuple[float, float]:
     return (math.log1p(-share), math.log(share)) if share < 1 else (0.0, 0.0)
 
 
-def pair_statistics(zq: Tensor, zp: Tensor, scale: float) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
     """See ``formulas.pair_statistics``."""
-    if zq.dtype == torch.float64 or not len(zq):
-        return eager.pair_statistics(zq, zp, scale)
+    if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
+        return eager.pair_statistics(zq, zp, temperature)
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
-    _pair_kernel[(len(zq), splits)](zq, zp, out, zq.shape[1], zq.stride(0), zp.stride(0), scale, width, BLOCK=BLOCK)
+    _pair_kernel[(len(zq), splits)](
+        zq, zp, out, zq.shape[1], zq.stride(0), zp.stride(0), temperature, width, BLOCK=BLOCK
+    )
     return out[:, 0] if splits == 1 else partition.join_pairs(out)
 
 
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergence, skew: float, scale: float) -> Tensor:
+def pair_sums(
+    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergence, skew: float, temperature: float
+) -> Tensor:
     """See ``formulas.pair_sums``."""
-    if zq.dtype == torch.float64 or not len(zq):
-        return eager.pair_sums(zq, zp, normalisers, divergence, skew, scale)
+    if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
+        return eager.pair_sums(zq, zp, normalisers, divergence, skew, temperature)
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
@@ -341,7 +356,7 @@ def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergenc
         zq.shape[1],
         zq.stride(0),
         zp.stride(0),
-        scale,
+        temperature,
         width,
         *_logs_of(divergence, skew),
         KIND=divergence.name,
@@ -357,13 +372,13 @@ def pair_gradients(
     upstream: Tensor,
     divergence: Divergence,
     skew: float,
-    scale: float,
+    temperature: float,
     out_q: Tensor | None,
     out_p: Tensor | None,
 ) -> None:
     """See ``formulas.pair_gradients``."""
-    if zq.dtype == torch.float64 or not len(zq):
-        eager.pair_gradients(zq, zp, saved, upstream, divergence, skew, scale, out_q, out_p)
+    if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
+        eager.pair_gradients(zq, zp, saved, upstream, divergence, skew, temperature, out_q, out_p)
         return
     zq, zp = _rows(zq), _rows(zp)
     to_q, to_p = zq if out_q is None else out_q, zp if out_p is None else out_p
@@ -379,7 +394,7 @@ def pair_gradients(
         zp.stride(0),
         to_q.stride(0),
         to_p.stride(0),
-        scale,
+        temperature,
         *_logs_of(divergence, skew),
         KIND=divergence.name,
         OF_Q=out_q is not None,
@@ -388,26 +403,28 @@ def pair_gradients(
     )
 
 
-def token_statistics(z: Tensor, index: Tensor, scale: float) -> Tensor:
+def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
     """See ``formulas.token_statistics``."""
     if z.dtype == torch.float64 or not len(z):
-        return eager.token_statistics(z, index, scale)
+        return eager.token_statistics(z, index, temperature)
     z = _rows(z)
     splits, width = _splits(*z.shape)
     out = torch.empty((len(z), splits, 3), dtype=torch.float64, device=z.device)
-    _token_kernel[(len(z), splits)](z, index.contiguous(), out, z.shape[1], z.stride(0), scale, width, BLOCK=BLOCK)
+    _token_kernel[(len(z), splits)](
+        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK
+    )
     return out[:, 0] if splits == 1 else partition.join_tokens(out)
 
 
 def token_gradients(
-    z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor, scale: float, out: Tensor
+    z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor, temperature: float, out: Tensor
 ) -> None:
     """See ``formulas.token_gradients``."""
     if z.dtype == torch.float64 or not len(z):
-        eager.token_gradients(z, index, saved, of_logprob, of_entropy, scale, out)
+        eager.token_gradients(z, index, saved, of_logprob, of_entropy, temperature, out)
         return
     z = _rows(z)
     numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))
     _token_gradients_kernel[(len(z), triton.cdiv(z.shape[1], BLOCK))](
-        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), scale, BLOCK=BLOCK
+        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK
     )

@@ -5,7 +5,8 @@ The logits are made once instead of twice (8 N·H·V flops for a KL instead of 1
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,11 +20,12 @@ from kullback.vocab.linear import (
     check_pair,
     flattened,
     head_numbers,
+    held,
     rounds,
     token_arguments,
 )
 from kullback.vocab.logits import Direction, Plan, Where, plan, result_like, token_results
-from kullback.vocab.ops import differentiable
+from kullback.vocab.ops import differentiable, refuse
 
 
 def linear_weighted_kl(
@@ -81,8 +83,8 @@ def linear_weighted_kl(
     numbers = head_numbers(scale, softcap, temperature)
     q, p = (hidden, weight, bias), (ref_hidden, ref_weight, ref_bias)
     first, second = (p, q) if swapped else (q, p)
-    heads = Heads((first[2] is not None, second[2] is not None), numbers * 2, rounds(precision), workspace or 0)
-    flat = [flattened(x) for x in (*first, *second)]
+    heads = Heads((first[2] is not None, second[2] is not None), numbers * 2, rounds(precision), held(workspace))
+    flat = [*flattened(*first), *flattened(*second)]
     total, values = differentiable(_WeightedPair, chosen, heads, token_weights.reshape(-1), *flat)
     return total, values.view(hidden.shape[:-1])
 
@@ -91,22 +93,32 @@ class _WeightedPair(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, heads: Heads, weights: Tensor, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
         tensors = [x for x in inputs if x is not None]
-        kind = plan.divergence.name, plan.skew, shards.name_of(plan.group)
-        wanted = list(ctx.needs_input_grad[3:])
-        values, *grads = weighted_ops.weighted_pair(tensors, *heads.arguments(), plan.backend, weights, *kind, wanted)
-        for i in (0, 3):
-            if wanted[i]:
-                shards.summed(grads[i], plan.group)
-        ctx.save_for_backward(values, *grads)
+        ctx.plan, ctx.heads = plan, heads
+        values, *ctx.grads = _pair(plan, heads, weights, tensors, ctx.needs_input_grad[3:])
+        ctx.save_for_backward(values, weights, *tensors)
         shown = result_like(tensors[0], tensors[0], values)
         ctx.mark_non_differentiable(shown)
         return weighted_sum(weights, shown), shown
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        values, *grads = ctx.saved_tensors
+        values, weights, *tensors = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        grads = ctx.grads or _pair(ctx.plan, ctx.heads, weights, tensors, wanted)[1:]
+        ctx.grads = None
         of_weights = upstream * values if ctx.needs_input_grad[2] else None
-        return None, None, of_weights, *scaled(grads, upstream, ctx.needs_input_grad[3:])
+        return None, None, of_weights, *scaled(grads, upstream, wanted, tensors)
+
+
+def _pair(plan: Plan, heads: Heads, weights: Tensor, tensors: list[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+    kind = plan.divergence.name, plan.skew, shards.name_of(plan.group)
+    made: list[Tensor] = weighted_ops.weighted_pair(
+        tensors, *heads.arguments(), plan.backend, weights, *kind, list(wanted)
+    )
+    for i in (0, 3):
+        if wanted[i]:
+            shards.summed(made[1 + i], plan.group)
+    return made
 
 
 def linear_weighted_logprobs(
@@ -176,22 +188,39 @@ class _WeightedTokens(torch.autograd.Function):
         *inputs: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         tensors = [x for x in inputs if x is not None]
-        wanted = list(ctx.needs_input_grad[5:])
-        place = tokens, where.start, where.size, weights, entropy_weights, shards.name_of(where.group)
-        saved, *grads = weighted_ops.weighted_tokens(tensors, *heads.arguments(), where.backend, *place, wanted)
-        if wanted[0]:
-            shards.summed(grads[0], where.group)
+        given = tokens, weights, entropy_weights
+        ctx.where, ctx.heads = where, heads
+        saved, *ctx.grads = _tokens(where, heads, *given, tensors, ctx.needs_input_grad[5:])
         logprobs, entropies = token_results(tensors[0], tokens, saved, where)
-        ctx.save_for_backward(logprobs, entropies, *grads)
+        ctx.save_for_backward(logprobs, entropies, *given, *tensors)
         ctx.mark_non_differentiable(logprobs, entropies)
         return weighted_sum(weights, logprobs) + weighted_sum(entropy_weights, entropies), logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        (*values,) = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        of_weights = (upstream * x if want else None for x, want in zip(values[:2], wanted[3:5], strict=True))
-        return None, None, None, *of_weights, *scaled(values[2:], upstream, wanted[5:])
+        logprobs, entropies, tokens, weights, entropy_weights, *tensors = ctx.saved_tensors
+        given, wanted = (tokens, weights, entropy_weights), ctx.needs_input_grad[5:]
+        grads = ctx.grads or _tokens(ctx.where, ctx.heads, *given, tensors, wanted)[1:]
+        ctx.grads = None
+        of_weights = upstream * logprobs if ctx.needs_input_grad[3] else None
+        of_entropy_weights = upstream * entropies if ctx.needs_input_grad[4] else None
+        return None, None, None, of_weights, of_entropy_weights, *scaled(grads, upstream, wanted, tensors)
+
+
+def _tokens(
+    where: Where,
+    heads: Heads,
+    tokens: Tensor,
+    weights: Tensor,
+    entropy_weights: Tensor,
+    tensors: list[Tensor],
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    place = tokens, where.start, where.size, weights, entropy_weights, shards.name_of(where.group)
+    made: list[Tensor] = weighted_ops.weighted_tokens(tensors, *heads.arguments(), where.backend, *place, list(wanted))
+    if wanted[0]:
+        shards.summed(made[1], where.group)
+    return made
 
 
 def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
@@ -199,10 +228,27 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     return torch.where(weights != 0, weights * values, 0.0).sum()
 
 
-def scaled(grads: list[Tensor], upstream: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
-    """The saved gradients times the upstream one; without a copy where that is 1, as it is for a loss by itself."""
-    unit = not torch.compiler.is_compiling() and float(upstream) == 1.0
-    return [(g if unit else g * upstream.to(g.dtype)) if want else None for g, want in zip(grads, wanted, strict=True)]
+def scaled(grads: list[Tensor], upstream: Tensor, wanted: Sequence[bool], tensors: list[Tensor]) -> list[Tensor | None]:
+    """The gradients that the forward pass made times the upstream one, in place: they are handed out once, and
+    a second backward pass makes them again.
+    """
+    upstream = upstream.detach()
+    found = [grad.mul_(upstream) if want else None for grad, want in zip(grads, wanted, strict=True)]
+    if torch.is_grad_enabled():
+        return [x if x is None else differentiable(_Last, x, *tensors) for x in found]
+    return found
+
+
+class _Last(torch.autograd.Function):
+    """The identity, whose own derivative is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *_: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> NoReturn:
+        refuse()
 
 
 def check_weights(weights: Tensor, hidden: Tensor, name: str) -> None:
