@@ -25,7 +25,7 @@ ROOMS = (
     ("summaries",),
     ("estimate", "losses"),
     ("oracle", "models", "prompts", "rollouts"),
-    ("hotspots",),
+    ("claims", "hotspots"),
     ("engines",),
     ("compare",),
     ("textual",),

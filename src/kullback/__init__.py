@@ -1,6 +1,7 @@
 """How far a language-model policy is from its reference: exact, cheap and checkable KL."""
 
 from kullback import errors, oracle, weights
+from kullback.claims import CLAIMS
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
 from kullback.estimators import (
@@ -36,6 +37,7 @@ from kullback.textual import TextComparison, compare_text
 __version__ = "0.1.0"
 
 __all__ = [
+    "CLAIMS",
     "ESTIMATORS",
     "FORWARD_KL",
     "K1",
