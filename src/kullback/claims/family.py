@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from kullback.claims import schulman, schulman_tables
+from kullback.claims import draft, schulman, schulman_tables, zhang
 from kullback.claims.record import Claim
 from kullback.families import Family
 
-CLAIMS: Family[Claim] = Family((*schulman.CLAIMS, *schulman_tables.CLAIMS))
+_SOURCES = (zhang, draft, schulman, schulman_tables)
+
+CLAIMS: Family[Claim] = Family(claim for source in _SOURCES for claim in source.CLAIMS)

@@ -297,3 +297,37 @@ def descents() -> Descents:
 
 def _flat(gradient: MarkovGradient) -> Float64:
     return np.concatenate([gradient.initial, gradient.logits.ravel()])
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A language model that draws every token from the same distribution until the first, the end, comes."""
+
+    q: Float64
+    p: Float64
+
+    @property
+    def token(self) -> Pair:
+        """The distributions of one token."""
+        return Pair(self.q, self.p)
+
+    @property
+    def kl(self) -> float:
+        """KL(q‖p) of sequences: KL a token times the mean length 1/q(end)."""
+        return self.token.kl / float(self.q[0])
+
+    def variance(self, values: Float64) -> float:
+        """Var Σ_t k_t of k by token, from the end token's part, the others' and their number, which is geometric."""
+        end = float(self.q[0])
+        rest = Pair(self.q[1:] / (1 - end), self.p[1:])
+        others = (1 - end) / end * rest.variance(values[1:])
+        return others + (1 - end) / end**2 * rest.mean(values[1:]) ** 2
+
+    @property
+    def growth(self) -> float:
+        """Σ p²/q over the tokens that do not end: E[r²] of sequences is infinite from 1 on."""
+        return float(np.sum(self.p[1:] ** 2 / self.q[1:]))
+
+
+ENDLESS = Tokens(np.array([0.1, 0.45, 0.45]), np.array([0.05, 0.6, 0.35]))
+"""KL 0.529493 nats a sequence of 10 tokens; the ratio of sequences has no variance."""
