@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kullback.claims import draft, schulman, schulman_tables, zhang
+from kullback.claims import draft, rethink, rethink_training, schulman, schulman_tables, xu, zhang
 from kullback.claims.record import Claim
 from kullback.families import Family
 
-_SOURCES = (zhang, draft, schulman, schulman_tables)
+_SOURCES = (zhang, draft, rethink, rethink_training, xu, schulman, schulman_tables)
 
 CLAIMS: Family[Claim] = Family(claim for source in _SOURCES for claim in source.CLAIMS)
