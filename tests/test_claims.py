@@ -10,7 +10,8 @@ import re
 import pytest
 
 from kullback import CLAIMS
-from kullback.claims import Claim, Role, Verdict
+from kullback.claims import Claim, Finding, Role, Verdict, judged
+from kullback.claims.record import instead, realistic, smallest, stated, within
 
 every_claim = pytest.mark.parametrize("claim", CLAIMS, ids=CLAIMS.names)
 WORLDS = 10
@@ -76,5 +77,58 @@ def test_a_record_is_complete(claim: Claim) -> None:
 
 
 def test_there_are_enough_and_none_twice() -> None:
-    assert len(set(CLAIMS.names)) == len(CLAIMS) >= 20
+    assert len(set(CLAIMS.names)) == len(CLAIMS) >= 80
     assert len({claim.statement for claim in CLAIMS}) == len(CLAIMS)
+    assert {claim.verdict for claim in CLAIMS} == set(Verdict)
+
+
+DOCUMENTS = ("000", "001", "002", "003", "004")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_document_is_read(document: str) -> None:
+    own = [claim for claim in CLAIMS if claim.source.source.key == document]
+    also = [claim for claim in CLAIMS if document in claim.sources[1:]]
+    assert own
+    assert len(own) + len(also) >= 5
+
+
+NEAR_ENOUGH = (
+    ([stated("x", 1.0, "=", 1.0 + 1e-12)], Verdict.HOLDS),
+    ([stated("x", 1.0, "=", 1.1)], Verdict.FAILS),
+    ([stated("x", 1.0, "=", 1.1, tolerance=0.11)], Verdict.HOLDS),
+    ([stated("x", 1.0, "=", 1.1), within("x", 1.0, "=", 1.0)], Verdict.CONDITION),
+    ([stated("x", 1.0, "=", 1.1), within("x", 1.0, "=", 1.1)], Verdict.FAILS),
+    ([stated("x", 1.0, "≠", 1.0)], Verdict.FAILS),
+    ([stated("x", 1.0, "<", 1.0)], Verdict.FAILS),
+    ([stated("x", 1.0, "≤", 1.0)], Verdict.HOLDS),
+    ([stated("x", math.inf, ">", 1.0)], Verdict.HOLDS),
+    ([stated("x", 1.1, ">", 1.0, error=0.2)], Verdict.FAILS),
+    ([smallest("x", 1.0, "=", 2.0), stated("x", 1.0, "=", 1.0)], Verdict.FAILS),
+    ([instead("x", 1.0, "=", 1.0)], Verdict.UNDECIDED),
+    ([realistic("x", 1.0, "=", 2.0)], Verdict.UNDECIDED),
+)
+
+
+@pytest.mark.parametrize(("findings", "verdict"), NEAR_ENOUGH)
+def test_verdicts_follow_from_numbers(findings: list[Finding], verdict: Verdict) -> None:
+    assert judged(findings) is verdict
+
+
+def test_the_printed_numbers_of_the_literature() -> None:
+    """Numbers that the literature prints, or that stand in for it, come out of claims."""
+    computed = [f.computed for claim in CLAIMS for f in claim.findings()]
+    for number, digits in PUBLISHED:
+        assert any(abs(number - value) <= 0.51 * 10.0**-digits for value in computed), number
+
+
+PUBLISHED = (
+    *((x, 2) for x in (20.0, 1.42, 2.0, 1.73, 1.7)),
+    *((x, 4) for x in (0.0025, 0.25)),
+    *((x, 5) for x in (2.39545, 3.31591, 5.06974, 1.71825, 2.94458, 0.00225)),
+    *((x, 4) for x in (0.1449, 0.0103, 0.1968, 0.1124, 0.2749, 0.6791, 1.1344)),
+    *((x, 6) for x in (0.192745, 1.386294, 1.875, 2.386294, 0.875, 0.581977, 1.5)),
+    *((x, 6) for x in (0.529493, 0.826694, 0.355408, 0.502321, 0.052949, 0.163805)),
+    *((x, 3) for x in (0.628, 0.618, 3.194, 3.929)),
+    (1.0722, 4),
+)

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from kullback.claims import draft, rethink, rethink_training, schulman, schulman_tables, xu, zhang
+from kullback.claims import (
+    amini,
+    draft,
+    gradients,
+    liu,
+    mismatch,
+    offpolicy,
+    rethink,
+    rethink_training,
+    schulman,
+    schulman_tables,
+    trainers,
+    vocabulary,
+    xu,
+    zhang,
+)
 from kullback.claims.record import Claim
 from kullback.families import Family
 
-_SOURCES = (zhang, draft, rethink, rethink_training, xu, schulman, schulman_tables)
+_SOURCES = (
+    zhang,
+    draft,
+    rethink,
+    rethink_training,
+    xu,
+    schulman,
+    schulman_tables,
+    amini,
+    gradients,
+    liu,
+    offpolicy,
+    mismatch,
+    vocabulary,
+    trainers,
+)
 
 CLAIMS: Family[Claim] = Family(claim for source in _SOURCES for claim in source.CLAIMS)

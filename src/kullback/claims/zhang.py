@@ -83,6 +83,9 @@ def _biased(seed: int) -> Iterator[Finding]:
     kl = float(world.exact(REVERSE_KL))
     yield instead("E of Eq. 2", float(world.value(K3, "token")), "=", kl)
     yield instead("E of Eq. 1", float(world.value(K3, "sequence")), "=", kl)
+    going_on = world.policy.mask & (world.policy.tokens != world.policy.eos)
+    extra = world.expectation(lambda q, p, mask: np.where(going_on, np.expm1(p - q), 0.0))
+    yield instead("the same without the tokens that end a sequence", float(extra), "≠", 0.0)
     drawn = rollouts()
     yield realistic(
         "E Σ_t (r_t − 1), 20,000 sequences",
@@ -98,9 +101,8 @@ def _nonnegative(seed: int) -> Iterator[Finding]:
 
 def _low_variance() -> Iterator[Finding]:
     near = tree(0, scale=0.1)
-    for world, say in ((near, within),):
-        one, three = (_variance(np.asarray(world.probability), world.summand(k, "sequence")) for k in (K1, K3))
-        yield say("Var of k3 of a sequence, models close", three, "<", one)
+    one, three = (_variance(np.asarray(near.probability), near.summand(k, "sequence")) for k in (K1, K3))
+    yield within("Var of k3 of a sequence, models close", three, "<", one)
     sequence = math.inf if ENDLESS.growth >= 1 else 0.0
     yield stated(
         "Var of k3 of a sequence, tokens (.1, .45, .45) against (.05, .6, .35)",
@@ -116,6 +118,9 @@ def _low_variance() -> Iterator[Finding]:
     yield instead("sd of k1", ENDLESS.variance(k1(token.log_ratio)) ** 0.5, "=", 0.826694, tolerance=1e-6)
     yield instead("sd of token-level k3", ENDLESS.variance(k3(token.log_ratio)) ** 0.5, "=", 0.355408, tolerance=1e-6)
     yield instead("sd of Rao-Blackwell", ENDLESS.variance(np.full(3, token.kl)) ** 0.5, "=", 0.502321, tolerance=1e-6)
+    ends = np.array([0.9, -0.1, -0.1])  # 1{end} − q(end), whose mean is 0
+    quiet = ENDLESS.variance(np.full(3, token.kl) + ENDLESS.kl * ends)
+    yield instead("variance of Rao-Blackwell with the control 1{end} − q(end)", quiet, "=", 0.0)
     drawn = rollouts()
     total = drawn.total(drawn.log_ratio)
     yield realistic("Var of k3 of a sequence", float(np.var(k3(total))), "<", float(np.var(total)))
