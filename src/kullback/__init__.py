@@ -1,7 +1,8 @@
 """How far a language-model policy is from its reference: exact, cheap and checkable KL."""
 
+import typing as _typing
+
 from kullback import errors, oracle, weights
-from kullback.claims import CLAIMS
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
 from kullback.estimators import (
@@ -33,6 +34,19 @@ from kullback.targets import (
     Target,
 )
 from kullback.textual import TextComparison, compare_text
+
+if _typing.TYPE_CHECKING:
+    from kullback.claims import CLAIMS
+else:
+
+    def __getattr__(name: str) -> object:
+        # On demand: most programs never look at the claims, which take a tenth of the time of an import.
+        if name != "CLAIMS":
+            raise AttributeError(f"module 'kullback' has no attribute {name!r}")
+        from kullback.claims import CLAIMS
+
+        return globals().setdefault(name, CLAIMS)
+
 
 __version__ = "0.1.0"
 
