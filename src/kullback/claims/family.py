@@ -7,6 +7,7 @@ from kullback.claims import (
     draft,
     gradients,
     liu,
+    logged,
     mismatch,
     offpolicy,
     rethink,
@@ -36,6 +37,7 @@ _SOURCES = (
     mismatch,
     vocabulary,
     trainers,
+    logged,
 )
 
 CLAIMS: Family[Claim] = Family(claim for source in _SOURCES for claim in source.CLAIMS)

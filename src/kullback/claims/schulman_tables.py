@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, stated, within
-from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, SCHULMAN, ZHANG
+from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
 from kullback.claims.worlds import (
     Gaussian,
     rollouts,
@@ -84,15 +84,17 @@ def _k2_quieter() -> Iterator[Finding]:
     )
 
 
-def _crossing() -> Iterator[Finding]:
+def _better_than_k2() -> Iterator[Finding]:
     from scipy.optimize import brentq
 
-    x = brentq(lambda x: math.expm1(x) - 2 * x, 0.5, 3.0)
-    yield stated("Var k3 at KL 0.6", Gaussian(math.sqrt(1.2)).var_k3, "<", Gaussian(math.sqrt(1.2)).var_k1)
-    yield stated("Var k3 at KL 0.65", Gaussian(math.sqrt(1.3)).var_k3, "<", Gaussian(math.sqrt(1.3)).var_k1)
-    yield within("Var k3 at KL 0.6", Gaussian(math.sqrt(1.2)).var_k3, "<", Gaussian(math.sqrt(1.2)).var_k1)
-    yield instead("KL at which they cross", x / 2, "=", 0.628, tolerance=1e-3)
-    yield instead("shift at which they cross", math.sqrt(x), "=", 1.1209, tolerance=1e-4)
+    for shift, say in ((0.1, within), (1.0, within), (1.5, stated)):
+        world = Gaussian(shift)
+        yield say(f"Var k3 at KL {world.kl:.4g}, against k2's", world.var_k3, "<", world.var_k2)
+    crossing = brentq(lambda x: math.expm1(x) - x - x**2 / 2 - x**3 / 4, 0.5, 3.0)
+    yield instead("KL at which k3 becomes noisier than k2", crossing / 2, "=", 0.7256, tolerance=5.1e-5)
+    other = brentq(lambda x: math.expm1(x) - 2 * x, 0.5, 3.0)
+    yield instead("KL at which it becomes noisier than k1", other / 2, "=", 0.628, tolerance=5.1e-4)
+    yield instead("the shift there", math.sqrt(other), "=", 1.1209, tolerance=5.1e-5)
 
 
 CLAIMS = (
@@ -191,18 +193,21 @@ CLAIMS = (
     ),
     Claim(
         id="schulman-k3-strictly-better",
-        source=SCHULMAN("last lines"),
-        statement="k3 is strictly better than k1, for Gaussians of one variance at any distance.",
+        source=SCHULMAN("after the second table"),
+        statement="k3 is unbiased and has a lower standard deviation than k2, so it appears to be strictly better.",
         verdict=Verdict.CONDITION,
-        why="exp(μ²) − 1 − μ² < μ² holds until μ = 1.1209.",
-        condition="KL < 0.628. The post's own tables stop at 0.5.",
-        computation=_crossing,
+        why="exp(μ²) − 1 − μ² stays below μ⁴/2 + μ⁶/4 until the KL is 0.726; before that, at 0.628, it has passed "
+        "k1's μ².",
+        condition="Gaussians of one variance with KL < 0.726, as in both tables.",
+        computation=_better_than_k2,
         code=lines(
             "import math",
             "from scipy.optimize import brentq",
-            "x = brentq(lambda x: math.expm1(x) - 2 * x, 0.5, 3)",
-            "print(round(x / 2, 6), round(x**0.5, 6))",
+            "x = brentq(lambda x: math.expm1(x) - x - x**2 / 2 - x**3 / 4, 0.5, 3)",
+            "y = brentq(lambda x: math.expm1(x) - 2 * x, 0.5, 3)",
+            "print(round(x / 2, 6), round(y / 2, 6), round(y**0.5, 6))",
         ),
-        also=(DRAFT("“The best estimator”"),),
+        meant="What the second table shows, at KL 0.5; it says “appears”.",
+        also=(DRAFT("“The best estimator”"), TRL("PPOConfig.kl_estimator")),
     ),
 )

@@ -5,11 +5,11 @@ from kullback.claims.record import Source
 QUOTED = "public notes and code that quote it"
 FORMULAS = "its formulas as public notes and code give them"
 
-ZHANG = Source("000", "Zhang 2025, “KL estimation” (a note on TRL)")
+ZHANG = Source("000", "Shiyue Zhang 2025, a note on TRL's KL estimate")
 DRAFT = Source("001", "“Approximating KL Divergence (and its applications in RL)” (a draft)")
 RETHINK = Source("002", "“Re-understanding KL Approximation from an RL-for-LLM Lens” (2025)")
 RETHINK_ZH = Source("003", "“从 RL for LLM 视角重新理解 KL 估计” (2025)")
-XU = Source("004", "Xu 2025, “Estimating the gradient of KL-divergence”")
+XU = Source("004", "Wei Xu 2025, “Estimating the gradient of KL-divergence”")
 
 SCHULMAN = Source("schulman", "Schulman 2020, “Approximating KL Divergence”", QUOTED)
 AMINI = Source(
@@ -30,9 +30,9 @@ TRUST = Source("trust", "TRM 2025, arXiv 2512.23075, and DPPO 2026, arXiv 2602.0
 LAMBDA = Source("lambda", "two 2026 blog posts on the coefficient of k3", FORMULAS)
 
 TRL = Source("trl", "TRL, documentation")
-VERL = Source("verl", "verl, documentation")
+VERL = Source("verl", "verl, documentation", "its text, and notes on its rollout correction")
 OPENRLHF = Source("openrlhf", "OpenRLHF, code comments")
-NEMO = Source("nemo", "NeMo-RL, GRPO guide")
-SLIME = Source("slime", "slime, code comments and arguments")
+NEMO = Source("nemo", "NeMo-RL, GRPO guide", "its text and code")
+SLIME = Source("slime", "slime, code comments and arguments", "the code")
 TINKER = Source("tinker", "Thinking Machines, on-policy distillation, and tinker-cookbook", FORMULAS)
 LLAMA = Source("llama", "llama.cpp, perplexity --kl-divergence", "the code")

@@ -433,7 +433,7 @@ CLAIMS = (
             "import numpy as np",
             "q, p, s = np.array([0.8, 0.2]), np.array([0.5, 0.5]), np.array([1.25, -5.0])",
             "x = np.log(q / p)",
-            "print(round(q @ x, 6), [round(float(q @ (c * s)), 6) for c in (np.ones(2), x, 1 - np.exp(-x))])",
+            "print(round(q @ x, 6), [round(float(q @ (c * s)), 6) + 0 for c in (np.ones(2), x, 1 - np.exp(-x))])",
         ),
     ),
     Claim(

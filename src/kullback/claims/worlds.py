@@ -234,10 +234,20 @@ def language() -> tuple[MarkovLM, MarkovLM]:
     return policy, MarkovLM(first, table, EOS, HORIZON)
 
 
+@cache
+def updated() -> MarkovLM:
+    """The realistic policy after a few steps of training: its logits moved by 0.1."""
+    policy, _ = language()
+    rng = np.random.default_rng(5)
+    first, table = rng.normal(size=VOCAB), rng.normal(size=(VOCAB, VOCAB))
+    return MarkovLM(policy.initial + 0.1 * first, policy.logprobs + 0.1 * table, EOS, HORIZON)
+
+
 @dataclass(frozen=True)
 class Rollouts:
-    """Sequences drawn from the realistic policy: log-probs under both models, token KLs, mask, (sequences, time)."""
+    """Sequences of the realistic policy, (sequences, time): tokens, log-probs under both models, token KLs, mask."""
 
+    tokens: np.ndarray
     q: Float64
     p: Float64
     token_kl: Float64
@@ -258,7 +268,8 @@ def rollouts() -> Rollouts:
     """20,000 sequences of the realistic policy."""
     policy, reference = language()
     tokens, mask = policy.sample(np.random.default_rng(7), SAMPLES)
-    return Rollouts(policy.score(tokens), reference.score(tokens), policy.token_kl(reference, tokens), mask)
+    q, p = policy.score(tokens), reference.score(tokens)
+    return Rollouts(tokens, q, p, policy.token_kl(reference, tokens), mask)
 
 
 def sampled(values: np.ndarray) -> dict[str, float]:

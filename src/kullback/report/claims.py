@@ -18,6 +18,9 @@ from rich.text import Text
 from kullback.claims import CLAIMS, Claim, Finding, Source, Verdict
 from kullback.report.families import FamilyTable
 
+ROUNDING = 1e-8
+"""Below this a number is shown as 0."""
+
 COLOURS = {
     Verdict.HOLDS: "green",
     Verdict.CONDITION: "yellow",
@@ -125,7 +128,17 @@ def _cells(finding: Finding) -> tuple[str, ...]:
 
 def number(finding: Finding) -> str:
     """A computed number with its sampling error, if any."""
-    return f"{finding.computed:.6g}" + (f" ± {finding.error:.2g}" if finding.error else "")
+    return _rounded(finding.computed) + (f" ± {finding.error:.2g}" if finding.error else "")
+
+
+def claimed(finding: Finding) -> str:
+    """What it is held against."""
+    return f"{finding.relation} {_rounded(finding.claimed)}"
+
+
+def _rounded(value: float) -> str:
+    # Rounding errors differ by machine, and the page must not.
+    return "0" if abs(value) < ROUNDING else f"{value:.6g}"
 
 
 def said(finding: Finding) -> str:
@@ -175,8 +188,7 @@ def _section(source: Source) -> str:
 def _entry(claim: Claim) -> str:
     told = "\n".join(f"- {heading}: {text}" for heading, text in paragraphs(claim)[1:])
     rows = "\n".join(
-        f"- {f.role.value}: {f.what} = {number(f)}; claimed {f.relation} {f.claimed:.6g}: {said(f)}"
-        for f in claim.findings()
+        f"- {f.role.value}: {f.what} is {number(f)}; said to be {claimed(f)}: {said(f)}" for f in claim.findings()
     )
     where = "; ".join([claim.source.where, *(f"{p.source.key}: {p.where}" for p in claim.also)])
     return (
