@@ -31,6 +31,13 @@ def test_the_verdict_is_what_the_computation_returns(claim: Claim) -> None:
         assert claim.decide(seed) is claim.verdict, [str(f) for f in claim.findings(seed)]
 
 
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.verdict is Verdict.FAILS], ids=lambda c: c.id)
+def test_what_fails_fails_in_every_number_and_world(claim: Claim) -> None:
+    for seed in range(WORLDS if claim.general else 1):
+        held = [str(f) for f in claim.findings(seed) if f.role in (Role.STATED, Role.SMALLEST) and f.holds]
+        assert not held
+
+
 @every_claim
 def test_what_holds_besides_holds(claim: Claim) -> None:
     for seed in range(WORLDS if claim.general else 1):

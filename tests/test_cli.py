@@ -16,6 +16,7 @@ import pytest
 
 from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
 from kullback.models.loading import BUILTIN
+from kullback.report.claims import number
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
 
@@ -91,7 +92,7 @@ def test_claims_shows_one_with_its_numbers_and_code(capsys: pytest.CaptureFixtur
     for text in (claim.id, claim.verdict.value, claim.statement, *claim.code.splitlines()):
         assert " ".join(text.split()) in words
     for finding in claim.findings():
-        assert f"{finding.computed:.6g}" in out
+        assert number(finding) in out
     status, out, _ = run(capsys, "claims", claim.id, "--json", "--seed", "3")
     assert [f["computed"] for f in json.loads(out)["findings"]] == [f.computed for f in claim.findings(3)]
 

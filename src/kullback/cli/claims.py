@@ -73,4 +73,7 @@ def _show(claim: Claim, seed: int, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(record(claim, claim.findings(seed)), ensure_ascii=False))
     else:
-        console().print(shown(claim, seed))
+        screen = console()
+        screen.print(shown(claim, seed))
+        # Not folded to the width of the terminal, so that it can be copied.
+        screen.print(claim.code, soft_wrap=True, markup=False, highlight=False)

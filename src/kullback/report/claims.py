@@ -11,7 +11,6 @@ from typing import Any
 from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -31,7 +30,7 @@ COLOURS = {
 
 def claim_table(claims: Iterable[Claim]) -> FamilyTable:
     """One line a claim."""
-    rows = tuple((claim.id, claim.statement, claim.verdict.value) for claim in claims)
+    rows = tuple((claim.id, claim.statement, claim.verdict.name.lower()) for claim in claims)
     return FamilyTable(
         title="Claims",
         note="`kullback claims ID` shows one, its numbers computed on the spot.",
@@ -92,7 +91,7 @@ def _plain(value: float) -> float | str:
 
 
 def shown(claim: Claim, seed: int = 0) -> RenderableType:
-    """One claim on a terminal, its numbers computed now."""
+    """One claim on a terminal, its numbers computed now; its code is to be printed below, unwrapped."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("", "what", "computed", "claimed", "so?"):
         table.add_column(name, overflow="fold")
@@ -111,7 +110,6 @@ def shown(claim: Claim, seed: int = 0) -> RenderableType:
         Text(drawn, style="dim"),
         table,
         Text(),
-        Padding(Text(claim.code), (0, 0, 0, 4)),
     ]
     return Group(*parts)
 
@@ -132,8 +130,9 @@ def number(finding: Finding) -> str:
 
 
 def claimed(finding: Finding) -> str:
-    """What it is held against."""
-    return f"{finding.relation} {_rounded(finding.claimed)}"
+    """What it is held against, and how far it may be from that."""
+    allowed = f" ± {finding.tolerance:.2g}" if finding.tolerance > ROUNDING else ""
+    return f"{finding.relation} {_rounded(finding.claimed)}{allowed}"
 
 
 def _rounded(value: float) -> str:
@@ -157,7 +156,12 @@ def output(claim: Claim) -> str:
 def page() -> str:
     """All claims as Markdown, by source, their numbers and outputs computed."""
     sources = list(dict.fromkeys(claim.source.source for claim in CLAIMS))
-    return "\n\n".join([_head(sources), *(_section(source) for source in sources)]) + "\n"
+    return "\n\n".join([_head(sources), _index(), *(_section(source) for source in sources)]) + "\n"
+
+
+def _index() -> str:
+    rows = tuple((f"[{c.id}](#{c.id.lower()})", c.statement, c.verdict.value) for c in CLAIMS)
+    return FamilyTable("All of them", "", ("claim", "statement", "verdict"), rows).markdown()
 
 
 def _head(sources: list[Source]) -> str:
