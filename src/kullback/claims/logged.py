@@ -88,7 +88,7 @@ def _nucleus(seed: int) -> Iterator[Finding]:
 
 def _kept(seed: int) -> Iterator[Finding]:
     world = tree(seed)
-    ended = (world.policy.tokens * world.policy.mask == 0).any(axis=1) & _ends(world.policy.tokens, world.policy.mask)
+    ended = ends_itself(world.policy.tokens, world.policy.mask)
     kl = float(world.exact(REVERSE_KL))
     chance = np.where(ended, world.probability, 0.0)
     values = {k.name: float(chance @ world.summand(k, "token") / chance.sum()) for k in (K1, K3)}
@@ -106,7 +106,8 @@ def _kept(seed: int) -> Iterator[Finding]:
     )
 
 
-def _ends(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def ends_itself(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Whether the last counted token of each row is the end token, 0."""
     last = mask.sum(axis=1) - 1
     return np.asarray(tokens[np.arange(len(tokens)), last] == 0)
 
@@ -219,8 +220,8 @@ CLAIMS = (
         computation=_kept,
         code=lines(
             "import kullback as kb; from kullback.claims.worlds import tree; w = tree(seed=0)",
-            "from kullback.claims.logged import _ends",
-            "kept = w.probability * _ends(w.policy.tokens, w.policy.mask)",
+            "from kullback.claims.logged import ends_itself",
+            "kept = w.probability * ends_itself(w.policy.tokens, w.policy.mask)",
             "for k in (kb.K1, kb.K3):",
             "    print(round(float(kept @ w.summand(k, 'token') / kept.sum()), 6))",
         ),

@@ -28,40 +28,40 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import KL_GAP, REVERSE_KL
 
 
-def _three(seed: int) -> tuple[Pair, np.ndarray, np.ndarray]:
+def three_models(seed: int) -> tuple[Pair, np.ndarray, np.ndarray]:
     """q against p, what draws the samples, and ρ = q/μ."""
     world, mu = pair(seed), pair(seed + 500).q
     return world, mu, world.q / mu
 
 
-def _score_mean(world: Pair, mu: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+def score_mean(world: Pair, mu: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """E_μ[c·∇log q] in the logits of q."""
     weights = mu * coefficients
     return np.asarray(weights - world.q * weights.sum())
 
 
 def _weighted_k1(seed: int) -> Iterator[Finding]:
-    world, mu, rho = _three(seed)
-    got = _score_mean(world, mu, rho * (world.log_ratio + 1))
+    world, mu, rho = three_models(seed)
+    got = score_mean(world, mu, rho * (world.log_ratio + 1))
     yield stated("E_μ[ρ(ℓ + 1)∇log q] off ∇KL(q‖p) by", relative(got, world.gradient(world.log_ratio)), "=", 0.0)
 
 
 def _identical(seed: int) -> Iterator[Finding]:
-    world, mu, rho = _three(seed)
+    world, mu, rho = three_models(seed)
     x = world.log_ratio
     # ∇(ρk3) = ρ(k3 + k3′)∇log q and ∇(sg(ρ)k2) = ρℓ∇log q.
     k3, slope = np.exp(-x) - 1 + x, 1 - np.exp(-x)
     yield stated(
         "largest difference of their coefficients", float(np.abs(rho * (k3 + slope) - rho * x).max()), "=", 0.0
     )
-    got = _score_mean(world, mu, rho * x)
+    got = score_mean(world, mu, rho * x)
     yield stated("E_μ[ρℓ∇log q] off ∇KL(q‖p) by", relative(got, world.gradient(x)), "=", 0.0)
 
 
 def _weighted_k2(seed: int) -> Iterator[Finding]:
-    world, mu, rho = _three(seed)
+    world, mu, rho = three_models(seed)
     x = world.log_ratio
-    got = _score_mean(world, mu, rho * (x + 0.5 * x**2))
+    got = score_mean(world, mu, rho * (x + 0.5 * x**2))
     yield stated("E_μ[ρ(k2 + ℓ)∇log q] off ∇KL(q‖p) by", relative(got, world.gradient(x)), ">", 0.01)
     yield instead("off ∇E_q[k2] by", relative(got, world.gradient(x + 0.5 * x**2)), "=", 0.0)
 
@@ -75,11 +75,11 @@ def _gap(seed: int) -> Iterator[Finding]:
 
 
 def _variance_difference(seed: int) -> Iterator[Finding]:
-    world, mu, rho = _three(seed)
+    world, mu, rho = three_models(seed)
     x, square = world.log_ratio, world.score_square
 
     def variance(coefficients: np.ndarray) -> float:
-        mean = _score_mean(world, mu, coefficients)
+        mean = score_mean(world, mu, coefficients)
         return float(mu @ (coefficients**2 * square) - mean @ mean)
 
     difference = variance(rho * (x + 1)) - variance(rho * x)
@@ -162,7 +162,7 @@ def _mean_of_means(seed: int) -> Iterator[Finding]:
 
 
 def _masked(seed: int) -> Iterator[Finding]:
-    world, mu, rho = _three(seed)
+    world, mu, rho = three_models(seed)
     f = np.random.default_rng(seed).normal(size=5)
     cap = float(np.sort(rho)[-2])
     got = float(mu @ np.where(rho <= cap, rho * f, 0.0)) - float(world.q @ f)
@@ -198,10 +198,10 @@ CLAIMS = (
         computation=_weighted_k1,
         code=lines(
             "import numpy as np",
-            "from kullback.claims.mismatch import _score_mean, _three",
+            "from kullback.claims.mismatch import score_mean, three_models",
             "from kullback.claims.worlds import relative",
-            "w, mu, rho = _three(0)",
-            "print(round(relative(_score_mean(w, mu, rho * (w.log_ratio + 1)), w.gradient(w.log_ratio)), 9))",
+            "w, mu, rho = three_models(0)",
+            "print(round(relative(score_mean(w, mu, rho * (w.log_ratio + 1)), w.gradient(w.log_ratio)), 9))",
         ),
     ),
     Claim(
@@ -227,10 +227,10 @@ CLAIMS = (
         why="It is the gradient of E_q[k2], which is not the KL.",
         computation=_weighted_k2,
         code=lines(
-            "from kullback.claims.mismatch import _score_mean, _three",
+            "from kullback.claims.mismatch import score_mean, three_models",
             "from kullback.claims.worlds import relative",
-            "w, mu, rho = _three(0)",
-            "got = _score_mean(w, mu, rho * (w.log_ratio + w.log_ratio**2 / 2))",
+            "w, mu, rho = three_models(0)",
+            "got = score_mean(w, mu, rho * (w.log_ratio + w.log_ratio**2 / 2))",
             "print(round(relative(got, w.gradient(w.log_ratio)), 6))",
         ),
     ),
@@ -258,8 +258,8 @@ CLAIMS = (
         why="Equal means; (k1 + 1)² − k1² = 2k1 + 1.",
         computation=_variance_difference,
         code=lines(
-            "from kullback.claims.mismatch import _three",
-            "w, mu, rho = _three(0)",
+            "from kullback.claims.mismatch import three_models",
+            "w, mu, rho = three_models(0)",
             "print(round(float(mu @ (rho**2 * w.score_square * (2 * w.log_ratio + 1))), 6))",
         ),
     ),
@@ -346,8 +346,8 @@ CLAIMS = (
         computation=_masked,
         code=lines(
             "import numpy as np",
-            "from kullback.claims.mismatch import _three",
-            "w, mu, rho = _three(0)",
+            "from kullback.claims.mismatch import three_models",
+            "w, mu, rho = three_models(0)",
             "f, cap = np.random.default_rng(0).normal(size=5), np.sort(rho)[-2]",
             "print(round(float(mu @ np.where(rho <= cap, rho * f, 0) - w.q @ f), 6))",
         ),

@@ -43,7 +43,7 @@ def _unnormalised(seed: int) -> Iterator[Finding]:
 BETA = 0.3
 
 
-def _rpg(seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+def rpg_rows(seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Each row: the gradients of its loss, of its REINFORCE form, and the −∇J of the table, by autograd."""
     world = live_pair(pair(seed))
     rng = np.random.default_rng(seed)
@@ -80,12 +80,12 @@ def _objective(world: World, name: str, old: np.ndarray, reward: np.ndarray) -> 
 
 
 def _rpg_losses(seed: int) -> Iterator[Finding]:
-    for name, direct, _, objective in _rpg(seed):
+    for name, direct, _, objective in rpg_rows(seed):
         yield stated(f"gradient of the {name} loss off that of its objective by", relative(direct, objective), "=", 0.0)
 
 
 def _rpg_reinforce(seed: int) -> Iterator[Finding]:
-    for name, direct, reinforce, _ in _rpg(seed):
+    for name, direct, reinforce, _ in rpg_rows(seed):
         yield stated(f"REINFORCE form of {name} off the loss by", relative(reinforce, direct), "=", 0.0)
 
 
@@ -214,9 +214,9 @@ CLAIMS = (
         condition="Each outcome is one draw, supp π ⊆ supp π_old. Token by token the prefixes are π_old's.",
         computation=_rpg_losses,
         code=lines(
-            "from kullback.claims.offpolicy import _rpg",
+            "from kullback.claims.offpolicy import rpg_rows",
             "from kullback.claims.worlds import relative",
-            "for name, direct, reinforce, objective in _rpg(0):",
+            "for name, direct, reinforce, objective in rpg_rows(0):",
             "    print(name, round(relative(direct, objective), 9))",
         ),
     ),
@@ -228,9 +228,9 @@ CLAIMS = (
         why="∇w = w∇log π, so ∇f(w) = f′(w)w∇log π.",
         computation=_rpg_reinforce,
         code=lines(
-            "from kullback.claims.offpolicy import _rpg",
+            "from kullback.claims.offpolicy import rpg_rows",
             "from kullback.claims.worlds import relative",
-            "for name, direct, reinforce, objective in _rpg(0):",
+            "for name, direct, reinforce, objective in rpg_rows(0):",
             "    print(name, round(relative(reinforce, direct), 9))",
         ),
     ),

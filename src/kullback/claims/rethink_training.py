@@ -47,7 +47,7 @@ def _unstable() -> Iterator[Finding]:
 PROBABILITIES = Pair(np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5]))
 
 
-def _plug_in(leave_one_out: bool) -> float:
+def plug_in(leave_one_out: bool) -> float:
     """E over all batches of 3 of the mean of ℓ + λ̂(r − 1), λ̂ = −Σ ℓh/Σh², of all or of the other samples."""
     world, total = PROBABILITIES, 0.0
     for batch in itertools.product(range(3), repeat=3):
@@ -64,11 +64,11 @@ def _infinitely_many() -> Iterator[Finding]:
     yield smallest("E of mean k1 + 1/n at n = 4, an estimate that is right at n = ∞", kl + 1 / 4, "=", kl)
     yield stated(
         "E of the fitted control variate, 3 samples, q = (.5, .3, .2), p = (.2, .3, .5)",
-        _plug_in(False),
+        plug_in(False),
         "=",
         PROBABILITIES.kl,
     )
-    yield instead("the same, fitted leave-one-out", _plug_in(True), "=", PROBABILITIES.kl)
+    yield instead("the same, fitted leave-one-out", plug_in(True), "=", PROBABILITIES.kl)
     yield instead("KL", PROBABILITIES.kl, "=", 0.2749, tolerance=5e-5)
     drawn = rollouts()
     total = drawn.total(drawn.log_ratio)[:19_998].reshape(-1, 3)
@@ -177,8 +177,8 @@ CLAIMS = (
         condition="Unbiased: the expectation is the KL at every number of samples.",
         computation=_infinitely_many,
         code=lines(
-            "from kullback.claims.rethink_training import PROBABILITIES, _plug_in",
-            "print(round(_plug_in(False), 6), round(_plug_in(True), 6), round(PROBABILITIES.kl, 6))",
+            "from kullback.claims.rethink_training import PROBABILITIES, plug_in",
+            "print(round(plug_in(False), 6), round(plug_in(True), 6), round(PROBABILITIES.kl, 6))",
         ),
         meant="That averaging cures the noise of an unbiased estimator, which is so.",
         by_hand="k1's mean plus 1/n is right at n = ∞ and wrong by ¼ at n = 4.",
