@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kullback import ESTIMATORS, SURROGATES, cli
+from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
 from kullback.models.loading import BUILTIN
+from kullback.report.claims import number
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
 
@@ -68,6 +69,55 @@ def test_estimators_prints_every_member(capsys: pytest.CaptureFixture[str]) -> N
     assert {row["surrogate"] for row in record["surrogates"]} == set(SURROGATES.names)
     status, out, _ = run(capsys, "estimators")
     assert "k3_token_ratio" in out
+
+
+def test_claims_lists_and_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "claims", "--json")
+    assert status == 0
+    assert [claim["id"] for claim in json.loads(out)["claims"]] == list(CLAIMS.names)
+    status, out, _ = run(capsys, "claims", "--json", "--source", "003", "--verdict", "fails")
+    chosen = json.loads(out)["claims"]
+    assert {"002-ratio-flipped", "003-estimator-cost"} <= {claim["id"] for claim in chosen}
+    assert {claim["verdict"] for claim in chosen} == {"fails"}
+    status, out, _ = run(capsys, "claims", "--source", "004")
+    assert status == 0
+    assert "004-gradient-of-fS" in out
+
+
+def test_claims_shows_one_with_its_numbers_and_code(capsys: pytest.CaptureFixture[str]) -> None:
+    claim = CLAIMS["004-gradient-of-fS"]
+    status, out, _ = run(capsys, "claims", claim.id)
+    assert status == 0
+    words = " ".join(out.split())
+    for text in (claim.id, claim.verdict.value, claim.statement, *claim.code.splitlines()):
+        assert " ".join(text.split()) in words
+    for finding in claim.findings():
+        assert number(finding) in out
+    status, out, _ = run(capsys, "claims", claim.id, "--json", "--seed", "3")
+    assert [f["computed"] for f in json.loads(out)["findings"]] == [f.computed for f in claim.findings(3)]
+
+
+def test_claims_json_is_valid_for_an_infinite_number(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "claims", "liu-spread-of-k3", "--json")
+    record = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert "inf" in {finding["computed"] for finding in record["findings"]}
+
+
+WRONG_CLAIMS = [
+    (["004-gradient-of-f"], "there is no claim '004-gradient-of-f'; the nearest are 004-gradient-of-fS"),
+    (["--source", "0004"], "there is no source '0004'; the nearest are 004"),
+    (["--verdict", "fail"], "there is no verdict 'fail'; the nearest are fails"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG_CLAIMS, ids=[a[-1] for a, _ in WRONG_CLAIMS])
+def test_an_unknown_claim_names_the_nearest(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    status, out, err = run(capsys, "claims", *arguments)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.strip().count("\n") == 0
 
 
 def test_the_module_is_the_command() -> None:

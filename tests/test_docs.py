@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from make_docs import PAGE, page
+from make_docs import DOCS, PAGES
 
 import kullback as kb
 from kullback.oracle import reference_world, relative_variance
@@ -14,8 +14,9 @@ from kullback.oracle import reference_world, relative_variance
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_table_of_estimators_is_fresh() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_fresh(name: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run `make docs`"
 
 
 def test_the_readme_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

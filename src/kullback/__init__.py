@@ -1,7 +1,7 @@
 """How far a language-model policy is from its reference: exact, cheap and checkable KL."""
 
+import typing as _typing
 from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
 
 from kullback import errors, oracle, weights
 from kullback.compare import Comparison, compare
@@ -36,12 +36,16 @@ from kullback.targets import (
 )
 from kullback.textual import TextComparison, compare_text
 
+if _typing.TYPE_CHECKING:
+    from kullback.claims import CLAIMS
+
 __version__ = "0.1.0"
 
-_LAZY = ("vocab",)
-"""Rooms that need more than NumPy, imported when they are first named."""
+_ON_DEMAND = {"CLAIMS": "kullback.claims", "vocab": "kullback.vocab"}
+"""What needs torch, or takes a tenth of the time of an import, and where it is: loaded when it is first named."""
 
 __all__ = [
+    "CLAIMS",
     "ESTIMATORS",
     "FORWARD_KL",
     "K1",
@@ -83,11 +87,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> _ModuleType:
-    if name in _LAZY:
-        return _import_module(f"kullback.{name}")
-    raise AttributeError(f"module 'kullback' has no attribute {name!r}")
+def __getattr__(name: str) -> _typing.Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module 'kullback' has no attribute {name!r}")
+    room = _import_module(_ON_DEMAND[name])
+    return globals().setdefault(name, getattr(room, name, room))
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *_ON_DEMAND})

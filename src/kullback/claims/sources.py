@@ -1,0 +1,38 @@
+"""Where claims come from."""
+
+from kullback.claims.record import Source
+
+QUOTED = "public notes and code that quote it"
+FORMULAS = "its formulas as public notes and code give them"
+
+ZHANG = Source("000", "Shiyue Zhang 2025, a note on TRL's KL estimate")
+DRAFT = Source("001", "“Approximating KL Divergence (and its applications in RL)” (a draft)")
+RETHINK = Source("002", "“Re-understanding KL Approximation from an RL-for-LLM Lens” (2025)")
+RETHINK_ZH = Source("003", "“从 RL for LLM 视角重新理解 KL 估计” (2025)")
+XU = Source("004", "Wei Xu 2025, “Estimating the gradient of KL-divergence”")
+
+SCHULMAN = Source("schulman", "Schulman 2020, “Approximating KL Divergence”", QUOTED)
+AMINI = Source(
+    "amini", "Amini, Vieira & Cotterell 2025, arXiv 2504.10637", "the abstract, the code, notes on the theorems"
+)
+TANG = Source("tang", "Tang & Munos 2025, arXiv 2506.09477", FORMULAS)
+COMEDY = Source("comedy", "“A Comedy of Estimators” 2025, arXiv 2512.21852", FORMULAS)
+LIU = Source("liu", "Liu et al. 2025, arXiv 2510.01555", FORMULAS)
+RPG = Source("rpg", "“On the Design of KL-Regularized Policy Gradient Algorithms” 2025, arXiv 2505.17508")
+DEEPSEEK = Source("deepseek", "DeepSeek: GRPO 2402.03300, R1 2501.12948, V3.2 2512.02556", FORMULAS)
+XIHUAI = Source("xihuai", "xihuai18 2025, “Understanding KL Divergence Estimators in RL”")
+LI = Source("li", "Liu, Li et al. 2025, “When Speed Kills Stability”, parts 1–3")
+EMA_PG = Source("ema-pg", "EMA-PG 2026, arXiv 2602.04417")
+VOPD = Source("vopd", "vOPD 2026, arXiv 2605.07865", "the code")
+KOOL = Source("kool", "Kool, van Hoof & Welling 2020", FORMULAS)
+VILNIS = Source("vilnis", "Vilnis et al. 2023, “Arithmetic Sampling”, arXiv 2210.15458", "the abstract")
+TRUST = Source("trust", "TRM 2025, arXiv 2512.23075, and DPPO 2026, arXiv 2602.04879", "abstracts, code, notes")
+LAMBDA = Source("lambda", "two 2026 blog posts on the coefficient of k3", FORMULAS)
+
+TRL = Source("trl", "TRL, documentation")
+VERL = Source("verl", "verl, documentation", "its text, and notes on its rollout correction")
+OPENRLHF = Source("openrlhf", "OpenRLHF, code comments")
+NEMO = Source("nemo", "NeMo-RL, GRPO guide", "its text and code")
+SLIME = Source("slime", "slime, code comments and arguments", "the code")
+TINKER = Source("tinker", "Thinking Machines, on-policy distillation, and tinker-cookbook", FORMULAS)
+LLAMA = Source("llama", "llama.cpp, perplexity --kl-divergence", "the code")

@@ -1,0 +1,141 @@
+"""Every claim's verdict is what its computation returns, in every world, and what it shows is so."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+
+import pytest
+
+from kullback import CLAIMS
+from kullback.claims import Claim, Finding, Role, Verdict, judged
+from kullback.claims.record import instead, realistic, smallest, stated, within
+
+every_claim = pytest.mark.parametrize("claim", CLAIMS, ids=CLAIMS.names)
+WORLDS = 10
+
+
+def printed(code: str) -> str:
+    """What a piece of code writes."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    return out.getvalue()
+
+
+@every_claim
+def test_the_verdict_is_what_the_computation_returns(claim: Claim) -> None:
+    for seed in range(WORLDS if claim.general else 1):
+        assert claim.decide(seed) is claim.verdict, [str(f) for f in claim.findings(seed)]
+
+
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.verdict is Verdict.FAILS], ids=lambda c: c.id)
+def test_what_fails_fails_in_every_number_and_world(claim: Claim) -> None:
+    for seed in range(WORLDS if claim.general else 1):
+        held = [str(f) for f in claim.findings(seed) if f.role in (Role.STATED, Role.SMALLEST) and f.holds]
+        assert not held
+
+
+@every_claim
+def test_what_holds_besides_holds(claim: Claim) -> None:
+    for seed in range(WORLDS if claim.general else 1):
+        wrong = [str(f) for f in claim.findings(seed) if f.role is Role.INSTEAD and not f.holds]
+        assert not wrong
+
+
+@every_claim
+def test_five_lines_print_a_number_that_the_verdict_rests_on(claim: Claim) -> None:
+    assert len(claim.code.splitlines()) <= 5
+    assert max(map(len, claim.code.splitlines())) <= 120
+    numbers = re.findall(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?inf", printed(claim.code))
+    known = [finding.computed for finding in claim.findings()]
+    assert any(_same(number, value) for number in numbers for value in known), (numbers, known)
+
+
+def _same(text: str, value: float) -> bool:
+    if "inf" in text or math.isinf(value):
+        return float(text) == value
+    digits = len(text.split("e")[0].partition(".")[2])
+    return abs(float(text) - value) <= 0.51 * 10.0**-digits * (10 ** int(text.split("e")[1]) if "e" in text else 1)
+
+
+@every_claim
+def test_a_failure_shows_a_counterexample_its_size_and_what_repairs_it(claim: Claim) -> None:
+    roles = {finding.role for finding in claim.findings()}
+    if claim.verdict is Verdict.FAILS:
+        assert claim.by_hand
+        assert claim.condition
+        assert any(f.role is Role.SMALLEST and not f.holds for f in claim.findings())
+        assert Role.REALISTIC in roles
+    if claim.verdict is Verdict.CONDITION:
+        assert claim.condition
+        assert Role.WITHIN in roles
+    if claim.verdict is Verdict.UNDECIDED:
+        assert Role.INSTEAD in roles
+
+
+@every_claim
+def test_a_record_is_complete(claim: Claim) -> None:
+    assert re.fullmatch(rf"{claim.source.source.key}-[A-Za-z0-9-]+", claim.id)
+    for text in (claim.statement, claim.why, claim.condition, claim.meant, claim.by_hand):
+        assert not text or text.endswith((".", "?"))
+
+
+def test_there_are_enough_and_none_twice() -> None:
+    assert len(set(CLAIMS.names)) == len(CLAIMS) >= 80
+    assert len({claim.statement for claim in CLAIMS}) == len(CLAIMS)
+    assert {claim.verdict for claim in CLAIMS} == set(Verdict)
+
+
+DOCUMENTS = ("000", "001", "002", "003", "004")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_document_is_read(document: str) -> None:
+    own = [claim for claim in CLAIMS if claim.source.source.key == document]
+    also = [claim for claim in CLAIMS if document in claim.sources[1:]]
+    assert own
+    assert len(own) + len(also) >= 5
+
+
+NEAR_ENOUGH = (
+    ([stated("x", 1.0, "=", 1.0 + 1e-12)], Verdict.HOLDS),
+    ([stated("x", 1.0, "=", 1.1)], Verdict.FAILS),
+    ([stated("x", 1.0, "=", 1.1, tolerance=0.11)], Verdict.HOLDS),
+    ([stated("x", 1.0, "=", 1.1), within("x", 1.0, "=", 1.0)], Verdict.CONDITION),
+    ([stated("x", 1.0, "=", 1.1), within("x", 1.0, "=", 1.1)], Verdict.FAILS),
+    ([stated("x", 1.0, "≠", 1.0)], Verdict.FAILS),
+    ([stated("x", 1.0, "<", 1.0)], Verdict.FAILS),
+    ([stated("x", 1.0, "≤", 1.0)], Verdict.HOLDS),
+    ([stated("x", math.inf, ">", 1.0)], Verdict.HOLDS),
+    ([stated("x", 1.1, ">", 1.0, error=0.2)], Verdict.FAILS),
+    ([smallest("x", 1.0, "=", 2.0), stated("x", 1.0, "=", 1.0)], Verdict.FAILS),
+    ([instead("x", 1.0, "=", 1.0)], Verdict.UNDECIDED),
+    ([realistic("x", 1.0, "=", 2.0)], Verdict.UNDECIDED),
+)
+
+
+@pytest.mark.parametrize(("findings", "verdict"), NEAR_ENOUGH)
+def test_verdicts_follow_from_numbers(findings: list[Finding], verdict: Verdict) -> None:
+    assert judged(findings) is verdict
+
+
+def test_the_printed_numbers_of_the_literature() -> None:
+    """Numbers that the literature prints, or that stand in for it, come out of claims."""
+    computed = [f.computed for claim in CLAIMS for f in claim.findings()]
+    for number, digits in PUBLISHED:
+        assert any(abs(number - value) <= 0.51 * 10.0**-digits for value in computed), number
+
+
+PUBLISHED = (
+    *((x, 2) for x in (20.0, 1.42, 2.0, 1.73, 1.7)),
+    *((x, 4) for x in (0.0025, 0.25)),
+    *((x, 5) for x in (2.39545, 3.31591, 5.06974, 1.71825, 2.94458, 0.00225)),
+    *((x, 4) for x in (0.1449, 0.0103, 0.1968, 0.1124, 0.2749, 0.6791, 1.1344)),
+    *((x, 6) for x in (0.192745, 1.386294, 1.875, 2.386294, 0.875, 0.581977, 1.5)),
+    *((x, 6) for x in (0.529493, 0.826694, 0.355408, 0.502321, 0.052949, 0.163805)),
+    *((x, 3) for x in (0.628, 0.618, 3.194)),
+    (1.0722, 4),
+)
