@@ -1,6 +1,6 @@
 """How far a language-model policy is from its reference: exact, cheap and checkable KL."""
 
-from kullback import errors, oracle, weights
+from kullback import errors, lab, oracle, weights
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
 from kullback.estimators import (
@@ -69,6 +69,7 @@ __all__ = [
     "estimate",
     "kl_loss",
     "kl_reward",
+    "lab",
     "optimal_coefficient",
     "oracle",
     "read_rollouts",

@@ -8,6 +8,7 @@ import typer
 
 from kullback.cli.compare import compare
 from kullback.cli.estimators import estimators
+from kullback.cli.lab import lab
 
 app = typer.Typer(
     name="kullback",
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 for command in (compare, estimators):
     app.command()(command)
+app.add_typer(lab, name="lab")
 
 
 def _print_version(wanted: bool) -> None:

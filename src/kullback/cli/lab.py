@@ -1,0 +1,71 @@
+"""``kullback lab …``: a command an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kullback.cli.screen import console, shown
+
+if TYPE_CHECKING:
+    from kullback.engines.local import Progress
+
+lab = typer.Typer(
+    help="Experiments that redo and extend what has been published on KL estimation: tables, pictures and JSON.",
+    no_args_is_help=True,
+    epilog="For example: `kullback lab gaussian --output results` writes gaussian.json, gaussian.png and gaussian.svg.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for the JSON and the picture (PNG and SVG).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")]
+Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
+
+
+def _run(
+    name: str,
+    experiment: Callable[[Callable[[Progress], None]], Any],
+    as_json: bool,
+    output: Path | None,
+    overwrite: bool,
+    unit: str = "",
+) -> None:
+    """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
+    from kullback.compare import prepare_output, write_json
+    from kullback.report import terminal
+    from kullback.report.pictures import draw
+
+    with shown(as_json, terminal.experiment, unit, starting=name, doing=name) as (on_progress, show):
+        files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
+        folder = None if output is None else prepare_output(output, overwrite=overwrite, names=files)
+        result = experiment(on_progress)
+        show(result)
+        if folder is not None:
+            write_json(folder / files[0], result.to_dict())
+            draw(result.chart(), [folder / file for file in files[1:]])
+            console(stderr=True).print(f"written to {folder}: {', '.join(files)}", style="dim", highlight=False)
+
+
+@lab.command()
+def gaussian(
+    shift: Annotated[list[float], typer.Option(help="Mean of p; may be repeated.")] = [0.1, 1.0],  # noqa: B006
+    scale: Annotated[float, typer.Option(help="Standard deviation of p.")] = 1.0,
+    samples: Annotated[int, typer.Option(help="Draws behind the sampled columns.")] = 1_000_000,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Schulman's two tables by closed form and by sampling, for q = N(0, 1) and any p = N(shift, scale²).
+
+    Bias and standard deviation of k1, k2, k3 and the best control variate, the KL above which k3 is worse than
+    k1, and where the variance is infinite. For example:
+
+        kullback lab gaussian --shift -0.5 --scale 5
+    """
+    from kullback.lab import gaussian as run
+
+    _run("gaussian", lambda _: run(shift, scale=scale, samples=samples, seed=seed), as_json, output, overwrite)
