@@ -22,6 +22,7 @@ lab = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Output = Annotated[Path | None, typer.Option(help="Folder for the JSON and the picture (PNG and SVG).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")]
+Samples = Annotated[int, typer.Option(help="Draws or sequences whose mean is the estimate.")]
 Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
 
 
@@ -49,6 +50,12 @@ def _run(
             console(stderr=True).print(f"written to {folder}: {', '.join(files)}", style="dim", highlight=False)
 
 
+def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
+    from kullback.engines.local import Progress
+
+    return lambda done, total: on_progress(Progress(done, total, 0))
+
+
 @lab.command()
 def gaussian(
     shift: Annotated[list[float], typer.Option(help="Mean of p; may be repeated.")] = [0.1, 1.0],  # noqa: B006
@@ -69,3 +76,84 @@ def gaussian(
     from kullback.lab import gaussian as run
 
     _run("gaussian", lambda _: run(shift, scale=scale, samples=samples, seed=seed), as_json, output, overwrite)
+
+
+@lab.command()
+def categorical(
+    estimator: Annotated[
+        list[str] | None, typer.Option(help="Of `kullback estimators`; may be repeated. Default: those of KL(q‖p).")
+    ] = None,
+    distance: Annotated[float, typer.Option(help="Of the policy's logits, while the vocabulary is swept.")] = 0.5,
+    vocab: Annotated[int, typer.Option(help="Tokens, while the distance is swept.")] = 256,
+    samples: Samples = 100,
+    worlds: Annotated[int, typer.Option(help="Random pairs a setting.")] = 10,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Bias, spread and error of estimators on random categorical pairs, exactly: one token, any vocabulary.
+
+    For example:
+
+        kullback lab categorical --estimator k3 --estimator forward_k3 --distance 1
+    """
+    from kullback.estimators import ESTIMATORS
+    from kullback.lab import categorical as run
+    from kullback.lab.categorical import DEFAULT
+
+    chosen = [ESTIMATORS[name] for name in estimator] if estimator else DEFAULT
+    _run(
+        "categorical",
+        lambda on_progress: run(
+            distance=distance,
+            vocab=vocab,
+            estimators=chosen,
+            samples=samples,
+            worlds=worlds,
+            seed=seed,
+            on_setting=_steps(on_progress),
+        ),
+        as_json,
+        output,
+        overwrite,
+        "settings",
+    )
+
+
+@lab.command()
+def language(
+    distance: Annotated[float, typer.Option(help="Of the policy's logits, while others are swept.")] = 0.2,
+    vocab: Annotated[int, typer.Option(help="Tokens, while others are swept.")] = 32,
+    horizon: Annotated[int, typer.Option(help="Most tokens of a sequence, while others are swept.")] = 64,
+    samples: Samples = 100,
+    worlds: Annotated[int, typer.Option(help="Random pairs a setting.")] = 5,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """The same for sequences of random language models, by distance, horizon and vocabulary: token or sequence level.
+
+    By dynamic programming, so nothing is sampled. For example:
+
+        kullback lab language --distance 0.1 --horizon 256
+    """
+    from kullback.lab import language as run
+
+    _run(
+        "language",
+        lambda on_progress: run(
+            distance=distance,
+            vocab=vocab,
+            horizon=horizon,
+            samples=samples,
+            worlds=worlds,
+            seed=seed,
+            on_setting=_steps(on_progress),
+        ),
+        as_json,
+        output,
+        overwrite,
+        "settings",
+    )

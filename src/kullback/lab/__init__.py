@@ -3,9 +3,16 @@
 Each is a function that returns a frozen result with `to_dict()`, `tables()` and `chart()`.
 """
 
+from kullback.lab.accuracy import Accuracies, Accuracy
+from kullback.lab.categorical import categorical
 from kullback.lab.gaussian import Gaussian, gaussian
+from kullback.lab.language import language
 
 __all__ = [
+    "Accuracies",
+    "Accuracy",
     "Gaussian",
+    "categorical",
     "gaussian",
+    "language",
 ]

@@ -46,11 +46,16 @@ def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
         raise MissingPackageError("matplotlib", "report") from None
     with matplotlib.rc_context(STYLE):
         labels = list(dict.fromkeys(series.label for panel in chart.panels for series in panel.series))
-        lines = -(-len(labels) // (2 * len(chart.panels)))
-        figure = Figure(figsize=(5.0 * len(chart.panels), 4.3 + 0.34 * lines), dpi=DOTS_A_INCH, layout="constrained")
-        axes = figure.subplots(1, len(chart.panels), squeeze=False)[0]
+        across = min(2, len(chart.panels))
+        down = -(-len(chart.panels) // across)
+        lines = -(-len(labels) // (2 * across))
+        size = (5.0 * across, 4.0 * down + 0.3 + 0.34 * lines)
+        figure = Figure(figsize=size, dpi=DOTS_A_INCH, layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for spare in axes[len(chart.panels) :]:
+            spare.remove()
         handles: dict[str, Any] = {}
-        for panel, ax in zip(chart.panels, axes, strict=True):
+        for panel, ax in zip(chart.panels, axes, strict=False):
             _panel(panel, ax, labels, handles)
         named = [label for label in labels if label]
         columns = -(-len(named) // lines)
