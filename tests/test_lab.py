@@ -20,7 +20,8 @@ from kullback.lab.accuracy import Setting, Sweep
 from kullback.lab.gaussian import NAMES, PUBLISHED
 from kullback.lab.language import pair as chain_pair
 from kullback.lab.language import ways
-from kullback.oracle import World
+from kullback.oracle import World, reference_world, relative_variance
+from kullback.oracle.gradients import gradient_of
 from kullback.report.pictures import draw
 
 
@@ -38,7 +39,7 @@ def test_schulmans_tables_to_the_printed_digits(shift: float, name: str) -> None
         assert row.bias == pytest.approx(bias, abs=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(shift=st.floats(-2, 2), scale=st.floats(0.4, 1.3))
 def test_closed_forms_are_the_integrals(shift: float, scale: float) -> None:
     q, p = stats.norm(0, 1), stats.norm(shift, scale)
@@ -209,6 +210,8 @@ EXPERIMENTS = {
     "gaussian": lambda: lab.gaussian(samples=100),
     "categorical": lambda: lab.categorical([0.1, 1.0], [4], worlds=1),
     "language": lambda: lab.language([0.1], [4], [4, 512], worlds=1),
+    "lambda": lambda: lab.coefficients(sizes=[2, 3]),
+    "gradients": lambda: lab.gradients([0.5], surrogates=["k1_loss", "k3_loss"]),
 }
 
 
@@ -227,3 +230,111 @@ def test_results_are_tables_charts_and_json(name: str, tmp_path: Path) -> None:
         assert any(np.isfinite(series.y).any() for series in panel.series)
     draw(chart, [tmp_path / "p.png", tmp_path / "p.svg"])
     assert (tmp_path / "p.svg").stat().st_size < 200_000
+
+
+@pytest.fixture(scope="module")
+def found_gradients() -> lab.Gradients:
+    return lab.gradients([0.3, 1.5])
+
+
+def test_directions_are_those_that_records_promise(found_gradients: lab.Gradients) -> None:
+    for row in found_gradients.directions:
+        if row.follows == "reverse_kl":
+            assert row.error < 1e-9, row
+            assert row.scale == pytest.approx(1.0)
+        else:
+            assert row.error > 1e-3, row
+        if row.follows == "zero":
+            assert np.isnan(row.angle)
+    assert {row.way for row in found_gradients.directions} > set(kb.SURROGATES.names)
+
+
+def test_off_policy_only_kl_loss_keeps_the_direction(found_gradients: lab.Gradients) -> None:
+    right = {row.way for row in found_gradients.directions if row.staleness and row.error < 1e-9}
+    assert right == {"kl_loss, k1", "kl_loss, k3", "kl_loss, rao_blackwell"}
+
+
+def test_the_best_constant_is_its_formula(found_gradients: lab.Gradients) -> None:
+    at = reference_world(1.5, torch=True)
+    columns = at.policy.sequence_logprobs
+    scores = np.stack([gradient_of(columns[i], at.policy.logits).ravel() for i in range(len(columns))])
+    chance, size = at.probability.detach().numpy(), (scores**2).sum(axis=1)
+    ell = (at.policy.sequence_logprobs - at.reference.sequence_logprobs).detach().numpy()
+    best = -(chance @ (ell * size)) / (chance @ size)
+    row = found_gradients.constants[1]
+    assert row.best == pytest.approx(best, rel=1e-9)
+    mean = chance @ (ell[:, None] * scores)
+    for c, variance in ((best, row.at_best), (0.0, row.at_zero), (1.0, row.at_one), (-row.kl, row.at_mean)):
+        want = (chance @ ((c + ell) ** 2 * size) - mean @ mean) / (mean @ mean)
+        assert variance == pytest.approx(float(want), rel=1e-9)
+    assert row.at_best <= min(row.at_zero, row.at_one, row.at_mean)
+
+
+def test_gradients_refuses_what_has_no_direction() -> None:
+    with pytest.raises(InputError, match="must be positive"):
+        lab.gradients([0.0])
+    with pytest.raises(InputError, match="must be positive"):
+        lab.gradients(staleness=0.0)
+
+
+def test_enumerated_batches_are_those_in_order() -> None:
+    """Bias and gain of every way at n = 3, by going through all 27 ordered batches; leave-one-out by kb.estimate."""
+    q, p = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
+    found = {choice.way: choice for choice in lab.coefficients(sizes=[3]).choices}
+    batches = np.array(list(np.ndindex(3, 3, 3)))
+    chance = q[batches].prod(axis=1)
+    ell, h = np.log(q / p)[batches], (p / q - 1)[batches]
+
+    def plugged(coefficient: np.ndarray) -> np.ndarray:
+        return np.mean(ell + np.nan_to_num(coefficient)[:, None] * h, axis=1)
+
+    with np.errstate(invalid="ignore"):
+        values = {
+            "0 (k1)": ell.mean(axis=1),
+            "1 (k3)": (ell + h).mean(axis=1),
+            "λ* = J/χ²": plugged(np.full(27, float(((p - q) @ np.log(p / q)) / ((p - q) ** 2 / q).sum()))),
+            "J/χ², same batch": plugged(-(ell * h).sum(axis=1) / (h**2).sum(axis=1)),
+            "least squares, same batch": plugged(
+                -((ell - ell.mean(axis=1, keepdims=True)) * h).sum(axis=1) / (h**2).sum(axis=1)
+            ),
+            "leave-one-out": np.array(
+                [
+                    kb.estimate(
+                        np.log(q)[batch][:, None], np.log(p)[batch][:, None], estimator=kb.ControlVariate("fit")
+                    ).value
+                    for batch in batches
+                ]
+            ),
+        }
+    kl = float(q @ np.log(q / p))
+    error = {way: float(chance @ (value - kl) ** 2) for way, value in values.items()}
+    for way, value in values.items():
+        assert found[way].bias == pytest.approx(float(chance @ value) / kl - 1, abs=1e-12), way
+        assert found[way].gain == pytest.approx(error["0 (k1)"] / error[way], rel=1e-9), way
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_only_same_batch_fits_are_biased(seed: int) -> None:
+    q, p = np.random.default_rng(seed).dirichlet(np.full(3, 2.0), size=2)
+    for choice in lab.coefficients(q, p, sizes=[2, 7], distances=[]).choices:
+        assert (abs(choice.bias) > 1e-9) == ("same batch" in choice.way), choice
+
+
+def test_finer_coefficients_never_lose() -> None:
+    for gain in lab.coefficients(sizes=[2]).gains:
+        assert gain.by_prefix <= gain.by_position <= gain.shared <= min(1.0, gain.k3) + 1e-12
+        assert gain.sequence <= 1.0
+    at = reference_world(0.5)
+    exact = relative_variance(at, kb.ControlVariate("fit"), "token") / relative_variance(at, kb.K1, "token")
+    assert lab.coefficients(sizes=[2], distances=[0.5]).gains[0].shared == pytest.approx(exact, rel=1e-9)
+
+
+def test_coefficients_refuse_what_cannot_be_enumerated() -> None:
+    for arguments, words in (
+        ({"sizes": [1]}, "at least 2 draws"),
+        ({"policy": [0.1] * 10, "reference": [0.1] * 10}, "the same"),
+        ({"policy": [0.05, 0.15] * 5, "reference": [0.1] * 10, "sizes": [100]}, "different batches"),
+        ({"policy": [0.5, 0.5, 0.5]}, "sum to 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            lab.coefficients(**arguments)  # type: ignore[arg-type]

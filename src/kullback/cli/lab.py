@@ -26,6 +26,10 @@ Samples = Annotated[int, typer.Option(help="Draws or sequences whose mean is the
 Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
 
 
+SHIFTS = [0.1, 1.0]
+SIZES = [2, 3, 5, 10, 20, 50, 100]
+
+
 def _run(
     name: str,
     experiment: Callable[[Callable[[Progress], None]], Any],
@@ -58,7 +62,7 @@ def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None
 
 @lab.command()
 def gaussian(
-    shift: Annotated[list[float], typer.Option(help="Mean of p; may be repeated.")] = [0.1, 1.0],  # noqa: B006
+    shift: Annotated[list[float], typer.Option(help="Mean of p; may be repeated.")] = SHIFTS,
     scale: Annotated[float, typer.Option(help="Standard deviation of p.")] = 1.0,
     samples: Annotated[int, typer.Option(help="Draws behind the sampled columns.")] = 1_000_000,
     seed: Seed = 0,
@@ -157,3 +161,59 @@ def language(
         overwrite,
         "settings",
     )
+
+
+@lab.command()
+def gradients(
+    staleness: Annotated[
+        float, typer.Option(help="How far the policy that draws the rows is behind, in its logits, off-policy.")
+    ] = 0.3,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Direction and variance of every surrogate's gradient, exactly, as the policy moves away, on- and off-policy.
+
+    Also the best constant of ½(c + ℓ)², and how noisy each unbiased way to the gradient is. For example:
+
+        kullback lab gradients --staleness 1 --output results
+    """
+    from kullback.lab import gradients as run
+
+    _run(
+        "gradients",
+        lambda on_progress: run(staleness=staleness, on_setting=_steps(on_progress)),
+        as_json,
+        output,
+        overwrite,
+        "worlds",
+    )
+
+
+@lab.command(name="lambda")
+def coefficients(
+    q: Annotated[str, typer.Option("--policy", help="Probabilities of the policy, with commas.")] = "0.5,0.3,0.2",
+    p: Annotated[str, typer.Option("--reference", help="Probabilities of the reference.")] = "0.2,0.3,0.5",
+    n: Annotated[list[int], typer.Option("-n", help="Draws of a batch; may be repeated.")] = SIZES,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """What each way of choosing λ in k1 + λ(r − 1) gains, and the bias of fitting it on the same batch, exactly.
+
+    For example:
+
+        kullback lab lambda --policy 0.8,0.2 --reference 0.5,0.5 -n 4 -n 16
+    """
+    from kullback.lab import coefficients as run
+
+    _run("lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n), as_json, output, overwrite)
+
+
+def _numbers(text: str) -> list[float]:
+    from kullback.errors import InputError
+
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"{text!r} came, but probabilities with commas are needed, such as 0.5,0.3,0.2") from None

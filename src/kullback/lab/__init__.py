@@ -5,14 +5,20 @@ Each is a function that returns a frozen result with `to_dict()`, `tables()` and
 
 from kullback.lab.accuracy import Accuracies, Accuracy
 from kullback.lab.categorical import categorical
+from kullback.lab.coefficients import Coefficients, coefficients
 from kullback.lab.gaussian import Gaussian, gaussian
+from kullback.lab.gradients import Gradients, gradients
 from kullback.lab.language import language
 
 __all__ = [
     "Accuracies",
     "Accuracy",
+    "Coefficients",
     "Gaussian",
+    "Gradients",
     "categorical",
+    "coefficients",
     "gaussian",
+    "gradients",
     "language",
 ]
