@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from math import log, sqrt
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
+from scipy.special import logsumexp
+from test_cli import run
 
 import kullback as kb
 from kullback import lab
@@ -20,6 +24,8 @@ from kullback.lab.accuracy import Setting, Sweep
 from kullback.lab.gaussian import NAMES, PUBLISHED
 from kullback.lab.language import pair as chain_pair
 from kullback.lab.language import ways
+from kullback.lab.plan import PlanRow
+from kullback.lab.training import ARMS, _Problem
 from kullback.oracle import World, reference_world, relative_variance
 from kullback.oracle.gradients import gradient_of
 from kullback.report.pictures import draw
@@ -39,7 +45,7 @@ def test_schulmans_tables_to_the_printed_digits(shift: float, name: str) -> None
         assert row.bias == pytest.approx(bias, abs=1e-12)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(shift=st.floats(-2, 2), scale=st.floats(0.4, 1.3))
 def test_closed_forms_are_the_integrals(shift: float, scale: float) -> None:
     q, p = stats.norm(0, 1), stats.norm(shift, scale)
@@ -211,6 +217,7 @@ EXPERIMENTS = {
     "categorical": lambda: lab.categorical([0.1, 1.0], [4], worlds=1),
     "language": lambda: lab.language([0.1], [4], [4, 512], worlds=1),
     "lambda": lambda: lab.coefficients(sizes=[2, 3]),
+    "training": lambda: lab.training([1.0], steps=80, seeds=1),
     "gradients": lambda: lab.gradients([0.5], surrogates=["k1_loss", "k3_loss"]),
 }
 
@@ -234,7 +241,7 @@ def test_results_are_tables_charts_and_json(name: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def found_gradients() -> lab.Gradients:
-    return lab.gradients([0.3, 1.5])
+    return lab.gradients([1.5], surrogates=kb.SURROGATES.names)
 
 
 def test_directions_are_those_that_records_promise(found_gradients: lab.Gradients) -> None:
@@ -261,7 +268,7 @@ def test_the_best_constant_is_its_formula(found_gradients: lab.Gradients) -> Non
     chance, size = at.probability.detach().numpy(), (scores**2).sum(axis=1)
     ell = (at.policy.sequence_logprobs - at.reference.sequence_logprobs).detach().numpy()
     best = -(chance @ (ell * size)) / (chance @ size)
-    row = found_gradients.constants[1]
+    row = found_gradients.constants[0]
     assert row.best == pytest.approx(best, rel=1e-9)
     mean = chance @ (ell[:, None] * scores)
     for c, variance in ((best, row.at_best), (0.0, row.at_zero), (1.0, row.at_one), (-row.kl, row.at_mean)):
@@ -338,3 +345,206 @@ def test_coefficients_refuse_what_cannot_be_enumerated() -> None:
     ):
         with pytest.raises(InputError, match=words):
             lab.coefficients(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def found_training() -> lab.Training:
+    return lab.training([1.0], steps=400, seeds=4, seed=1)
+
+
+def test_training_shows_which_kl_term_controls_the_kl(found_training: lab.Training) -> None:
+    run = {run.arm: run for run in found_training.runs}
+    wanted = run["no KL term"].best_kl
+    for arm in ("no KL term", "k1 in the loss"):
+        assert run[arm].kl > 5 * wanted
+    assert run["k3 in the reward"].shortfall > 1  # worse than not having trained
+    for arm in ("k1 in the reward", "kl_loss REVERSE_KL", "kl_loss Rao-Blackwell"):
+        assert run[arm].kl == pytest.approx(wanted, rel=0.15)
+        assert run[arm].shortfall < min(run["k2 in the loss"].shortfall, run["k3 in the loss"].shortfall)
+    assert all(run.shortfall > -1e-9 for run in found_training.runs)
+
+
+def test_the_optimum_of_training_is_the_free_energy() -> None:
+    """max E[R] − β KL = β log E_p[exp(R/β)] (Gibbs), and no policy near it does better."""
+    problem = _Problem([0.7], 2, 1)
+    whole, reward = problem.ref_logprobs.sum(-1).numpy(), problem.reward.numpy()
+    best_reward, best_kl = problem.optimum(0.7)
+    best = best_reward - 0.7 * best_kl
+    assert best == pytest.approx(0.7 * logsumexp(whole + reward / 0.7), rel=1e-12)
+    tilted = whole + reward / 0.7
+    for noise in 0.1 * np.random.default_rng(0).normal(size=(20, len(whole))):
+        q = tilted + noise - logsumexp(tilted + noise)
+        assert np.exp(q) @ (reward - 0.7 * (q - whole)) < best
+
+
+def test_training_steps_follow_the_exact_gradients() -> None:
+    """The expected step of k1 in the reward, and of kl_loss, is ∇KL(q‖p); Monte Carlo over many samples."""
+    problem = _Problem([1.0], 4_000, 1)
+    table = problem.reference + 0.8 * torch.randn(problem.reference.shape, generator=torch.Generator().manual_seed(0))
+    table = table[None].log_softmax(-1).double().requires_grad_()
+    logprobs = table.log_softmax(-1)
+    everything = problem._read(logprobs)
+    whole = everything.sum(-1)
+    exact = (whole.exp() * (whole - problem.ref_logprobs.sum(-1))).sum()
+    (want,) = torch.autograd.grad(exact, table, retain_graph=True)
+    batch, _ = problem._sampled(logprobs, everything, whole.detach(), torch.Generator().manual_seed(1))
+    arms = {arm.name: arm for arm in ARMS}
+    for name in ("k1 in the reward", "kl_loss REVERSE_KL", "kl_loss Rao-Blackwell"):
+        (got,) = torch.autograd.grad(arms[name].penalty(batch), table, retain_graph=True)
+        assert float((got - want).norm() / want.norm()) < 0.15, name
+    (own,) = torch.autograd.grad(arms["k2 in the loss"].penalty(batch), table, retain_graph=True)
+    assert float((own - want).norm() / want.norm()) > 0.2
+
+
+def test_training_refuses_what_cannot_be_trained() -> None:
+    for arguments in ({"betas": []}, {"betas": [0.0]}, {"samples": 1}, {"seeds": 0}, {"steps": 10}):
+        with pytest.raises(InputError, match="are needed"):
+            lab.training(**arguments)  # type: ignore[arg-type]
+
+
+def pilot_of(distances: np.ndarray, samples: int, seed: int) -> list[kb.Rollout]:
+    """Prompts of different difficulty: worlds at different distances."""
+    rng = np.random.default_rng(seed)
+    rollouts = []
+    for prompt, distance in enumerate(distances):
+        at = reference_world(float(distance))
+        batch = at.sample(rng, samples)
+        for row in range(samples):
+            kept = batch["mask"][row]
+            tokens = int(kept.sum())
+            columns = {name: batch[name][row][kept] for name in ("logprobs", "ref_logprobs", "token_kl")}
+            rollouts.append(kb.Rollout(prompt, [1] * 10, [0] * tokens, kept[kept], **columns, ref_mass=np.ones(tokens)))
+    return rollouts
+
+
+DISTANCES = (0.3, 0.6, 0.9, 1.2)
+
+
+def test_a_plan_finds_the_components_that_enumeration_knows() -> None:
+    found = lab.plan(pilot_of(np.repeat(DISTANCES, 150), 6, 0), stderr=0.05)
+    worlds = [reference_world(d) for d in DISTANCES]
+    kls = [float(at.exact(kb.REVERSE_KL)) for at in worlds]
+    for row in found.rows:
+        if row.estimator not in ("k1", "k3", "rao_blackwell") or row.level != "token":
+            continue
+        estimator = kb.ESTIMATORS[row.estimator]
+        within = np.mean(
+            [relative_variance(at, estimator, "token") * kl**2 for at, kl in zip(worlds, kls, strict=True)]
+        )
+        assert row.components.between == pytest.approx(np.std(kls), rel=0.1)
+        assert row.components.within == pytest.approx(np.sqrt(within), rel=0.1)
+
+
+def test_the_plan_reaches_the_error_it_promises() -> None:
+    found = lab.plan(pilot_of(np.repeat(DISTANCES, 25), 4, 1), stderr=0.1, most_prompts=12)
+    row = found.rows[0]
+    assert row.prompts is not None
+    assert row.prompts <= 12
+    assert row.samples is not None
+    assert row.samples > 1
+    rng = np.random.default_rng(2)
+    worlds = [reference_world(d) for d in DISTANCES]
+    means = [
+        np.mean([(b["logprobs"] - b["ref_logprobs"]).sum(axis=1).mean() for b in _batches(worlds, row, rng)])
+        for _ in range(600)
+    ]
+    assert row.expected is not None
+    assert row.expected <= 0.1
+    assert np.std(means) == pytest.approx(row.expected, rel=0.15)
+
+
+def _batches(worlds: list[World], row: object, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+    for number in rng.integers(len(worlds), size=row.prompts):  # type: ignore[attr-defined]
+        yield worlds[number].sample(rng, row.samples)  # type: ignore[attr-defined]
+
+
+def test_the_planned_samples_are_the_cheapest() -> None:
+    found = lab.plan(pilot_of(np.repeat(DISTANCES, 10), 5, 3), relative=0.05, read_cost=0.5)
+    for row in found.rows:
+        assert row.prompts is not None
+
+        def cost(m: int, row: PlanRow = row) -> float:
+            variance = row.components.between**2 + row.components.within**2 / m
+            prompts = max(2, np.ceil(variance / found.wished**2))
+            return float(prompts * (0.5 * found.prompt_tokens + m * found.completion_tokens))
+
+        assert row.samples is not None
+        assert cost(row.samples) == min(cost(m) for m in range(1, 200))
+        assert row.low <= row.high
+
+
+def test_too_few_prompts_are_said_to_be_too_few() -> None:
+    found = lab.plan(pilot_of(np.repeat(DISTANCES, 10), 5, 3), stderr=0.02, most_prompts=20)
+    assert found.cheapest is None
+    (table,) = found.tables()
+    assert "have at least" in table.note
+    assert all(row.prompts is None and row.least_prompts > 20 for row in found.rows)
+
+
+def test_plan_refuses_pilots_that_cannot_tell() -> None:
+    pilot = pilot_of(np.array(DISTANCES), 3, 0)
+    for rollouts, options, words in (
+        (pilot, {}, "give one positive error"),
+        (pilot, {"stderr": 0.1, "relative": 0.1}, "give one positive error"),
+        (pilot[:3], {"stderr": 0.1}, "at least two prompts"),
+        (pilot[::3], {"stderr": 0.1}, "at least two prompts"),
+        ([], {"stderr": 0.1}, "no sequence"),
+        (pilot, {"stderr": 0.1, "estimators": [(kb.Renyi(2.0), "sequence")]}, "not a mean"),
+    ):
+        with pytest.raises(InputError, match=words):
+            lab.plan(rollouts, **options)  # type: ignore[arg-type]
+
+
+LAB = {
+    "gaussian": ["--samples", "100"],
+    "categorical": ["--worlds", "1", "--vocab", "8", "--estimator", "k3"],
+    "lambda": ["-n", "3"],
+    "plan": ["{pilot}", "--relative", "0.2"],
+}
+
+
+@pytest.mark.parametrize("name", LAB)
+def test_commands_print_tables_or_json_and_write_files(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kb.write_rollouts(tmp_path / "pilot.parquet", pilot_of(np.array(DISTANCES), 3, 0))
+    arguments = ["lab", name, *(a.format(pilot=tmp_path / "pilot.parquet") for a in LAB[name])]
+    status, out, err = run(capsys, *arguments)
+    assert (status, err) == (0, "")
+    assert "│" not in out
+    status, out, err = run(capsys, *arguments, "--json", "--output", str(tmp_path / "out"))
+    assert status == 0
+    assert json.loads(out) == json.loads((tmp_path / "out" / f"{name}.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{name}.{k}" for k in ("json", "png", "svg")}
+    status, out, err = run(capsys, *arguments, "--output", str(tmp_path / "out"))
+    assert status == 2
+    assert "--overwrite" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gaussian", "--scale", "-1"], "a scale is positive"),
+        (["lambda", "--policy", "a,b"], "probabilities with commas"),
+        (["plan", "a", "b", "c"], "two models are needed"),
+        (["plan", "nothing.parquet"], "cannot be read as rollouts"),
+        (["training", "--steps", "1"], "are needed"),
+        (["categorical", "--estimator", "k9"], "choose one of"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_bad_options_are_one_sentence_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    status, out, err = run(capsys, "lab", *arguments)
+    assert status == 2
+    assert words in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize("name", ["", "gaussian", "categorical", "language", "gradients", "lambda", "training", "plan"])
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    status, out, _ = run(capsys, "lab", *name.split(), "--help")
+    assert status == 0
+    assert f"kullback lab {name or 'gaussian'}" in out

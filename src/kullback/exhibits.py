@@ -6,13 +6,15 @@ The rooms below the faces fill them; `kullback.report` draws them on a terminal,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from kullback._namespace import Float64
 
-Style = Literal["line", "dashed", "dots", "points"]
+Style = Literal["line", "dashed", "points"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,19 @@ class Series:
     Attributes:
         label: what the legend calls it; one label has one colour in all panels.
         x, y: as many numbers each; what is not finite is not drawn.
-        style: a line, a dashed line, small dots, or large points.
+        style: a line, a dashed line, or points.
     """
 
     label: str
     x: Float64
     y: Float64
     style: Style = "line"
+
+    @classmethod
+    def of(cls, label: str, points: Iterable[tuple[float, float]], style: Style = "line") -> Series:
+        """From pairs (x, y)."""
+        x, y = np.array([*points], dtype=np.float64).reshape(-1, 2).T
+        return cls(label, x, y, style)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
 
 SHIFTS = [0.1, 1.0]
 SIZES = [2, 3, 5, 10, 20, 50, 100]
+BETAS = [0.5, 1.0]
+MODELS = ["builtin:tuned", "builtin:base"]
 
 
 def _run(
@@ -106,13 +108,12 @@ def categorical(
     from kullback.lab import categorical as run
     from kullback.lab.categorical import DEFAULT
 
-    chosen = [ESTIMATORS[name] for name in estimator] if estimator else DEFAULT
     _run(
         "categorical",
         lambda on_progress: run(
             distance=distance,
             vocab=vocab,
-            estimators=chosen,
+            estimators=[ESTIMATORS[name] for name in estimator] if estimator else DEFAULT,
             samples=samples,
             worlds=worlds,
             seed=seed,
@@ -217,3 +218,75 @@ def _numbers(text: str) -> list[float]:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise InputError(f"{text!r} came, but probabilities with commas are needed, such as 0.5,0.3,0.2") from None
+
+
+@lab.command()
+def training(
+    beta: Annotated[list[float], typer.Option(help="Weight of the KL term; may be repeated.")] = BETAS,
+    steps: Annotated[int, typer.Option(help="Gradient steps of every run.")] = 2000,
+    samples: Annotated[int, typer.Option(help="Sequences of a batch.")] = 16,
+    seeds: Annotated[int, typer.Option(help="Runs of each KL term.")] = 8,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """One small RL problem trained with each KL term: reward against the exact KL, and what the log says of it.
+
+    For example:
+
+        kullback lab training --beta 0.7 --seeds 4 --output results
+    """
+    from kullback.lab import training as run
+
+    _run(
+        "training",
+        lambda on_progress: run(beta, steps=steps, samples=samples, seeds=seeds, seed=seed, on_progress=on_progress),
+        as_json,
+        output,
+        overwrite,
+        "sequences",
+    )
+
+
+@lab.command()
+def plan(
+    pilot: Annotated[
+        list[str],
+        typer.Argument(help="A rollouts.parquet, or a policy and a reference to sample a pilot from, as for compare."),
+    ] = MODELS,
+    relative: Annotated[float | None, typer.Option(help="Wished standard error over the KL; 0.05 unless told.")] = None,
+    stderr: Annotated[float | None, typer.Option(help="Wished standard error, nats a sequence.")] = None,
+    most_prompts: Annotated[int | None, typer.Option(help="Prompts that can be had; unset: as many as needed.")] = None,
+    read_cost: Annotated[float, typer.Option(help="Cost of reading a prompt token, in generated tokens.")] = 0.1,
+    prompts: Annotated[Path | None, typer.Option(help="Of the pilot, with two models.")] = None,
+    samples: Annotated[int, typer.Option(help="Completions of each prompt of the pilot, with two models.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens after which a completion is cut.")] = 48,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """How many prompts and samples a prompt, with which estimator, for a wished standard error; from a pilot.
+
+    For example:
+
+        kullback lab plan results/rollouts.parquet --relative 0.01
+
+        kullback lab plan ./my-model Qwen/Qwen3-0.6B --prompts prompts.jsonl --stderr 0.1 --most-prompts 500
+    """
+    from kullback.compare import compare
+    from kullback.errors import InputError
+    from kullback.lab import plan as run
+
+    def experiment(on_progress: Callable[[Progress], None]) -> Any:
+        if len(pilot) > 2:
+            raise InputError(f"{len(pilot)} names came, but a file of rollouts or two models are needed")
+        drawn: Any = pilot[0]
+        if len(pilot) == 2:
+            sampling = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
+            drawn = compare(pilot[0], pilot[1], prompts, **sampling, on_progress=on_progress).rollouts
+        wished = 0.05 if relative is None and stderr is None else relative
+        return run(drawn, relative=wished, stderr=stderr, most_prompts=most_prompts, read_cost=read_cost, seed=seed)
+
+    _run("plan", experiment, as_json, output, overwrite, "sequences")

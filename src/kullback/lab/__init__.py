@@ -9,6 +9,8 @@ from kullback.lab.coefficients import Coefficients, coefficients
 from kullback.lab.gaussian import Gaussian, gaussian
 from kullback.lab.gradients import Gradients, gradients
 from kullback.lab.language import language
+from kullback.lab.plan import Plan, plan
+from kullback.lab.training import Training, training
 
 __all__ = [
     "Accuracies",
@@ -16,9 +18,13 @@ __all__ = [
     "Coefficients",
     "Gaussian",
     "Gradients",
+    "Plan",
+    "Training",
     "categorical",
     "coefficients",
     "gaussian",
     "gradients",
     "language",
+    "plan",
+    "training",
 ]

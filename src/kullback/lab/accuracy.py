@@ -154,8 +154,9 @@ class Accuracies:
 
     def _series(self, sweep: Sweep, name: str) -> Series:
         rows = self.of(sweep, name)
-        x = [row.kl if sweep == "distance" else getattr(row.setting, sweep) for row in rows]
-        return Series(name, np.array(x, dtype=float), np.array([row.rmse for row in rows]))
+        return Series.of(
+            name, ((row.kl if sweep == "distance" else getattr(row.setting, sweep), row.rmse) for row in rows)
+        )
 
 
 def measured(

@@ -133,10 +133,7 @@ class Coefficients:
         """Bias and gain over the batch size."""
 
         def series(number: Callable[[Choice], float]) -> tuple[Series, ...]:
-            return tuple(
-                Series(way, np.array([c.n for c in self.of(way)]), np.array([number(c) for c in self.of(way)]))
-                for way in WAYS
-            )
+            return tuple(Series.of(way, ((c.n, number(c)) for c in self.of(way))) for way in WAYS)
 
         return Chart(
             name="lambda",

@@ -179,9 +179,8 @@ class Gradients:
                 rows = self.at(way, stale=stale)
                 if not rows:
                     continue
-                kls = np.array([row.kl for row in rows])
-                angles.append(Series(label, kls, np.array([row.angle for row in rows])))
-                noises.append(Series(label, kls, np.array([row.variance for row in rows])))
+                angles.append(Series.of(label, ((row.kl, row.angle) for row in rows)))
+                noises.append(Series.of(label, ((row.kl, row.variance) for row in rows)))
             x = "KL(q‖p), nats a sequence"
             panels += [
                 Panel(f"direction, {title}", x, "angle to ∇KL, degrees", tuple(angles), "x", bottom=-4, top=150),

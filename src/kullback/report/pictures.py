@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import FileError, MissingPackageError
-from kullback.exhibits import Chart, Panel
+from kullback.exhibits import Chart, Panel, Series
 
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00")
 """Okabe & Ito's palette, its yellow darkened to be seen on white; line and marker differ too."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DOTS_A_INCH = 110
 
 STYLE: Any = {
@@ -28,7 +28,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "kullback",
     "lines.linewidth": 2.4,
-    "lines.markersize": 8,
+    "lines.markersize": 9,
 }
 
 
@@ -42,6 +42,7 @@ def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
     try:
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ImportError:
         raise MissingPackageError("matplotlib", "report") from None
     with matplotlib.rc_context(STYLE):
@@ -54,31 +55,24 @@ def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for spare in axes[len(chart.panels) :]:
             spare.remove()
-        handles: dict[str, Any] = {}
+        looks: dict[str, dict[str, Any]] = {label: {"linestyle": ""} for label in labels}
         for panel, ax in zip(chart.panels, axes, strict=False):
-            _panel(panel, ax, labels, handles)
-        named = [label for label in labels if label]
-        columns = -(-len(named) // lines)
-        figure.legend([handles[label] for label in named], named, loc="outside lower center", ncols=columns)
+            _panel(panel, ax, looks)
+        handles = [Line2D([], [], **look) for look in looks.values()]
+        figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // lines))
         for path in paths:
             _save(figure, chart, Path(path))
 
 
-def _panel(panel: Panel, ax: Any, labels: list[str], handles: dict[str, Any]) -> None:
+def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
+    """Draw a panel, and note how each label looks, for the legend."""
     ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
     ax.set_xscale("log" if "x" in panel.log else "linear")
     ax.set_yscale("log" if "y" in panel.log else "linear")
     for series in panel.series:
-        place = labels.index(series.label)
-        look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)]}
-        if series.style in ("line", "dashed"):
-            look["linestyle"] = "--" if series.style == "dashed" else DASHES[place % len(DASHES)]
-        else:
-            small = series.style == "dots"
-            look |= {"linestyle": "", "marker": MARKERS[place % len(MARKERS)]}
-            look |= {"markersize": 4, "alpha": 0.5} if small else {"markeredgecolor": "white"}
-        (handle,) = ax.plot(series.x, np.where(np.isfinite(series.y), series.y, np.nan), **look)
-        handles.setdefault(series.label, handle)
+        look = _look(series, list(looks).index(series.label))
+        looks[series.label] |= {key: value for key, value in look.items() if value != ""}
+        ax.plot(series.x, np.where(np.isfinite(series.y), series.y, np.nan), **look)
     if panel.bottom is not None or panel.top is not None:
         ax.set_ylim(panel.bottom, panel.top)
     for x, words in panel.marks:
@@ -93,6 +87,17 @@ def _panel(panel: Panel, ax: Any, labels: list[str], handles: dict[str, Any]) ->
             fontsize=13,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
         )
+
+
+def _look(series: Series, place: int) -> dict[str, Any]:
+    colour = COLOURS[place % len(COLOURS)]
+    if series.style == "line":
+        return {"color": colour, "linestyle": DASHES[place % len(DASHES)]}
+    if series.style == "dashed":
+        return {"color": colour, "linestyle": "--"}
+    # Open markers, so that those beneath are seen.
+    marker = {"marker": MARKERS[place % len(MARKERS)], "markerfacecolor": "none", "markeredgewidth": 2.2}
+    return {"color": colour, "linestyle": "", **marker}
 
 
 def _save(figure: Any, chart: Chart, path: Path) -> None:
