@@ -284,8 +284,15 @@ def plan(
             raise InputError(f"{len(pilot)} names came, but a file of rollouts or two models are needed")
         drawn: Any = pilot[0]
         if len(pilot) == 2:
-            sampling = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
-            drawn = compare(pilot[0], pilot[1], prompts, **sampling, on_progress=on_progress).rollouts
+            drawn = compare(
+                pilot[0],
+                pilot[1],
+                prompts,
+                samples=samples,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                on_progress=on_progress,
+            ).rollouts
         wished = 0.05 if relative is None and stderr is None else relative
         return run(drawn, relative=wished, stderr=stderr, most_prompts=most_prompts, read_cost=read_cost, seed=seed)
 
