@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from math import erf, exp, sqrt
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kullback import lab
 from kullback.exhibits import Chart, Table
 from kullback.lab.gradients import unbiased_ways
 from kullback.oracle import TreeLM, World, loss_moments
+from kullback.report import terminal
 from kullback.report.pictures import draw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,6 +240,18 @@ def theory_numbers() -> dict[str, str]:
     }
 
 
+def compare_numbers() -> dict[str, str]:
+    """What ``kullback compare`` prints first of the built-in pair."""
+    from rich.console import Console
+
+    console = Console(width=124, file=StringIO(), record=True)
+    console.print(terminal.comparison(kb.compare()))
+    title = terminal.TITLES["reverse"]
+    printed = [line.rstrip() for line in console.export_text().partition(title)[2].strip().splitlines()]
+    lines = [title, "", f" {printed[0]}", *printed[1 : printed.index("")]]
+    return {"table": "\n\n```\n" + "\n".join(lines) + "\n```\n\n"}
+
+
 def _binary(policy: Iterable[float], reference: Iterable[float]) -> World:
     """Two tokens, twice: chances of token 1 at first, after token 0 and after token 1; eos never comes."""
     import torch
@@ -308,6 +322,7 @@ SOURCES = {
         Source("iid", iid_numbers),
         Source("lambda", coefficients_numbers, lambda: coefficients().chart()),
         Source("theory", theory_numbers),
+        Source("compare", compare_numbers, slow=True),
         Source("ways", ways_numbers, slow=True),
         Source("gradients", gradients_numbers, lambda: gradients().chart(), slow=True),
         Source("training", training_numbers, lambda: training().chart(), slow=True),

@@ -154,7 +154,7 @@ class Training:
         best = Series.of("optimum", ((kl, reward) for reward, kl in self.frontier))
         names = tuple(dict.fromkeys(run.arm for run in self.runs))
         steps = range(EVERY, EVERY * len(self.runs[0].curve) + 1, EVERY)
-        target = self.runs[0].best_kl
+        target, most = self.runs[0].best_kl, max(run.kl for run in self.runs)
         return Chart(
             name="training",
             text=(
@@ -178,7 +178,10 @@ class Training:
                     "what the log says",
                     "exact KL(q‖p), nats",
                     "logged KL, nats",
-                    self._points(names, "kl", "logged"),
+                    (
+                        *self._points(names, "kl", "logged"),
+                        Series.of("logged = exact", ((0.0, 0.0), (most, most)), "dashed"),
+                    ),
                 ),
             ),
         )
