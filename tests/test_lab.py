@@ -169,14 +169,14 @@ def test_ways_on_chains_are_those_of_the_tree(horizon: int) -> None:
 
 
 def test_accuracy_is_that_of_sampling() -> None:
-    setting = Setting(16, 1, 1.0)
+    setting = Setting(16, 1, 2.0)
     row = next(
-        r for r in lab.categorical([1.0], [16], vocab=16, worlds=1, samples=20).rows if r.estimator == "k3_clamped_2"
+        r for r in lab.categorical([2.0], [16], vocab=16, worlds=1, samples=200).rows if r.estimator == "k3_clamped_2"
     )
     rng = np.random.default_rng([0, 0])
     reference = 2.0 * rng.normal(size=16)
-    q, p = (np.exp(x) / np.exp(x).sum() for x in (reference + rng.normal(size=16), reference))
-    x = np.random.default_rng(1).choice(16, size=(40_000, 20), p=q)
+    q, p = (np.exp(x) / np.exp(x).sum() for x in (reference + 2.0 * rng.normal(size=16), reference))
+    x = np.random.default_rng(1).choice(16, size=(20_000, 200), p=q)
     estimates = kb.Clamped(kb.K3, log_ratio=2.0)(np.log(q / p)[x]).mean(axis=1)
     kl = float(q @ np.log(q / p))
     assert row.setting == setting
