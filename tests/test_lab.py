@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from math import log, sqrt
 from pathlib import Path
@@ -548,3 +550,15 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
     status, out, _ = run(capsys, "lab", *name.split(), "--help")
     assert status == 0
     assert f"kullback lab {name or 'gaussian'}" in out
+
+
+def test_a_missing_matplotlib_is_named_before_the_work(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "sys.argv = ['kullback', 'lab', 'training', '--output', sys.argv[1]]\n"
+        "from kullback.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "matplotlib is needed for this and is not installed: pip install 'kullback[report]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -43,9 +43,11 @@ def _run(
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
     from kullback.compare import prepare_output, write_json
     from kullback.report import terminal
-    from kullback.report.pictures import draw
+    from kullback.report.pictures import draw, require_matplotlib
 
     with shown(as_json, terminal.experiment, unit, starting=name, doing=name) as (on_progress, show):
+        if output is not None:
+            require_matplotlib()
         files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
         folder = None if output is None else prepare_output(output, overwrite=overwrite, names=files)
         result = experiment(on_progress)

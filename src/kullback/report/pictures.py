@@ -32,6 +32,18 @@ STYLE: Any = {
 }
 
 
+def require_matplotlib() -> None:
+    """Say that it is missing before minutes of work, not after.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingPackageError("matplotlib", "report") from None
+
+
 def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
     """Write a chart to files, PNG or SVG by their names.
 
@@ -39,12 +51,11 @@ def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
         MissingPackageError: matplotlib is not installed.
         FileError: a file cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError:
-        raise MissingPackageError("matplotlib", "report") from None
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     with matplotlib.rc_context(STYLE):
         labels = list(dict.fromkeys(series.label for panel in chart.panels for series in panel.series))
         across = min(2, len(chart.panels))
