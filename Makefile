@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: compare test test-slow test-all bench lint builtin docs clean help
+.PHONY: compare test test-slow test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -30,6 +30,9 @@ builtin: .venv/run.stamp  ## make the built-in pair of models again
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py
+
+docs-numbers: .venv/dev.stamp  ## compute the numbers and pictures of the docs again (ARGS="gaussian …" for some)
+	$(BIN)/python tools/make_numbers.py $(ARGS)
 
 lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/ruff check --fix .

@@ -32,6 +32,28 @@ def test_values_and_variances_are_those_of_the_tree(horizon: int) -> None:
         assert q.variance(p, estimator.name) == pytest.approx(want, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+def test_moments_of_sequences_are_those_of_the_tree(horizon: int) -> None:
+    q, p = pair(horizon=horizon, scale=0.6)
+    at = World(q.tree(), p.tree())
+    total = (at.policy.logprobs - at.reference.logprobs).sum(axis=1)
+    np.testing.assert_allclose(
+        q.log_ratio_moments(p), [at.probability @ total**j for j in range(5)], rtol=1e-10, atol=1e-13
+    )
+    assert q.pearson_chi2(p) == pytest.approx(float(at.exact(kb.TARGETS["pearson_chi2"])), rel=1e-10)
+    mean, variance = q.moments(p, lambda x, kl: x * x / 2 + np.sin(kl))
+    k = at.summand(lambda x: x * x / 2, "token") + (np.sin(at.token_kl) * at.policy.mask).sum(axis=1)
+    assert mean == pytest.approx(float(at.probability @ k), rel=1e-10)
+    assert variance == pytest.approx(float(at.probability @ (k - mean) ** 2), rel=1e-9, abs=1e-13)
+
+
+def test_the_ratio_of_sequences_can_have_no_variance_that_a_float_holds() -> None:
+    q, p = pair(vocab=6, horizon=2000)
+    q.initial[1] = q.logprobs[:, 1] = p.initial[1] = p.logprobs[:, 1] = -50.0
+    assert q.pearson_chi2(p) == np.inf
+    assert np.isfinite(q.log_ratio_moments(p)).all()
+
+
 @pytest.mark.parametrize("horizon", [1, 2, 4])
 @pytest.mark.parametrize("target", [kb.REVERSE_KL, kb.FORWARD_KL], ids=lambda t: t.name)
 def test_gradients_are_those_of_the_tree(target: kb.Target, horizon: int) -> None:

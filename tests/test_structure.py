@@ -15,6 +15,7 @@ ROOT = Path(kb.__file__).parent
 ROOMS = (
     ("errors",),
     ("_namespace", "families"),
+    ("exhibits",),
     ("targets", "divergences"),
     ("estimators", "sequences", "weights"),
     ("surrogates",),
@@ -30,6 +31,7 @@ ROOMS = (
     ("engines",),
     ("compare",),
     ("textual",),
+    ("lab",),
     ("report",),
     ("cli",),
     ("__main__",),

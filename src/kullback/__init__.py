@@ -3,7 +3,7 @@
 import typing as _typing
 from importlib import import_module as _import_module
 
-from kullback import errors, oracle, weights
+from kullback import errors, lab, oracle, weights
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
 from kullback.estimators import (
@@ -79,6 +79,7 @@ __all__ = [
     "estimate",
     "kl_loss",
     "kl_reward",
+    "lab",
     "optimal_coefficient",
     "oracle",
     "read_rollouts",

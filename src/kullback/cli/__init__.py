@@ -9,6 +9,7 @@ import typer
 from kullback.cli.claims import claims
 from kullback.cli.compare import compare
 from kullback.cli.estimators import estimators
+from kullback.cli.lab import lab
 
 app = typer.Typer(
     name="kullback",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 for command in (compare, estimators, claims):
     app.command()(command)
+app.add_typer(lab, name="lab")
 
 
 def _print_version(wanted: bool) -> None:

@@ -29,7 +29,12 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def shown(
-    as_json: bool, table: Callable[[Any], Any], unit: str
+    as_json: bool,
+    table: Callable[[Any], Any],
+    unit: str,
+    *,
+    starting: str = "loading models",
+    doing: str = "comparing",
 ) -> Iterator[tuple[Callable[[Done], None], Callable[[Any], None]]]:
     """A progress bar on a terminal; what is shown at the end, also of a job that an error ended half-way."""
 
@@ -51,13 +56,13 @@ def shown(
         disable=not err.is_terminal,
         transient=True,
     )
-    task = bar.add_task("loading models", total=None, count="", rate="")
+    task = bar.add_task(starting, total=None, count="", rate="")
 
     def on_progress(done: Done) -> None:
         elapsed = bar.tasks[0].elapsed or 0.0
-        rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
+        rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 and done.tokens else ""
         count = f"{done.sequences}/{done.total} {unit}"
-        bar.update(task, description="comparing", completed=done.sequences, total=done.total, count=count, rate=rate)
+        bar.update(task, description=doing, completed=done.sequences, total=done.total, count=count, rate=rate)
 
     try:
         with bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from kullback._namespace import Array, Float64
 from kullback.divergences import k3
 from kullback.errors import InputError, ShapeError
 from kullback.oracle.tree import TreeLM
+
+TokenFunction = Callable[[Float64, Float64], Float64]
+"""Of the log-ratios of next tokens and the exact KLs at their prefixes, elementwise."""
 
 
 class MarkovLM:
@@ -85,16 +89,25 @@ class MarkovLM:
             reference: p.
             estimator: "k1", "k3" or "rao_blackwell".
         """
-        self._fits(reference)
-        kinds: dict[str, Callable[[Float64, Float64], Float64]] = {
-            "k1": lambda q, p: q - p,
-            "k3": lambda q, p: np.asarray(k3(q - p)),
-            "rao_blackwell": lambda q, p: np.broadcast_to(_row_kl(q, p)[..., None], q.shape),
+        kinds: dict[str, TokenFunction] = {
+            "k1": lambda log_ratio, token_kl: log_ratio,
+            "k3": lambda log_ratio, token_kl: np.asarray(k3(log_ratio)),
+            "rao_blackwell": lambda log_ratio, token_kl: token_kl,
         }
         if estimator not in kinds:
             raise InputError(f"estimator={estimator!r} came, but it is one of {', '.join(kinds)}")
+        return self.moments(reference, kinds[estimator])[1]
+
+    def moments(self, reference: MarkovLM, function: TokenFunction) -> tuple[float, float]:
+        """Mean and variance of Σ_t f(ℓ_t, KL_t) over the tokens of one sequence.
+
+        Args:
+            reference: p.
+            function: elementwise, of a token's log-ratio and the exact KL at its prefix, arrays of one shape.
+        """
+        self._fits(reference)
         q, mass = self.logprobs, np.exp(self.logprobs)
-        values = _finite(kinds[estimator](q, reference.logprobs), mass)
+        values = _values(function, q, reference.logprobs)
         weighted = mass * values
         mean_step, square_step = weighted.sum(axis=1), np.sum(weighted * values, axis=1)
         mean, variance = np.zeros(self.vocab), np.zeros(self.vocab)
@@ -106,8 +119,36 @@ class MarkovLM:
             variance = self._alive(np.maximum(square - total**2, 0.0) + later)
             mean = self._alive(total)
         first = np.exp(self.initial)
-        begin = _finite(kinds[estimator](self.initial, reference.initial), first) + mean
-        return float(first @ (begin - first @ begin) ** 2 + first @ variance)
+        begin = _values(function, self.initial, reference.initial) + mean
+        total_mean = float(first @ begin)
+        return total_mean, float(first @ (begin - total_mean) ** 2 + first @ variance)
+
+    def log_ratio_moments(self, reference: MarkovLM, order: int = 4) -> list[float]:
+        """E[(Σ_t ℓ_t)^j] for j = 0 … order, of whole sequences."""
+        self._fits(reference)
+        mass = np.exp(self.logprobs)
+        ratio = _values(_first, self.logprobs, reference.logprobs)
+        powers = [mass * ratio**i for i in range(order + 1)]
+        to_go = [np.ones(self.vocab), *(np.zeros(self.vocab) for _ in range(order))]
+        for _ in range(self.horizon - 1):
+            to_go = [to_go[0], *(self._alive(total) for total in _binomial(powers, to_go)[1:])]
+        begin = _values(_first, self.initial, reference.initial)
+        first = [np.exp(self.initial) * begin**i for i in range(order + 1)]
+        return [float(total) for total in _binomial(first, to_go)]
+
+    def pearson_chi2(self, reference: MarkovLM) -> float:
+        """χ²(p‖q) = E_q[r²] − 1 of whole sequences, the variance of their ratio r; inf where it overflows."""
+        self._fits(reference)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            step = np.where(self.logprobs > -np.inf, np.exp(2 * reference.logprobs - self.logprobs), 0.0)
+            # One sequence's Π p²/q, kept as expm1 would: what is added to 1, so that near models lose no digit.
+            excess = _excess(reference.logprobs, self.logprobs)
+            to_go = np.zeros(self.vocab)
+            for _ in range(self.horizon - 1):
+                to_go = self._alive(excess + step @ to_go)
+            first = np.where(self.initial > -np.inf, np.exp(2 * reference.initial - self.initial), 0.0)
+            found = float(_excess(reference.initial, self.initial) + first @ to_go)
+        return found if np.isfinite(found) else float("inf")
 
     def sample(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         """n sequences: tokens and mask, (n, horizon)."""
@@ -188,6 +229,28 @@ class MarkovGradient:
 class _Steps:
     first: float
     rest: Float64
+
+
+def _first(log_ratio: Float64, token_kl: Float64) -> Float64:
+    return log_ratio
+
+
+def _values(function: TokenFunction, q: Float64, p: Float64) -> Float64:
+    """f(ℓ, KL) of every next token, 0 where its probability is 0."""
+    mass = np.exp(q)
+    with np.errstate(invalid="ignore"):
+        log_ratio = _finite(q - p, mass)
+    return _finite(function(log_ratio, np.broadcast_to(_row_kl(q, p)[..., None], q.shape)), mass)
+
+
+def _binomial(powers: list[Float64], to_go: list[Float64]) -> list[Any]:
+    """E[(x + y)^j] from q·x^i by token and E[y^j] by token."""
+    return [sum(comb(j, i) * (powers[i] @ to_go[j - i]) for i in range(j + 1)) for j in range(len(to_go))]
+
+
+def _excess(p: Float64, q: Float64) -> Any:
+    """χ²(p‖q) of next tokens, Σ_v (p − q)²/q; inf where q excludes what p does not."""
+    return np.sum(np.where(q > -np.inf, np.exp(q) * np.expm1(p - q) ** 2, np.where(p > -np.inf, np.inf, 0.0)), axis=-1)
 
 
 def _log_softmax(logits: Float64) -> Float64:

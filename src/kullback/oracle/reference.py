@@ -21,20 +21,32 @@ DISTANCES = {"near": 0.2, "apart": 1.0}
 """How far the policy's logits are from the reference's; the KLs are 0.015 and 0.39 nats a sequence."""
 
 
-def reference_world(name: str, *, torch: bool = False) -> World:
+def reference_world(distance: str | float, *, torch: bool = False, staleness: float = 0.0) -> World:
     """The world "near" or "apart": 40 sequences of up to three tokens; with torch, logits that take gradients.
 
     The logits are sines of their index, so that they are the same everywhere.
+
+    Args:
+        distance: "near", "apart", or what the policy's logits are moved by.
+        torch: make torch tensors.
+        staleness: what the logits of the policy that draws the sequences are moved from the policy's; 0 is
+            on-policy.
     """
+    moved = DISTANCES[distance] if isinstance(distance, str) else distance
     prefixes = sum((VOCAB - 1) ** t for t in range(HORIZON))
     index = np.arange(prefixes * VOCAB, dtype=np.float64).reshape(prefixes, VOCAB)
     reference = 1.5 * np.sin(1.7 * index + 0.3)
-    policy = reference + DISTANCES[name] * np.sin(2.9 * index + 1.1)
+    policy = reference + moved * np.sin(2.9 * index + 1.1)
+    behavior = policy + staleness * np.sin(4.3 * index + 0.7)
     if torch:
         import torch as library
 
-        return World(_tree(library.tensor(policy, requires_grad=True)), _tree(library.tensor(reference)))
-    return World(_tree(policy), _tree(reference))
+        models = [_tree(library.tensor(logits)) for logits in (reference, behavior)]
+        q = _tree(library.tensor(policy, requires_grad=True))
+    else:
+        models = [_tree(logits) for logits in (reference, behavior)]
+        q = _tree(policy)
+    return World(q, models[0], models[1] if staleness else None)
 
 
 def relative_variance(world: World, estimator: Estimator, level: str) -> float:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.claims import CLAIMS, Claim, Finding, Source, Verdict
-from kullback.report.families import FamilyTable
+from kullback.exhibits import Table as Exhibit
 
 ROUNDING = 1e-8
 """Below this a number is shown as 0."""
@@ -28,10 +28,10 @@ COLOURS = {
 }
 
 
-def claim_table(claims: Iterable[Claim]) -> FamilyTable:
+def claim_table(claims: Iterable[Claim]) -> Exhibit:
     """One line a claim."""
     rows = tuple((claim.id, claim.statement, claim.verdict.name.lower()) for claim in claims)
-    return FamilyTable(
+    return Exhibit(
         title="Claims",
         note="`kullback claims ID` shows one, its numbers computed on the spot.",
         columns=("claim", "statement", "verdict"),
@@ -161,7 +161,7 @@ def page() -> str:
 
 def _index() -> str:
     rows = tuple((f"[{c.id}](#{c.id.lower()})", c.statement, c.verdict.value) for c in CLAIMS)
-    return FamilyTable("All of them", "", ("claim", "statement", "verdict"), rows).markdown()
+    return Exhibit("All of them", "", ("claim", "statement", "verdict"), rows).markdown()
 
 
 def _head(sources: list[Source]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kullback.controls import CONTROLS
 from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Promise
+from kullback.exhibits import Table
 from kullback.oracle import World, reference_world, relative_gradient_variance, relative_variance
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import TARGETS, Target
@@ -14,33 +14,10 @@ from kullback.targets import TARGETS, Target
 WORLDS = ("near", "apart")
 
 
-@dataclass(frozen=True)
-class FamilyTable:
-    """A titled table of text."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    wide: tuple[str, ...] = ()
-    """Columns that a terminal has no room for."""
-
-    def narrow(self) -> FamilyTable:
-        """The table without its wide columns."""
-        kept = [i for i, name in enumerate(self.columns) if name not in self.wide]
-        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
-        return FamilyTable(self.title, self.note, tuple(self.columns[i] for i in kept), rows)
-
-    def markdown(self) -> str:
-        """The table as Markdown."""
-        lines = [f"## {self.title}", "", self.note, "", _line(self.columns), _line(["---"] * len(self.columns))]
-        return "\n".join([*lines, *map(_line, self.rows)])
-
-
-def estimator_table() -> FamilyTable:
+def estimator_table() -> Table:
     """Every estimator at every level."""
     worlds = [reference_world(name) for name in WORLDS]
-    return FamilyTable(
+    return Table(
         title="Estimators",
         note=(
             "A function k of ℓ = log q − log p of samples of the policy, applied to every token and summed, or to "
@@ -66,10 +43,10 @@ def estimator_table() -> FamilyTable:
     )
 
 
-def surrogate_table() -> FamilyTable:
+def surrogate_table() -> Table:
     """Every surrogate, by what drew the rows."""
     worlds = [reference_world(name, torch=True) for name in WORLDS]
-    return FamilyTable(
+    return Table(
         title="Surrogates",
         note=(
             "Losses as trainers write them, differentiated with the samples held fixed. Mean and gradient for rows "
@@ -94,9 +71,9 @@ def surrogate_table() -> FamilyTable:
     )
 
 
-def target_table() -> FamilyTable:
+def target_table() -> Table:
     """Every named target."""
-    return FamilyTable(
+    return Table(
         title="Targets",
         note="What estimates and gradients are compared with. q is the policy, p the reference, μ what drew the rows.",
         columns=("target", "what it is"),
@@ -130,7 +107,3 @@ def _cases(promise: Promise) -> str:
     """Policy / another / reference, once where all three are the same."""
     targets = [_target(promise[case]) for case in promise]
     return targets[0] if len(set(targets)) == 1 else " / ".join(targets)
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import floor, isfinite, isnan, log10
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.compare import Comparison, Row
-from kullback.report.families import FamilyTable
+from kullback.exhibits import Table as Exhibit
 from kullback.results import Estimate
 from kullback.textual import TextComparison
 
@@ -171,10 +172,18 @@ def _clip(text: str, width: int, *, keep_end: bool = False) -> str:
     return escape(text)
 
 
-def family_table(table: FamilyTable) -> RenderableType:
-    """A table of estimators or surrogates."""
+def family_table(table: Exhibit) -> RenderableType:
+    """A table that is data already: of estimators, of an experiment."""
     narrow = table.narrow()
-    drawn = _table(narrow.title, narrow.columns, ())
+    drawn = _table(narrow.title, (), ())
+    for name in narrow.columns:
+        right = name in narrow.right
+        drawn.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in narrow.rows:
         drawn.add_row(*map(escape, row))
     return Group(drawn, Text(table.note, style="dim"))
+
+
+def experiment(found: Any) -> RenderableType:
+    """The tables of an experiment."""
+    return Group(*(part for table in found.tables() for part in (family_table(table), Text())))

@@ -1,0 +1,124 @@
+"""Charts as PNG and SVG, the same bytes for the same numbers; colours that colour-blind readers tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kullback.errors import FileError, MissingPackageError
+from kullback.exhibits import Chart, Panel, Series
+
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00")
+"""Okabe & Ito's palette, its yellow darkened to be seen on white; line and marker differ too."""
+
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DOTS_A_INCH = 110
+
+STYLE: Any = {
+    "font.size": 16,
+    "axes.titlesize": 16,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "svg.hashsalt": "kullback",
+    "lines.linewidth": 2.4,
+    "lines.markersize": 9,
+}
+
+
+def require_matplotlib() -> None:
+    """Say that it is missing before minutes of work, not after.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingPackageError("matplotlib", "report") from None
+
+
+def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
+    """Write a chart to files, PNG or SVG by their names.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+        FileError: a file cannot be written.
+    """
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    with matplotlib.rc_context(STYLE):
+        labels = list(dict.fromkeys(series.label for panel in chart.panels for series in panel.series))
+        across = min(2, len(chart.panels))
+        down = -(-len(chart.panels) // across)
+        lines = -(-len(labels) // (2 * across))
+        size = (5.0 * across, 4.0 * down + 0.3 + 0.34 * lines)
+        figure = Figure(figsize=size, dpi=DOTS_A_INCH, layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for spare in axes[len(chart.panels) :]:
+            spare.remove()
+        looks: dict[str, dict[str, Any]] = {label: {"linestyle": ""} for label in labels}
+        for panel, ax in zip(chart.panels, axes, strict=False):
+            _panel(panel, ax, looks)
+        handles = [Line2D([], [], **look) for look in looks.values()]
+        figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // lines))
+        for path in paths:
+            _save(figure, chart, Path(path))
+
+
+def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
+    """Draw a panel, and note how each label looks, for the legend."""
+    ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    ax.set_xscale("log" if "x" in panel.log else "linear")
+    ax.set_yscale("log" if "y" in panel.log else "linear")
+    for series in panel.series:
+        look = _look(series, list(looks).index(series.label))
+        looks[series.label] |= {key: value for key, value in look.items() if value != ""}
+        ax.plot(series.x, np.where(np.isfinite(series.y), series.y, np.nan), **look)
+    if panel.bottom is not None or panel.top is not None:
+        ax.set_ylim(panel.bottom, panel.top)
+    for x, words in panel.marks:
+        ax.axvline(x, color="#666666", linewidth=1.2, linestyle=":")
+        ax.annotate(
+            words,
+            (x, 0.04),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            ha="right",
+            va="bottom",
+            fontsize=13,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
+        )
+
+
+def _look(series: Series, place: int) -> dict[str, Any]:
+    colour = COLOURS[place % len(COLOURS)]
+    if series.style == "line":
+        return {"color": colour, "linestyle": DASHES[place % len(DASHES)]}
+    if series.style == "dashed":
+        return {"color": colour, "linestyle": "--"}
+    # Open markers, so that those beneath are seen.
+    marker = {"marker": MARKERS[place % len(MARKERS)], "markerfacecolor": "none", "markeredgewidth": 2.2}
+    return {"color": colour, "linestyle": "", **marker}
+
+
+def _save(figure: Any, chart: Chart, path: Path) -> None:
+    # No date and no version, so that the file changes only where the picture does.
+    metadata = (
+        {"Date": None, "Title": chart.name, "Description": f"{chart.text} [{chart.digest()}]"}
+        if path.suffix == ".svg"
+        else {"Software": None, "Title": chart.name, "Description": chart.text}
+    )
+    try:
+        figure.savefig(path, metadata=metadata)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written ({error.strerror or error}): choose another --output") from error
