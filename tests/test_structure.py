@@ -25,6 +25,7 @@ ROOMS = (
     ("summaries",),
     ("estimate", "losses"),
     ("oracle", "models", "prompts", "rollouts"),
+    ("audit",),
     ("hotspots",),
     ("engines",),
     ("compare",),

@@ -1,6 +1,7 @@
 """How far a language-model policy is from its reference: exact, cheap and checkable KL."""
 
 from kullback import errors, oracle, weights
+from kullback.audit import AuditReport, audit
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
 from kullback.estimators import (
@@ -51,6 +52,7 @@ __all__ = [
     "ZERO",
     "Accumulator",
     "Alpha",
+    "AuditReport",
     "Clamped",
     "Comparison",
     "ControlVariate",
@@ -63,6 +65,7 @@ __all__ = [
     "Surrogate",
     "Target",
     "TextComparison",
+    "audit",
     "compare",
     "compare_text",
     "errors",

@@ -1,0 +1,216 @@
+"""Which named target a value or a gradient equals in every world, up to one scale; or which is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kullback._namespace import Float64
+from kullback.audit.moments import WEIGHTS, Moments, Weight
+from kullback.audit.worlds import Setting, exact
+from kullback.targets import REVERSE_KL, STATEWISE_REVERSE_KL, TARGETS, ZERO, Target
+
+FLOOR = 1e-3
+"""Below this share of the size of KL(q‖p) a difference is rounding, where a target is itself near 0."""
+
+SIMPLE_SCALES = tuple(sign * scale for scale in (1, 2, 3, 4, 1 / 2, 1 / 3, 2 / 3, 1 / 4, 3 / 4) for sign in (1.0, -1.0))
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What a value or a gradient is.
+
+    Attributes:
+        target: the target it equals `scale` times in every world, or None.
+        scale: how many times; for the nearest one the best fit over the worlds.
+        weight: "sequence"; "length" where it is so only after each sequence's result is multiplied by its own
+            length, "width" by the padded width: the function divides by it.
+        nearest: the target it equals, or else comes nearest to.
+        relative_error: the largest of `errors`.
+        errors: |got − target|/|target| by world, to `scale` × `target` or, where there is none, to `nearest`.
+        cosine: between gradients, the smallest over the worlds; 1 or −1 for values.
+        one_token: the target it equals where sequences have one token.
+        one_token_scale: how many times.
+        growth: (KL(q‖p), relative error) as the same models move apart; empty where a target is met.
+        got: E by world, for values.
+    """
+
+    target: Target | None
+    scale: float
+    nearest: Target
+    relative_error: float
+    errors: dict[str, float] = field(default_factory=dict)
+    cosine: float = 1.0
+    weight: Weight = "sequence"
+    one_token: Target | None = None
+    one_token_scale: float = 1.0
+    growth: tuple[tuple[float, float], ...] = ()
+    got: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is a target itself: once, and over sequences."""
+        return self.target is not None and self.scale == 1.0 and self.weight == "sequence"
+
+    def __str__(self) -> str:
+        if self.target is None:
+            return (
+                f"no named quantity; nearest {name(self.nearest)}, relative error up to {self.relative_error:.2g} "
+                f"(cosine down to {self.cosine:.3f})"
+            )
+        return f"{times(self.scale)}{name(self.target)}" + (
+            "" if self.weight == "sequence" else f" per {WEIGHTS[self.weight].removeprefix('a ')}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "target": self.target and self.target.name,
+            "scale": self.scale,
+            "per": self.weight,
+            "nearest": self.nearest.name,
+            "relative_error": self.relative_error,
+            "cosine": self.cosine,
+            "errors": self.errors,
+            "one_token": self.one_token and self.one_token.name,
+            "growth": [{"kl": kl, "relative_error": error} for kl, error in self.growth],
+        }
+
+
+def name(target: Target) -> str:
+    """A target as reports write it."""
+    return "0" if target is ZERO else f"{target.name} {target.formula}"
+
+
+def times(scale: float) -> str:
+    """A scale as reports write it; nothing for 1."""
+    if scale == 1.0:
+        return ""
+    return "−" if scale == -1.0 else f"{scale:.6g} × ".replace("-", "−")
+
+
+Found = dict[Weight, Sequence[Moments]]
+
+
+def identify(kind: str, found: Found, settings: Sequence[Setting], sampler: str, tolerance: float) -> Identification:
+    """Look a value or a gradient up in the table of targets.
+
+    Args:
+        kind: "value" or "gradient".
+        found: expectations by weight, one for each setting.
+        settings: the worlds.
+        sampler: what drew the sequences.
+        tolerance: relative, what rounding allows.
+    """
+    names = [setting.name for setting in settings]
+    for weight, across in found.items():
+        got = _vectors(kind, across)
+        slack = _slack(kind, across, settings, sampler)
+        matches = []
+        for target in TARGETS:
+            scale = _scale(got, _wanted(kind, target, settings, sampler), slack, tolerance)
+            if scale is not None:
+                matches.append((scale != 1.0, scale, target))
+        if matches:
+            _, scale, target = min(matches, key=lambda match: match[0])
+            target = (target.value_of or target) if kind == "value" else target
+            exactly, sign = dict.fromkeys(names, 0.0), float(np.sign(scale))
+            return Identification(target, scale, target, 0.0, exactly, sign, weight, got=_got(got, names))
+    got = _vectors(kind, found["sequence"])
+    return _nearest(kind, got, settings, sampler)
+
+
+def _got(got: list[Float64], names: list[str]) -> dict[str, float]:
+    return {n: float(v[0]) for n, v in zip(names, got, strict=True)} if got[0].size == 1 else {}
+
+
+def _vectors(kind: str, across: Sequence[Moments]) -> list[Float64]:
+    return [at.value if kind == "value" else at.gradient for at in across]
+
+
+def _wanted(kind: str, target: Target, settings: Sequence[Setting], sampler: str) -> list[Float64]:
+    return [exact(setting, sampler, target, kind) for setting in settings]
+
+
+def _slack(kind: str, across: Sequence[Moments], settings: Sequence[Setting], sampler: str) -> list[float]:
+    """What counts as the size of a target that is itself about 0."""
+    sizes = []
+    for at, setting in zip(across, settings, strict=True):
+        one = [float(np.linalg.norm(exact(setting, sampler, t, kind))) for t in (REVERSE_KL, STATEWISE_REVERSE_KL)]
+        sizes.append(FLOOR * max(*one, min(at.spread, 100.0) if kind == "value" else 0.0))
+    return sizes
+
+
+def _scale(got: list[Float64], want: list[Float64], slack: list[float], tolerance: float) -> float | None:
+    """The one c with got = c·want in every world, or None."""
+    if not all(np.isfinite(g).all() for g in got):
+        return None
+    sizes = [float(np.linalg.norm(w)) for w in want]
+    if max(sizes) == 0.0:
+        zero = all(np.linalg.norm(g) <= tolerance * 1e3 * s for g, s in zip(got, slack, strict=True))
+        return 1.0 if zero else None
+    lead = int(np.argmax([size / s for size, s in zip(sizes, slack, strict=True)]))
+    scale = float(got[lead] @ want[lead]) / sizes[lead] ** 2
+    scale = next((s for s in SIMPLE_SCALES if abs(scale - s) <= 10 * tolerance), scale)
+    scale = float(f"{scale:.{9 if tolerance < 1e-6 else 4}g}")
+    if abs(scale) < 1e-6:
+        return None
+    for g, w, size, s in zip(got, want, sizes, slack, strict=True):
+        if not np.linalg.norm(g - scale * w) <= tolerance * max(abs(scale) * size, s):
+            return None
+    return scale
+
+
+def _nearest(kind: str, got: list[Float64], settings: Sequence[Setting], sampler: str) -> Identification:
+    best: tuple[Any, ...] | None = None
+    names = [setting.name for setting in settings]
+    for target in TARGETS:
+        if target is ZERO or (kind == "value" and target.value_of is not None):
+            continue
+        want = _wanted(kind, target, settings, sampler)
+        errors = [_relative(g, w) for g, w in zip(got, want, strict=True)]
+        close = sum(error < 1e-6 for error in errors)
+        # Targets that are one quantity for this sampler differ by rounding: the first of them is named.
+        rank = (-close, float(f"{np.mean([min(error, 10.0) for error in errors]):.6g}"))
+        if best is None or rank < best[0]:
+            best = (rank, target, errors, want)
+    assert best is not None
+    _, target, errors, want = best
+    flat = np.concatenate(got) @ np.concatenate(want) / max(float(np.sum(np.concatenate(want) ** 2)), 1e-300)
+    cosines = [cosine(g, w) for g, w in zip(got, want, strict=True)]
+    return Identification(
+        None,
+        float(flat),
+        target,
+        max(errors),
+        dict(zip(names, errors, strict=True)),
+        min(cosines),
+        got=_got(got, names),
+    )
+
+
+def _relative(got: Float64, want: Float64) -> float:
+    size = float(np.linalg.norm(want))
+    error = float(np.linalg.norm(got - want)) / size if size > 0 else float("inf")
+    return error if np.isfinite(error) else float("inf")
+
+
+def cosine(a: Float64, b: Float64) -> float:
+    """cos of the angle between two gradients; 0 where one is 0."""
+    sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / sizes if sizes > 0 and np.isfinite(sizes) else 0.0
+
+
+def growth(
+    kind: str, target: Target, at: Callable[[Setting], Moments], ladder: Sequence[Setting]
+) -> tuple[tuple[float, float], ...]:
+    """(KL(q‖p), relative error to a target) as the models move apart."""
+    rows = []
+    for setting in ladder:
+        got = _vectors(kind, [at(setting)])[0]
+        kl = float(exact(setting, "on_policy", REVERSE_KL, "value")[0])
+        rows.append((kl, _relative(got, exact(setting, "on_policy", target, kind))))
+    return tuple(rows)
