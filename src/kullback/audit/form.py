@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from kullback import divergences
 from kullback._namespace import Array, Float64
 from kullback.audit.bridges import CallFailed
-from kullback.audit.probes import Probe, calls
+from kullback.audit.probes import FLOAT64, Probe, calls
 from kullback.families import Family
 
 FLOAT32_MAX = 3.4e38
@@ -135,21 +136,27 @@ def _match(grid: Float64, got: Float64, tolerance: float) -> tuple[Kernel | None
 
 
 def _with_clamps(probe: Probe, found: Form, tolerance: float) -> Form:
+    def off(grid: Float64) -> tuple[Any, Float64, Float64]:
+        got, slope = probe.ratio(grid)
+        want = found.exact(grid)
+        assert want is not None
+        with np.errstate(all="ignore"):
+            return ~np.isclose(got - found.at_zero, want, rtol=max(1e-4, tolerance), atol=1e-6), got, slope
+
     grid = np.arange(-60.0, 60.25, 0.25)
-    got, slope = probe.ratio(grid)
-    want = found.exact(grid)
-    assert want is not None
-    with np.errstate(all="ignore"):
-        off = ~np.isclose(got - found.at_zero, want, rtol=max(1e-4, tolerance), atol=1e-6)
-    below, above = grid[off & (grid < 0)], grid[off & (grid > 0)]
-    limits: dict[str, float | bool] = {}
-    if len(below) and off[0]:
-        limits |= {"clamp_below": float(below.max()), "flat_below": bool((slope[grid <= below.max()] == 0).all())}
-        limits["floor"] = float(got[0])
-    if len(above) and off[-1]:
-        limits |= {"clamp_above": float(above.min()), "flat_above": bool((slope[grid >= above.min()] == 0).all())}
-        limits["ceiling"] = float(got[-1])
-    return Form(found.kernel, found.scale, "", found.at_zero, **limits)  # type: ignore[arg-type]
+    wrong, got, slope = off(grid)
+    facts: dict[str, float | bool] = {}
+    for side, end, sign in (("below", 0, -1), ("above", -1, 1)):
+        beyond = wrong & (sign * grid > 0)
+        if not wrong[end]:
+            continue
+        first = sign * np.abs(grid[beyond]).min()
+        fine = first - sign * np.arange(0.0, 0.26, 0.01)
+        first = sign * np.abs(fine[off(fine)[0]]).min()
+        facts[f"clamp_{side}"] = round(float(first), 2)
+        facts[f"flat_{side}"] = bool((slope[sign * grid > abs(first) + 0.3] == 0).all())
+        facts["floor" if side == "below" else "ceiling"] = float(got[end])
+    return replace(found, **facts)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -174,7 +181,7 @@ class Numerics:
     negative_at: float = np.nan
     bfloat16_error: float = np.nan
     bfloat16_failed: str = ""
-    arithmetic: float = 1e-9
+    arithmetic: float = FLOAT64
 
 
 def numerics(probe: Probe, found: Form | None, arithmetic: float) -> Numerics:
@@ -219,9 +226,8 @@ def _far(single: Probe, found: Form) -> dict[str, float]:
     grid = np.concatenate([sizes, -sizes])
     got, slope = single.ratio(grid)
     want = found.exact(grid)
-    fits = np.ones(grid.shape, dtype=bool) if want is None else np.abs(want) < FLOAT32_MAX / 2
-    if want is None:
-        fits = np.abs(grid) < 80
+    # A small coefficient does not make an overflow of the formula itself avoidable.
+    fits = np.abs(grid) < 80 if want is None else np.abs(want) < FLOAT32_MAX / 2 * min(1.0, abs(found.scale))
     facts: dict[str, float] = {}
     if (bad := fits & ~np.isfinite(got)).any():
         facts["overflow"] = float(np.abs(grid[bad]).min())

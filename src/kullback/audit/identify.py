@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,14 @@ class Identification:
         scale: how many times; for the nearest one the best fit over the worlds.
         weight: "sequence"; "length" where it is so only after each sequence's result is multiplied by its own
             length, "width" by the padded width: the function divides by it.
-        nearest: the target it equals, or else comes nearest to.
+        nearest: the target it equals, or else comes nearest to: KL(q‖p), unless another one is twice as near.
         relative_error: the largest of `errors`.
         errors: |got − target|/|target| by world, to `scale` × `target` or, where there is none, to `nearest`.
         cosine: between gradients, the smallest over the worlds; 1 or −1 for values.
         one_token: the target it equals where sequences have one token.
         one_token_scale: how many times.
+        within: the target it equals in the worlds that are not far, where no clamp binds, if not in all.
+        within_scale, within_weight: how many times, and as for `weight`.
         growth: (KL(q‖p), relative error) as the same models move apart; empty where a target is met.
         got: E by world, for values.
     """
@@ -47,8 +49,21 @@ class Identification:
     weight: Weight = "sequence"
     one_token: Target | None = None
     one_token_scale: float = 1.0
+    within: Target | None = None
+    within_scale: float = 1.0
+    within_weight: Weight = "sequence"
     growth: tuple[tuple[float, float], ...] = ()
     got: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def named(self) -> Target | None:
+        """The target it equals everywhere, or at least where the models are not far apart."""
+        return self.target or self.within
+
+    @property
+    def factor(self) -> float:
+        """How many times."""
+        return self.scale if self.target is not None or self.within is None else self.within_scale
 
     @property
     def exact(self) -> bool:
@@ -75,6 +90,7 @@ class Identification:
             "relative_error": self.relative_error,
             "cosine": self.cosine,
             "errors": self.errors,
+            "within": self.within and self.within.name,
             "one_token": self.one_token and self.one_token.name,
             "growth": [{"kl": kl, "relative_error": error} for kl, error in self.growth],
         }
@@ -82,7 +98,7 @@ class Identification:
 
 def name(target: Target) -> str:
     """A target as reports write it."""
-    return "0" if target is ZERO else f"{target.name} {target.formula}"
+    return "0" if target is ZERO else f"{target.formula} ({target.name})"
 
 
 def times(scale: float) -> str:
@@ -92,7 +108,7 @@ def times(scale: float) -> str:
     return "−" if scale == -1.0 else f"{scale:.6g} × ".replace("-", "−")
 
 
-Found = dict[Weight, Sequence[Moments]]
+Found = Mapping[Weight, Sequence[Moments]]
 
 
 def identify(kind: str, found: Found, settings: Sequence[Setting], sampler: str, tolerance: float) -> Identification:
@@ -117,10 +133,19 @@ def identify(kind: str, found: Found, settings: Sequence[Setting], sampler: str,
         if matches:
             _, scale, target = min(matches, key=lambda match: match[0])
             target = (target.value_of or target) if kind == "value" else target
-            exactly, sign = dict.fromkeys(names, 0.0), float(np.sign(scale))
-            return Identification(target, scale, target, 0.0, exactly, sign, weight, got=_got(got, names))
-    got = _vectors(kind, found["sequence"])
-    return _nearest(kind, got, settings, sampler)
+            want = _wanted(kind, target, settings, sampler)
+            errors = [_relative(g, scale * w) if target is not ZERO else 0.0 for g, w in zip(got, want, strict=True)]
+            by_world, sign = dict(zip(names, errors, strict=True)), float(np.sign(scale))
+            return Identification(target, scale, target, max(errors), by_world, sign, weight, got=_got(got, names))
+    nearest = _nearest(kind, _vectors(kind, found["sequence"]), settings, sampler)
+    near = [i for i, setting in enumerate(settings) if not setting.far]
+    if len(near) == len(settings) or not len(near) > 1:
+        return nearest
+    inside = {weight: [across[i] for i in near] for weight, across in found.items()}
+    within = identify(kind, inside, [settings[i] for i in near], sampler, tolerance)
+    return replace(
+        nearest, within=within.target, within_scale=within.scale if within.target else 1.0, within_weight=within.weight
+    )
 
 
 def _got(got: list[Float64], names: list[str]) -> dict[str, float]:
@@ -150,12 +175,13 @@ def _scale(got: list[Float64], want: list[Float64], slack: list[float], toleranc
         return None
     sizes = [float(np.linalg.norm(w)) for w in want]
     if max(sizes) == 0.0:
-        zero = all(np.linalg.norm(g) <= tolerance * 1e3 * s for g, s in zip(got, slack, strict=True))
+        rounding = 1e-6 if tolerance < 1e-6 else 1e3 * tolerance
+        zero = all(np.linalg.norm(g) <= rounding * s for g, s in zip(got, slack, strict=True))
         return 1.0 if zero else None
     lead = int(np.argmax([size / s for size, s in zip(sizes, slack, strict=True)]))
     scale = float(got[lead] @ want[lead]) / sizes[lead] ** 2
     scale = next((s for s in SIMPLE_SCALES if abs(scale - s) <= 10 * tolerance), scale)
-    scale = float(f"{scale:.{9 if tolerance < 1e-6 else 4}g}")
+    scale = float(f"{scale:.{7 if tolerance < 1e-6 else 4}g}")
     if abs(scale) < 1e-6:
         return None
     for g, w, size, s in zip(got, want, sizes, slack, strict=True):
@@ -174,7 +200,9 @@ def _nearest(kind: str, got: list[Float64], settings: Sequence[Setting], sampler
         errors = [_relative(g, w) for g, w in zip(got, want, strict=True)]
         close = sum(error < 1e-6 for error in errors)
         # Targets that are one quantity for this sampler differ by rounding: the first of them is named.
-        rank = (-close, float(f"{np.mean([min(error, 10.0) for error in errors]):.6g}"))
+        seen = [min(e, 10.0) for e, s in zip(errors, settings, strict=True) if not s.far] or errors
+        # KL(q‖p) is what readers compare with.
+        rank = (-close, float(f"{np.mean(seen) / (2 if target is REVERSE_KL else 1):.6g}"))
         if best is None or rank < best[0]:
             best = (rank, target, errors, want)
     assert best is not None
@@ -201,7 +229,7 @@ def _relative(got: Float64, want: Float64) -> float:
 def cosine(a: Float64, b: Float64) -> float:
     """cos of the angle between two gradients; 0 where one is 0."""
     sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / sizes if sizes > 0 and np.isfinite(sizes) else 0.0
+    return round(float(a @ b) / sizes, 12) + 0.0 if sizes > 0 and np.isfinite(sizes) else 0.0
 
 
 def growth(

@@ -11,6 +11,9 @@ from kullback._namespace import Array, Float64
 from kullback.audit.bridges import CallFailed
 from kullback.audit.calling import Subject
 
+FLOAT64 = 5e-8
+"""What counts as equal in float64: rounding, and an epsilon of 1e-8 that a mean divides by."""
+
 FULL = frozenset({"token_kl", "reverse_token_kl", "log_distributions", "ref_log_distributions"})
 """Columns that a hand-set log-prob of one token does not determine."""
 
@@ -92,17 +95,22 @@ def _columns(live: Array, p: Array, mu: Float64 | None, mask: Any) -> dict[str, 
 
 def precision(subject: Subject, given: dict[str, Array], rows: Any) -> float:
     """The relative error that the function's own arithmetic makes: float64, float32 or half precision."""
+    floating = [name for name in subject.columns if given[name].is_floating_point()]
+    return max((_precision(subject, given, rows, name) for name in floating), default=FLOAT64)
+
+
+def _precision(subject: Subject, given: dict[str, Array], rows: Any, column: str) -> float:
+    """The same for one column: the smallest nudge that it notices."""
     import torch
 
     def nudged(by: float) -> Array:
-        moved = {name: array * (1.0 + by) if array.is_floating_point() else array for name, array in given.items()}
-        return subject(moved, rows).detach().double()
+        return subject({**given, column: given[column] * (1.0 + by)}, rows).detach().double()
 
     still = nudged(0.0)
-    for step, error in ((1e-11, 1e-9), (1e-5, 1e-4)):
+    for step, error in ((1e-11, FLOAT64), (1e-5, 1e-4)):
         if not torch.equal(nudged(step), still):
             return error
-    return 0.05 if not torch.equal(nudged(0.05), still) else 1e-9
+    return 0.05 if not torch.equal(nudged(0.05), still) else FLOAT64
 
 
 def calls(probe: Probe) -> bool:

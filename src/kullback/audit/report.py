@@ -112,7 +112,7 @@ class AuditReport:
         """The target whose gradient this should follow: the one asked for, or the one that its value is."""
         if self.objective is not None:
             return self.objective
-        target = self.value.target
+        target = self.value.named
         return target if target is not None and target is not ZERO else REVERSE_KL
 
     @property
@@ -191,10 +191,19 @@ def percent(error: float) -> str:
     """A relative error for people."""
     if not isfinite(error):
         return "without bound"
+    if error < 1e-6:
+        return "0%"
     return f"{100 * error:.3g}%" if error < 10 else f"a factor of {error:.3g}"
 
 
 def _phrase(found: Identification, kind: str) -> str:
+    if found.within is not None:
+        what = "zero on average" if found.within is ZERO else f"{times(found.within_scale)}{name(found.within)}"
+        that = "that of " if kind == "gradient" and found.within is not ZERO else ""
+        return (
+            f"{that}{what} where the models are close, and misses it by up to {percent(found.relative_error)} "
+            "where they are far apart"
+        )
     if found.target is None:
         text = f"none of the named {'gradients' if kind == 'gradient' else 'quantities'}"
         text += f"; the nearest is {name(found.nearest)}, off by {percent(min(found.errors.values(), default=0.0))}"

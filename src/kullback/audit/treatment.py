@@ -154,20 +154,21 @@ def _behavior(probe: Probe) -> Behavior:
     ratio = next((name for name, want in table.items() if np.allclose(seen, want, atol=1e-3)), "other")
     if ratio in ("ignored", "other", "upside down"):
         return Behavior(ratio)
-    low, high = _clip(probe, x, last, ratio)
+    low, high = _clip(probe, ratio)
     return Behavior(ratio, low, high, _detached(probe))
 
 
-def _clip(probe: Probe, x: float, plain: float, ratio: str) -> tuple[float, float]:
-    """The least and the most that a weight becomes, from log-ratios of ±30."""
+def _clip(probe: Probe, ratio: str) -> tuple[float, float]:
+    """The least and the most that a weight becomes, from ratios of exp(±6) on a small term that no clamp sees."""
+    x, reach = 0.02, 6.0
+    plain = probe.tokens([0.0, x], [0.0, 0.0])
 
     def weight(s: float) -> float:
-        if ratio == "earlier tokens":
-            return probe.tokens([0.0, x], [s, 0.0]) / plain
-        return probe.tokens([0.0, x], [s, s] if ratio == "geometric mean" else [0.0, s]) / plain
+        first, second = {"earlier tokens": (s, 0.0), "geometric mean": (s, s)}.get(ratio, (0.0, s))
+        return probe.tokens([0.0, x], [first, second]) / plain
 
-    high, low = weight(30.0), weight(-30.0)
-    return (low if low > 1e-9 else 0.0), (high if high < 1e9 else float("inf"))
+    high, low = weight(reach), weight(-reach)
+    return (low if low > 1.05 * np.exp(-reach) else 0.0), (high if high < 0.95 * np.exp(reach) else float("inf"))
 
 
 def _detached(probe: Probe) -> bool | None:

@@ -48,6 +48,11 @@ class Setting:
         """Contexts that have a next-token distribution."""
         return sum((self.vocab - 1) ** t for t in range(self.horizon))
 
+    @property
+    def far(self) -> bool:
+        """Whether its log-ratios go beyond what clamps let through."""
+        return self.share == 0.0 or self.distance > 1.0
+
     def logits(self) -> tuple[Float64, Float64, Float64]:
         """Of the policy, the reference and another policy that may have drawn the sequences."""
         index = np.arange(self.prefixes * self.vocab, dtype=np.float64).reshape(self.prefixes, self.vocab)

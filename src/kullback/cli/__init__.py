@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kullback.cli.audit import audit
 from kullback.cli.compare import compare
 from kullback.cli.estimators import estimators
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, estimators):
+for command in (compare, audit, estimators):
     app.command()(command)
 
 

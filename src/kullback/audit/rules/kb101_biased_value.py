@@ -14,7 +14,7 @@ def k2(logprobs, ref_logprobs, mask):
 
 def _find(report: AuditReport) -> str:
     value = report.value
-    if value.target is not None or report.failed or not value.errors:
+    if value.named is not None or report.failed or not value.errors:
         return ""
     alone = (
         f"; for a single token it is {times(value.one_token_scale)}{name(value.one_token)}" if value.one_token else ""
@@ -50,7 +50,6 @@ RULE = Rule(
         "KB107",
         "KB110",
         "KB111",
-        "KB304",
         "KB401",
         "KB402",
         "KB403",

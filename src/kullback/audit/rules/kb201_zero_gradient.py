@@ -13,7 +13,7 @@ def k1(logprobs, ref_logprobs, mask):
 
 
 def _find(report: AuditReport) -> str:
-    if report.placement == "metric" or report.gradient.target is not ZERO:
+    if report.placement == "metric" or report.gradient.named is not ZERO:
         return ""
     if report.placement == "loss" and not report.differentiable:
         return "no gradient flows: the result is detached from the log-probs, so in the loss it does nothing"

@@ -15,14 +15,14 @@ def k3(logprobs, ref_logprobs, mask):
 
 
 def _find(report: AuditReport) -> str:
-    target, goal = report.gradient.target, report.goal
+    target, goal = report.gradient.named, report.goal
     if report.placement == "metric" or target is None or target in (ZERO, goal) or target in versions(goal):
         return ""
-    if report.gradient.scale < 0 and report.value.scale < 0:
+    if report.gradient.factor < 0 and report.value.factor < 0:
         return ""
-    said = "the value is" if report.objective is None and report.value.target is goal else "it should follow"
+    said = "the value is" if report.objective is None and report.value.named is goal else "it should follow"
     return (
-        f"the gradient {PLACES[report.placement]} is that of {times(report.gradient.scale)}{name(target)}, "
+        f"the gradient {PLACES[report.placement]} is that of {times(report.gradient.factor)}{name(target)}, "
         f"while {said} {name(goal)}"
     )
 

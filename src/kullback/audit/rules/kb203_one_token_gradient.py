@@ -13,7 +13,7 @@ def k2(logprobs, ref_logprobs, mask):
 
 
 def _find(report: AuditReport) -> str:
-    target, goal = report.gradient.target, report.goal
+    target, goal = report.gradient.named, report.goal
     if report.placement == "metric" or target is None or target not in versions(goal):
         return ""
     return (

@@ -34,5 +34,5 @@ RULE = Rule(
     instead="Divide by the factor.",
     references=("docs/theory.md, “Losses”",),
     find=_find,
-    covered_by=("KB207",),
+    covered_by=("KB103", "KB202", "KB207"),
 )

@@ -12,7 +12,7 @@ advantages = advantages - beta * (logprobs - ref_logprobs)  # a token's own, no 
 
 
 def _find(report: AuditReport) -> str:
-    target = report.gradient.target
+    target = report.gradient.named
     if report.placement != "reward" or report.credit != "own_token" or target not in versions(report.goal):
         return ""
     assert target is not None

@@ -16,7 +16,7 @@ def penalty(logprobs, ref_logprobs, mask):  # in the reward
 
 def _find(report: AuditReport) -> str:
     gradient = report.gradient
-    if report.placement != "reward" or gradient.target is not None or report.value.target is not REVERSE_KL:
+    if report.placement != "reward" or gradient.named is not None or report.value.named is not REVERSE_KL:
         return ""
     worst = max(gradient.errors.values(), default=0.0)
     return (

@@ -25,7 +25,7 @@ RULE = Rule(
     slug="clipped-ratio",
     group="off-policy",
     title="The importance ratio is clipped",
-    checks="What the weight becomes at ratios of exp(±30).",
+    checks="What the weight becomes at ratios of exp(±6).",
     why="A clip trades variance for a bias that grows with the distance from the behaviour policy.",
     example=EXAMPLE,
     instead="State the clip: kb.kl_loss(…, truncate=…) declares it.",

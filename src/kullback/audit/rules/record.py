@@ -62,12 +62,12 @@ def off_policy(report: AuditReport, ratio: str, what: str) -> str:
         return ""
     here, there = report.values["on_policy"], report.values["off_policy"]
     parts = []
-    if here.target is not None and (there.target is not here.target or there.scale != here.scale):
-        nearest = f"{name(there.target)}" if there.target else f"off by up to {percent(there.relative_error)}"
-        parts.append(f"the value is {nearest} instead of {name(here.target)}")
+    if here.named is not None and (there.named is not here.named or there.factor != here.factor):
+        nearest = name(there.named) if there.named else f"off by up to {percent(there.relative_error)}"
+        parts.append(f"the value is {nearest} instead of {name(here.named)}")
     if report.placement == "loss":
         own, other = report.gradients["on_policy"], report.gradients["off_policy"]
-        if own.target is not None and (other.target is not own.target or other.scale != own.scale):
-            nearest = f"that of {name(other.target)}" if other.target else "no named target's"
-            parts.append(f"the gradient is {nearest} instead of that of {name(own.target)}")
+        if own.named is not None and (other.named is not own.named or other.factor != own.factor):
+            nearest = f"that of {name(other.named)}" if other.named else "no named target's"
+            parts.append(f"the gradient is {nearest} instead of that of {name(own.named)}")
     return f"{what}; off-policy {' and '.join(parts)}" if parts else ""
