@@ -218,7 +218,7 @@ class Subject:
         except CallFailed:
             raise
         except (Exception, SystemExit) as error:
-            raise _failure(error) from error
+            raise failure(error) from error
         finally:
             self.printed = self.printed or out.getvalue().strip()
         if caught:
@@ -259,7 +259,8 @@ def _shape_message(got: tuple[int, ...], shape: tuple[int, int]) -> str:
     )
 
 
-def _failure(error: BaseException) -> CallFailed:
+def failure(error: BaseException) -> CallFailed:
+    """What an exception of the function is as a finding."""
     text = " ".join(str(error).split())[:200]
     gpu = ("cuda", "nvidia", "triton", "hip", "xpu", "rocm")
     if any(word in text.lower() for word in gpu):

@@ -137,7 +137,8 @@ def identify(kind: str, found: Found, settings: Sequence[Setting], sampler: str,
             errors = [_relative(g, scale * w) if target is not ZERO else 0.0 for g, w in zip(got, want, strict=True)]
             by_world, sign = dict(zip(names, errors, strict=True)), float(np.sign(scale))
             return Identification(target, scale, target, max(errors), by_world, sign, weight, got=_got(got, names))
-    nearest = _nearest(kind, _vectors(kind, found["sequence"]), settings, sampler)
+    ranked = [_nearest(kind, _vectors(kind, across), settings, sampler, w) for w, across in found.items()]
+    nearest = min(ranked, key=lambda one: one[0])[1]
     near = [i for i, setting in enumerate(settings) if not setting.far]
     if len(near) == len(settings) or not len(near) > 1:
         return nearest
@@ -190,7 +191,10 @@ def _scale(got: list[Float64], want: list[Float64], slack: list[float], toleranc
     return scale
 
 
-def _nearest(kind: str, got: list[Float64], settings: Sequence[Setting], sampler: str) -> Identification:
+def _nearest(
+    kind: str, got: list[Float64], settings: Sequence[Setting], sampler: str, weight: Weight
+) -> tuple[tuple[int, float], Identification]:
+    """The nearest target, and how near: in how many worlds it is met, and its mean error in those not far."""
     best: tuple[Any, ...] | None = None
     names = [setting.name for setting in settings]
     for target in TARGETS:
@@ -202,21 +206,16 @@ def _nearest(kind: str, got: list[Float64], settings: Sequence[Setting], sampler
         # Targets that are one quantity for this sampler differ by rounding: the first of them is named.
         seen = [min(e, 10.0) for e, s in zip(errors, settings, strict=True) if not s.far] or errors
         # KL(q‖p) is what readers compare with.
-        rank = (-close, float(f"{np.mean(seen) / (2 if target is REVERSE_KL else 1):.6g}"))
+        rank = (-close, round(float(np.mean(seen)) / (2 if target is REVERSE_KL else 1), 9))
         if best is None or rank < best[0]:
             best = (rank, target, errors, want)
     assert best is not None
-    _, target, errors, want = best
+    rank, target, errors, want = best
     flat = np.concatenate(got) @ np.concatenate(want) / max(float(np.sum(np.concatenate(want) ** 2)), 1e-300)
     cosines = [cosine(g, w) for g, w in zip(got, want, strict=True)]
-    return Identification(
-        None,
-        float(flat),
-        target,
-        max(errors),
-        dict(zip(names, errors, strict=True)),
-        min(cosines),
-        got=_got(got, names),
+    by_world = dict(zip(names, errors, strict=True))
+    return rank, Identification(
+        None, float(flat), target, max(errors), by_world, min(cosines), weight, got=_got(got, names)
     )
 
 

@@ -198,8 +198,10 @@ def percent(error: float) -> str:
 
 def _phrase(found: Identification, kind: str) -> str:
     if found.within is not None:
-        what = "zero on average" if found.within is ZERO else f"{times(found.within_scale)}{name(found.within)}"
-        that = "that of " if kind == "gradient" and found.within is not ZERO else ""
+        if found.within is ZERO:
+            return "zero on average where the models are close, and not where they are far apart"
+        what = f"{times(found.within_scale)}{name(found.within)}"
+        that = "that of " if kind == "gradient" else ""
         return (
             f"{that}{what} where the models are close, and misses it by up to {percent(found.relative_error)} "
             "where they are far apart"
@@ -208,6 +210,8 @@ def _phrase(found: Identification, kind: str) -> str:
         text = f"none of the named {'gradients' if kind == 'gradient' else 'quantities'}"
         text += f"; the nearest is {name(found.nearest)}, off by {percent(min(found.errors.values(), default=0.0))}"
         text += f" to {percent(found.relative_error)} in the exact worlds"
+        if found.weight != "sequence":
+            text += f" once each sequence is multiplied back by its {found.weight}"
         if kind == "gradient":
             text += f", cosine {found.cosine:.2f} at worst"
         if found.one_token is not None and kind == "gradient":

@@ -11,7 +11,7 @@ import numpy as np
 
 from kullback.audit.adapting import adapted
 from kullback.audit.bridges import CallFailed
-from kullback.audit.calling import Subject, wiring
+from kullback.audit.calling import Subject, failure, wiring
 from kullback.audit.form import form, numerics
 from kullback.audit.identify import Found, Identification, growth, identify
 from kullback.audit.moments import Credit, Moments, Placement, Weight, batch_moments, coupling, moments
@@ -31,7 +31,7 @@ from kullback.audit.worlds import (
     exact,
     torch_library,
 )
-from kullback.errors import InputError
+from kullback.errors import InputError, KullbackError
 from kullback.targets import REVERSE_KL, Target
 
 MEETING = IDENTIFYING[2], [0, 4, 9, 14]
@@ -105,6 +105,10 @@ def audit(
         report = _audited(one, it.placement, report)
     except CallFailed as failed:
         report = replace(report, findings=(_failure(failed),))
+    except KullbackError:
+        raise
+    except Exception as error:  # a backward pass of its own, or a result that cannot be computed with
+        report = replace(report, findings=(_failure(failure(error)),))
     else:
         report = replace(report, findings=tuple(_findings(report)))
     return replace(report, seconds=time.perf_counter() - start)
@@ -174,7 +178,7 @@ def _further(kind: str, found: Identification, look: Any, at: Any, sampler: str)
     alone = look(ONE_TOKEN, sampler, kind)
     found = replace(found, one_token=alone.target, one_token_scale=alone.scale)
     if found.target is None and sampler == "on_policy":
-        found = replace(found, growth=growth(kind, found.nearest, lambda s: at(s, "on_policy"), LADDER))
+        found = replace(found, growth=growth(kind, found.nearest, lambda s: at(s, "on_policy", found.weight), LADDER))
     return found
 
 

@@ -99,6 +99,13 @@ class _NotThere(Exception):
     pass
 
 
+class _Self(SimpleNamespace):
+    """A stand-in for a method's object."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"self has no {name!r} here: give it with --set self.{name}=VALUE")
+
+
 def _let_through(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         raise error
@@ -141,9 +148,9 @@ def _bound(found: Any, qualname: str, origin: str, attributes: dict[str, Any] | 
     if isinstance(found, staticmethod):
         return Located(found.__func__, origin)
     if isinstance(found, classmethod):
-        return Located(found.__func__.__get__(SimpleNamespace(**(attributes or {}))), origin)
+        return Located(found.__func__.__get__(_Self(**(attributes or {}))), origin)
     if "." in qualname and hasattr(found, "__get__"):
-        return Located(found.__get__(SimpleNamespace(**(attributes or {}))), origin)
+        return Located(found.__get__(_Self(**(attributes or {}))), origin)
     if not callable(found):
         raise InputError(f"{qualname} is a {type(found).__name__}, but a function is needed")
     return Located(found, origin)

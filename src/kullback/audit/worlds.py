@@ -66,7 +66,7 @@ class Setting:
 
 IDENTIFYING = (
     Setting("one token", "one token, no sequence", 5, 1, 1.5, 1.0),
-    Setting("one token, far", "one token, log-ratios beyond ±20", 4, 1, 24.0, 12.0, share=0.0),
+    Setting("one far token", "one token, log-ratios beyond ±20", 4, 1, 24.0, 12.0, share=0.0),
     Setting("near", "sequences close to the reference", 3, 3, 1.5, 0.3),
     Setting("sequences", "autoregressive, with an end-of-sequence token", 4, 2, 1.2, 1.5),
     Setting("lengths", "sequences of one to five tokens", 2, 5, 0.8, 1.2),
@@ -85,8 +85,8 @@ SMALL = (
 
 ONE_TOKEN = (
     Setting("one token", "one token, no sequence", 5, 1, 1.5, 1.0),
-    Setting("one token, near", "one token, close to the reference", 4, 1, 1.5, 0.2),
-    Setting("one token, far", "one token, log-ratios beyond ±20", 4, 1, 24.0, 12.0, share=0.0),
+    Setting("one near token", "one token, close to the reference", 4, 1, 1.5, 0.2),
+    Setting("one far token", "one token, log-ratios beyond ±20", 4, 1, 24.0, 12.0, share=0.0),
 )
 
 SUPPORT_EDGE = Setting(

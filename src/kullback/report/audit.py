@@ -136,7 +136,10 @@ def _numerics(report: AuditReport) -> Iterator[tuple[str, str]]:
 
 
 def _errors(found: Identification) -> str:
-    return f"to {name(found.nearest)}: " + ", ".join(f"{percent(e)} {world}" for world, e in found.errors.items())
+    undone = "" if found.weight == "sequence" else f", each sequence multiplied back by its {found.weight}"
+    return f"to {name(found.nearest)}{undone}: " + ", ".join(
+        f"{percent(e)} {world}" for world, e in found.errors.items()
+    )
 
 
 def _page(report: AuditReport) -> RenderableType:
@@ -165,8 +168,12 @@ def _page(report: AuditReport) -> RenderableType:
 def _findings(report: AuditReport) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for finding in report.findings:
-        parts.append(Text.assemble((f"{finding.code} {finding.slug}", "bold red"), f"  {finding.message}"))
-        parts.append(Padding(Text(f"{finding.why} Instead: {finding.instead}", style="dim"), (0, 0, 1, 6)))
+        words = Text.assemble(
+            f"{finding.message[0].upper()}{finding.message[1:]}.",
+            (f"\n{finding.why}", "dim"),
+            (f"\nInstead: {finding.instead}", "dim cyan"),
+        )
+        parts += [Text(f"{finding.code} {finding.slug}", style="bold red"), Padding(words, (0, 0, 1, 6))]
     return parts
 
 
