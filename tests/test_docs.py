@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from make_docs import PAGE, page
+from make_docs import PAGES
 
 import kullback as kb
 from kullback.oracle import reference_world, relative_variance
@@ -14,12 +14,14 @@ from kullback.oracle import reference_world, relative_variance
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_table_of_estimators_is_fresh() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_generated_page_is_fresh(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == PAGES[path](), "run `make docs`"
 
 
-def test_the_readme_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/audit.md"])
+def test_an_example_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert code is not None
     exec(code[1], {})
     said = re.findall(r"print\(.*\) +# (.*)", code[1])

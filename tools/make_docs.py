@@ -1,16 +1,28 @@
-"""Writes docs/estimators.md from the records: ``make docs``."""
+"""Writes the generated pages of docs/ from the records: ``make docs``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from kullback.audit.rules import RULES
+from kullback.audit.rules.record import Rule
 from kullback.report.families import estimator_table, surrogate_table, target_table
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "estimators.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+GROUPS = {
+    "call": "The call",
+    "biased-value": "The value",
+    "biased-gradient": "The gradient",
+    "numerics": "Numerics",
+    "masking": "Masks, lengths and ends",
+    "off-policy": "Behaviour log-probs",
+}
 
 
-def page() -> str:
-    """The page as Markdown."""
+def estimators() -> str:
+    """Estimators, surrogates and targets."""
     head = (
         "# Estimators and surrogates\n\n"
         "Written by `make docs` from the records of `kb.ESTIMATORS` and `kb.SURROGATES`, whose every promise the "
@@ -21,5 +33,38 @@ def page() -> str:
     return "\n\n".join([head, *(table.markdown() for table in tables)]) + "\n"
 
 
+def rules() -> str:
+    """What the audit looks for."""
+    parts = [
+        "# What the audit looks for\n\n"
+        "Written by `make docs` from `kullback.audit.rules`, one file a rule. Codes are stable; `--fail-on` takes a "
+        "code, a name or a group. q is the policy, p the reference, μ what drew the samples. "
+        "How to audit is in [audit.md](audit.md).",
+        "| code | name | what is wrong |\n| --- | --- | --- |\n"
+        + "\n".join(f"| [{r.code}](#{r.code.lower()}) | {r.slug} | {r.title} |" for r in RULES),
+    ]
+    for group, title in GROUPS.items():
+        parts.append(f"## {title} (`{group}`)")
+        parts += [_rule(rule) for rule in RULES if rule.group == group]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rule(rule: Rule) -> str:
+    references = "; ".join(rule.references)
+    return (
+        f'<a id="{rule.code.lower()}"></a>\n\n### {rule.code} {rule.slug}\n\n{rule.title}.\n\n'
+        f"**Checks.** {rule.checks}\n\n**Why.** {rule.why}\n\n```python\n{rule.example.strip()}\n```\n\n"
+        f"**Instead.** {rule.instead}\n\n**See** {references}."
+    )
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    DOCS / "estimators.md": estimators,
+    DOCS / "rules.md": rules,
+}
+"""Every generated page, and what writes it."""
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, page in PAGES.items():
+        path.write_text(page(), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,32 @@ class CallFailed(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
+
+
+def failure(error: BaseException) -> CallFailed:
+    """What an exception of the function is as a finding."""
+    text = " ".join(str(error).split())[:200]
+    gpu = ("cuda", "nvidia", "triton", "hip", "xpu", "rocm")
+    if any(word in text.lower() for word in gpu):
+        return CallFailed("KB003", f"the function needs a GPU: {type(error).__name__}: {text}")
+    if "numpy" in text.lower() and "grad" in text.lower():
+        text += " (for a function of NumPy arrays pass arrays='numpy', --arrays numpy)"
+    elif isinstance(error, NameError):
+        text += " (a name that the function uses could not be resolved here)"
+    return CallFailed("KB001", f"the function raised {type(error).__name__}: {text or 'without a message'}")
+
+
+def differentiate(value: Array, inputs: Sequence[Array]) -> list[Array]:
+    """d value / d inputs, zeros where there is no path; an error of the function's own backward pass is its."""
+    import torch
+
+    if not value.requires_grad:
+        return [torch.zeros_like(x) for x in inputs]
+    try:
+        found = torch.autograd.grad(value, list(inputs), retain_graph=True, allow_unused=True)
+    except Exception as error:
+        raise failure(error) from error
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
 
 def as_tensor(result: Any) -> Array:

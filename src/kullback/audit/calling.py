@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kullback._namespace import Array
-from kullback.audit.bridges import BRIDGES, CallFailed
+from kullback.audit.bridges import BRIDGES, CallFailed, failure
 from kullback.errors import InputError
 
 Kind = Literal["scalar", "row", "token"]
@@ -257,16 +257,3 @@ def _shape_message(got: tuple[int, ...], shape: tuple[int, int]) -> str:
         f"for arrays of shape {shape} the function returned shape {got}: "
         f"a scalar, one number a row {(shape[0],)} or one a token {shape} is needed"
     )
-
-
-def failure(error: BaseException) -> CallFailed:
-    """What an exception of the function is as a finding."""
-    text = " ".join(str(error).split())[:200]
-    gpu = ("cuda", "nvidia", "triton", "hip", "xpu", "rocm")
-    if any(word in text.lower() for word in gpu):
-        return CallFailed("KB003", f"the function needs a GPU: {type(error).__name__}: {text}")
-    if "numpy" in text.lower() and "grad" in text.lower():
-        text += " (for a function of NumPy arrays pass arrays='numpy', --arrays numpy)"
-    elif isinstance(error, NameError):
-        text += " (a name that the function uses could not be resolved here)"
-    return CallFailed("KB001", f"the function raised {type(error).__name__}: {text or 'without a message'}")

@@ -66,6 +66,11 @@ class Identification:
         return self.scale if self.target is not None or self.within is None else self.within_scale
 
     @property
+    def per(self) -> Weight:
+        """What it divides by, where a target was found."""
+        return self.weight if self.target is not None else self.within_weight
+
+    @property
     def exact(self) -> bool:
         """Whether it is a target itself: once, and over sequences."""
         return self.target is not None and self.scale == 1.0 and self.weight == "sequence"
@@ -111,7 +116,9 @@ def times(scale: float) -> str:
 Found = Mapping[Weight, Sequence[Moments]]
 
 
-def identify(kind: str, found: Found, settings: Sequence[Setting], sampler: str, tolerance: float) -> Identification:
+def identify(
+    kind: str, found: Found, settings: Sequence[Setting], sampler: str, tolerance: float, unit: float = 1.0
+) -> Identification:
     """Look a value or a gradient up in the table of targets.
 
     Args:
@@ -120,6 +127,7 @@ def identify(kind: str, found: Found, settings: Sequence[Setting], sampler: str,
         settings: the worlds.
         sampler: what drew the sequences.
         tolerance: relative, what rounding allows.
+        unit: a coefficient that the nearest target is looked for without.
     """
     names = [setting.name for setting in settings]
     for weight, across in found.items():
@@ -137,16 +145,18 @@ def identify(kind: str, found: Found, settings: Sequence[Setting], sampler: str,
             errors = [_relative(g, scale * w) if target is not ZERO else 0.0 for g, w in zip(got, want, strict=True)]
             by_world, sign = dict(zip(names, errors, strict=True)), float(np.sign(scale))
             return Identification(target, scale, target, max(errors), by_world, sign, weight, got=_got(got, names))
-    ranked = [_nearest(kind, _vectors(kind, across), settings, sampler, w) for w, across in found.items()]
+    ranked = [
+        _nearest(kind, [v / unit for v in _vectors(kind, across)], settings, sampler, w) for w, across in found.items()
+    ]
     nearest = min(ranked, key=lambda one: one[0])[1]
     near = [i for i, setting in enumerate(settings) if not setting.far]
     if len(near) == len(settings) or not len(near) > 1:
         return nearest
     inside = {weight: [across[i] for i in near] for weight, across in found.items()}
     within = identify(kind, inside, [settings[i] for i in near], sampler, tolerance)
-    return replace(
-        nearest, within=within.target, within_scale=within.scale if within.target else 1.0, within_weight=within.weight
-    )
+    if within.target is None:
+        return nearest
+    return replace(nearest, within=within.target, within_scale=within.scale, within_weight=within.weight)
 
 
 def _got(got: list[Float64], names: list[str]) -> dict[str, float]:

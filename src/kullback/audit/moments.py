@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from kullback._namespace import Array, Float64
+from kullback.audit.bridges import differentiate
 from kullback.audit.calling import Subject
 from kullback.audit.worlds import Setting, columns, possible, probability, world
-from kullback.oracle.gradients import gradient_of
 
 Placement = Literal["loss", "reward", "metric"]
 Credit = Literal["return", "reward_to_go", "own_token"]
@@ -110,7 +110,8 @@ def _moments(setting: Setting, sampler: str, chance: Array, results: Array, carr
     logits = world(setting, sampler).policy.logits
     value = float((chance * results.detach()).sum())
     spread = float((chance * results.detach().abs()).sum())
-    return Moments(np.array([value]), gradient_of((chance * carried).sum(), logits).ravel(), spread)
+    gradient = differentiate((chance * carried).sum(), [logits])[0]
+    return Moments(np.array([value]), gradient.numpy().ravel(), spread)
 
 
 Coupling = Literal["mean", "sum", "token mean", "coupled"]

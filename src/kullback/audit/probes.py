@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kullback._namespace import Array, Float64
-from kullback.audit.bridges import CallFailed
+from kullback.audit.bridges import CallFailed, differentiate
 from kullback.audit.calling import Subject
 
 FLOAT64 = 5e-8
@@ -50,10 +50,7 @@ class Probe:
             values = torch.where(counted, result, torch.zeros_like(result)).sum(-1) if result.ndim == 2 else result
         else:
             values = torch.stack([self._one(given, i) for i in range(len(q))])
-        slope = np.zeros(q.shape)
-        if values.requires_grad:
-            found = torch.autograd.grad(values.sum(), live, allow_unused=True)[0]
-            slope = np.zeros(q.shape) if found is None else found.double().numpy()
+        slope = differentiate(values.sum(), [live])[0].double().numpy()
         return values.detach().double().numpy(), slope
 
     def _one(self, given: dict[str, Array], row: int) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kullback.audit.adapting import adapted
 from kullback.audit.bridges import CallFailed
-from kullback.audit.calling import Subject, failure, wiring
+from kullback.audit.calling import Subject, wiring
 from kullback.audit.form import form, numerics
 from kullback.audit.identify import Found, Identification, growth, identify
 from kullback.audit.moments import Credit, Moments, Placement, Weight, batch_moments, coupling, moments
@@ -31,7 +31,7 @@ from kullback.audit.worlds import (
     exact,
     torch_library,
 )
-from kullback.errors import InputError, KullbackError
+from kullback.errors import InputError
 from kullback.targets import REVERSE_KL, Target
 
 MEETING = IDENTIFYING[2], [0, 4, 9, 14]
@@ -105,10 +105,6 @@ def audit(
         report = _audited(one, it.placement, report)
     except CallFailed as failed:
         report = replace(report, findings=(_failure(failed),))
-    except KullbackError:
-        raise
-    except Exception as error:  # a backward pass of its own, or a result that cannot be computed with
-        report = replace(report, findings=(_failure(failure(error)),))
     else:
         report = replace(report, findings=tuple(_findings(report)))
     return replace(report, seconds=time.perf_counter() - start)
@@ -155,12 +151,14 @@ def _separable(one: Subject, placement: Placement, report: AuditReport) -> Audit
     def at(setting: Setting, sampler: str, weight: Weight = "sequence") -> Moments:
         return moments(one, setting, sampler, placement, report.credit, weight)  # type: ignore[arg-type]
 
-    def look(settings: Sequence[Setting], sampler: str, kind: str) -> Identification:
+    def look(settings: Sequence[Setting], sampler: str, kind: str, unit: float = 1.0) -> Identification:
         found: Found = {weight: [at(setting, sampler, weight) for setting in settings] for weight in weights}
-        return identify(kind, found, settings, sampler, report.numerics.arithmetic)
+        return identify(kind, found, settings, sampler, report.numerics.arithmetic, unit)
 
     values = {sampler: look(IDENTIFYING, sampler, "value") for sampler in SAMPLERS}
-    gradients = {} if placement == "metric" else {s: look(IDENTIFYING, s, "gradient") for s in SAMPLERS}
+    main = values[report.sampler]
+    unit = main.factor if main.named is not None and main.factor > 0 else 1.0
+    gradients = {} if placement == "metric" else {s: look(IDENTIFYING, s, "gradient", unit) for s in SAMPLERS}
     value, gradient = (
         _further(kind, found[report.sampler], look, at, report.sampler) if found else report.gradient
         for kind, found in (("value", values), ("gradient", gradients))

@@ -204,7 +204,7 @@ def take(path: Path, qualname: str, *, because: BaseException | None = None) -> 
     without = f"; without decorator {', '.join(taken.dropped)}" if taken.dropped else ""
     lacking = f"; not resolved: {', '.join(dict.fromkeys(taken.missing))}" if taken.missing else ""
     origin = f"{what}taken out of {path}, line {taker.line}{along}{why}{without}{lacking}; nothing else of the file ran"
-    return Located(found.__func__ if isinstance(found, staticmethod) else found, origin)
+    return Located(found, origin)
 
 
 def _line(error: BaseException) -> str:

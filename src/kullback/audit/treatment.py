@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kullback._namespace import Array, Float64
-from kullback.audit.bridges import CallFailed
+from kullback.audit.bridges import CallFailed, differentiate
 from kullback.audit.calling import Subject
 from kullback.audit.probes import Probe
 
@@ -212,9 +212,6 @@ def unseen_vocabulary(subject: Subject) -> tuple[int, int] | None:
     result = subject(given).sum()
     if not result.requires_grad:
         return None
-    found = torch.autograd.grad(result, (q, p), allow_unused=True)
-    touched = torch.zeros(vocab, dtype=torch.bool)
-    for gradient in found:
-        if gradient is not None:
-            touched |= gradient.reshape(-1).abs() > 1e-12
+    gradients = differentiate(result, (q, p))
+    touched = sum(gradient.reshape(-1).abs() for gradient in gradients) > 1e-12
     return int(touched.sum()), vocab

@@ -50,8 +50,7 @@ def short(found: Identification) -> str:
     if target is None:
         return f"none; nearest {found.nearest.name}, off by {percent(found.relative_error)}"
     about = "" if found.target is not None else "≈ "
-    weight = found.weight if found.target is not None else found.within_weight
-    per = {"sequence": "", "length": " / its length", "width": " / padded width"}[weight]
+    per = {"sequence": "", "length": " / its length", "width": " / padded width"}[found.per]
     return f"{about}{'0' if target is ZERO else times(found.factor) + target.name}{per}"
 
 

@@ -17,7 +17,7 @@ def _find(report: AuditReport) -> str:
             "the result is a mean over the tokens of the batch: nats a token, not a sequence, and the longer "
             "sequences of a batch weigh more"
         )
-    if report.value.weight == "length" or (report.treatment.length == "mean" and report.treatment.width is False):
+    if report.value.per == "length" or (report.treatment.length == "mean" and report.treatment.width is False):
         return (
             "every sequence's sum is divided by its own length: nats a token in which short sequences weigh more, "
             "not the KL of sequences"

@@ -15,16 +15,16 @@ def loss(logprobs, ref_logprobs, mask):
 
 
 def _find(report: AuditReport) -> str:
-    if report.placement == "metric" or report.gradient.target is ZERO:
+    if report.placement == "metric" or report.gradient.named is ZERO:
         return ""
     after = (
-        f"; undone, it is that of {times(report.gradient.scale)}{name(report.gradient.target)}"
-        if (report.gradient.target and report.gradient.weight == "length")
+        f"; undone, it is that of {times(report.gradient.factor)}{name(report.gradient.named)}"
+        if (report.gradient.named and report.gradient.per == "length")
         else ""
     )
     if report.coupling == "token mean":
         return f"the gradient is divided by the number of tokens in the batch, which sequences share by chance{after}"
-    if report.gradient.weight == "length" or (report.treatment.length == "mean" and report.treatment.width is False):
+    if report.gradient.per == "length" or (report.treatment.length == "mean" and report.treatment.width is False):
         return f"every sequence's gradient is divided by its own length{after}"
     return ""
 

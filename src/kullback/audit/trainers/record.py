@@ -50,9 +50,10 @@ class Member:
         """The function to audit, and how it was got hold of."""
         taken = [take(root / path, qualname) for path, _, qualname in (f.rpartition(":") for f in self.functions)]
         origin = "; ".join(one.origin for one in taken)
+        functions = [getattr(one.fn, "__func__", one.fn) for one in taken]  # out of a staticmethod
         if self.join is None:
-            return taken[0].fn, f"{self.about}; {origin}"
-        return self.join(*(one.fn for one in taken)), f"{self.about}, driven with a stand-in; {origin}"
+            return functions[0], f"{self.about}; {origin}"
+        return self.join(*functions), f"{self.about}, driven with a stand-in; {origin}"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,14 @@ class _Data:
 
 def _penalty(discount: float) -> Callable[..., Any]:
     def join(incorporate: Any) -> Callable[..., Any]:
-        incorporate.__globals__["tinker"] = SimpleNamespace(TensorData=_Data)
+        stack = incorporate.__globals__
+        stack["tinker"] = SimpleNamespace(TensorData=_Data)
+
+        async def score_sequences(client: Any, inputs: Any) -> tuple[list[list[float]], None]:
+            return [await client.compute_logprobs_async(one) for one in inputs], None
+
+        if "score_sequences" in stack:  # newer versions score through this helper, which asks the remote service
+            stack["score_sequences"] = score_sequences
 
         def penalty(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
             import torch
@@ -96,7 +103,7 @@ TINKER = Trainer(
         *(
             Member(
                 version,
-                f"the logged kl_sample_train_{version}; q is the sampler, p the trainer",
+                f"the logged kl_sample_train_{version}, q the sampler and p the trainer",
                 "metric",
                 (f"{METRICS}:compute_kl_sample_train",),
                 join=_sampler_trainer(f"optim/kl_sample_train_{version}"),
