@@ -30,8 +30,8 @@ run: it says what the code computes, in which world, and by how much that differ
   loss with the samples held fixed, or in the reward with the credit that is named.
 - `≈`: equal where the models are close; where log-ratios go beyond a clamp, not.
 - `/ its length`: equal once each sequence is multiplied back by its own length, which the function divides by.
-- *off by*: the largest relative error over the exact worlds, among which the far ones have log-ratios beyond 20
-  nats; KL(q‖p) is 0.04 to 0.6 nats in the near ones and 15 in the far ones.
+- *off by … near, … far*: the relative error in the world “near”, where KL(q‖p) is 0.04 nats a sequence, and the
+  largest one over the exact worlds, in the farthest of which KL(q‖p) is 10 nats and log-ratios go beyond 20.
 
 A function of log-probs alone is audited as it is, its tokens summed. Where the KL is a few lines in a method, marked *,
 the method is driven by a stand-in for the trainer, with advantages of 0 and a coefficient of 1. No function was

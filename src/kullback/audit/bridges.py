@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,27 @@ import numpy as np
 from kullback._namespace import Array, is_torch, to_numpy
 from kullback.errors import MissingPackageError
 
-Bridge = Callable[[Callable[..., Any], tuple[str, ...], Mapping[str, str], Mapping[str, Any], dict[str, Array]], Array]
+Function = Callable[..., Any]
+Call = Callable[[dict[str, Array]], Array]
+
+
+@dataclass(frozen=True)
+class Wires:
+    """Which column each parameter takes."""
+
+    positional: tuple[str, ...] = ()
+    named: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> set[str]:
+        """Every column that is handed over."""
+        return {*self.positional, *self.named.values()}
+
+    def call(self, fn: Function, given: Mapping[str, Any]) -> Any:
+        """fn of the columns."""
+        named = {name: given[column] for name, column in self.named.items()}
+        return fn(*(given[column] for column in self.positional), **named, **self.constants)
 
 
 class CallFailed(Exception):
@@ -65,20 +86,17 @@ def as_tensor(result: Any) -> Array:
     raise CallFailed("KB002", f"the function returned a {type(result).__name__}, but an array or a number is needed")
 
 
-def _torch(
-    fn: Callable[..., Any],
-    positional: tuple[str, ...],
-    named: Mapping[str, str],
-    constants: Mapping[str, Any],
-    given: dict[str, Array],
-) -> Array:
-    before = {name: array.detach().clone() for name, array in given.items()}
-    with _eager():
-        result = fn(*(given[c] for c in positional), **{name: given[c] for name, c in named.items()}, **dict(constants))
-    for name, array in given.items():
-        if array.shape != before[name].shape or not _same(array.detach(), before[name]):
-            raise CallFailed("KB004", f"the function changes its input {name} in place, which the caller still needs")
-    return as_tensor(result)
+def _torch(fn: Function, wires: Wires) -> Call:
+    def call(given: dict[str, Array]) -> Array:
+        before = {name: array.detach().clone() for name, array in given.items()}
+        with _eager():
+            result = wires.call(fn, given)
+        for name, array in given.items():
+            if array.shape != before[name].shape or not _same(array.detach(), before[name]):
+                raise CallFailed("KB004", f"the function changes its input {name} in place, and its caller needs it")
+        return as_tensor(result)
+
+    return call
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -97,62 +115,73 @@ def _eager() -> Any:
     return stance("force_eager") if stance is not None else contextlib.nullcontext()
 
 
-def _numpy(
-    fn: Callable[..., Any],
-    positional: tuple[str, ...],
-    named: Mapping[str, str],
-    constants: Mapping[str, Any],
-    given: dict[str, Array],
-) -> Array:
-    host = {name: to_numpy(array).copy() for name, array in given.items()}
-    result = fn(*(host[c] for c in positional), **{name: host[c] for name, c in named.items()}, **dict(constants))
-    return as_tensor(result)
+def _numpy(fn: Function, wires: Wires) -> Call:
+    def call(given: dict[str, Array]) -> Array:
+        return as_tensor(wires.call(fn, {name: to_numpy(array).copy() for name, array in given.items()}))
+
+    return call
 
 
-def _jax(
-    fn: Callable[..., Any],
-    positional: tuple[str, ...],
-    named: Mapping[str, str],
-    constants: Mapping[str, Any],
-    given: dict[str, Array],
-) -> Array:
+def _jax(fn: Function, wires: Wires) -> Call:
     try:
         import jax
     except ImportError as error:
         raise MissingPackageError("jax", "jax") from error
     import torch
 
-    live = [name for name, array in given.items() if array.is_floating_point()]
-    half = any("bfloat16" in str(given[name].dtype) for name in live)
+    def run(live: dict[str, Any], fixed: dict[str, Any]) -> Any:
+        return jax.numpy.asarray(wires.call(fn, {**live, **fixed}))
 
-    def wrapped(*arrays: Any) -> Any:
-        have = {**fixed, **dict(zip(live, arrays, strict=True))}
-        return fn(*(have[c] for c in positional), **{n: have[c] for n, c in named.items()}, **dict(constants))
+    def pull(live: dict[str, Any], fixed: dict[str, Any], weight: Any) -> Any:
+        return jax.vjp(lambda arrays: run(arrays, fixed), live)[1](weight)[0]
 
-    def to_jax(array: Array) -> Any:
-        host = array.detach().float().numpy() if half and array.is_floating_point() else array.detach().numpy()
-        return (
-            jax.numpy.asarray(host, dtype="bfloat16") if half and array.is_floating_point() else jax.numpy.asarray(host)
-        )
+    # Compiled whole: operation by operation, every shape of every world would be compiled many times over.
+    forward, backward = _compiled(jax, run), _compiled(jax, pull)
 
-    class Call(torch.autograd.Function):
+    class Through(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *tensors: Array) -> Array:
+        def forward(ctx: Any, names: list[str], fixed: dict[str, Any], *tensors: Array) -> Array:
             with _wide(jax):
-                result, ctx.pull = jax.vjp(wrapped, *map(to_jax, tensors))
-                ctx.dtype = result.dtype
-                return torch.from_numpy(np.array(result, dtype=np.float64 if not half else np.float32))
+                ctx.live, ctx.fixed = {n: _to_jax(jax, t) for n, t in zip(names, tensors, strict=True)}, fixed
+                result = forward(ctx.live, fixed)
+                ctx.names, ctx.dtype, ctx.types = names, result.dtype, [t.dtype for t in tensors]
+                return torch.from_numpy(np.array(result, dtype=np.float64))
 
         @staticmethod
         def backward(ctx: Any, *grads: Array) -> Any:
             with _wide(jax):
-                pulled = ctx.pull(jax.numpy.asarray(grads[0].numpy(), dtype=ctx.dtype))
-                return tuple(torch.from_numpy(np.array(g, dtype=np.float64)) for g in pulled)
+                weight = jax.numpy.asarray(grads[0].numpy(), dtype=ctx.dtype)
+                pulled = backward(ctx.live, ctx.fixed, weight)
+                found = (torch.from_numpy(np.array(pulled[name], dtype=np.float64)) for name in ctx.names)
+                return None, None, *(g.to(t) for g, t in zip(found, ctx.types, strict=True))
 
-    with _wide(jax):
-        fixed = {name: to_jax(array) for name, array in given.items() if name not in live}
-    found: Array = Call.apply(*(given[name] for name in live))  # type: ignore[no-untyped-call]
-    return found
+    def call(given: dict[str, Array]) -> Array:
+        live = [name for name, array in given.items() if array.is_floating_point()]
+        with _wide(jax):
+            fixed = {name: _to_jax(jax, array) for name, array in given.items() if name not in live}
+        found: Array = Through.apply(live, fixed, *(given[name] for name in live))  # type: ignore[no-untyped-call]
+        return found
+
+    return call
+
+
+def _to_jax(jax: Any, array: Array) -> Any:
+    if "bfloat16" in str(array.dtype):
+        return jax.numpy.asarray(array.detach().float().numpy(), dtype="bfloat16")
+    return jax.numpy.asarray(array.detach().numpy())
+
+
+def _compiled(jax: Any, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn under jit, or as it is where it looks at the values of its arrays."""
+    jitted = jax.jit(fn)
+
+    def call(*args: Any) -> Any:
+        try:
+            return jitted(*args)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+            return fn(*args)
+
+    return call
 
 
 def _wide(jax: Any) -> Any:
@@ -162,5 +191,5 @@ def _wide(jax: Any) -> Any:
     return jax.experimental.enable_x64()
 
 
-BRIDGES: dict[str, Bridge] = {"torch": _torch, "jax": _jax, "numpy": _numpy}
+BRIDGES: dict[str, Callable[[Function, Wires], Call]] = {"torch": _torch, "jax": _jax, "numpy": _numpy}
 """By the arrays that the audited function takes."""

@@ -7,13 +7,12 @@ import inspect
 import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from kullback._namespace import Array
-from kullback.audit.bridges import BRIDGES, CallFailed, failure
+from kullback.audit.bridges import BRIDGES, CallFailed, Wires, failure
 from kullback.errors import InputError
 
 Kind = Literal["scalar", "row", "token"]
@@ -65,21 +64,7 @@ POSITIONAL = ("logprobs", "ref_logprobs", "mask")
 """What parameters of other names take, in this order."""
 
 
-@dataclass(frozen=True)
-class Wiring:
-    """Which column each parameter takes."""
-
-    positional: tuple[str, ...] = ()
-    named: Mapping[str, str] = field(default_factory=dict)
-    constants: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def columns(self) -> set[str]:
-        """Every column that is handed over."""
-        return {*self.positional, *self.named.values()}
-
-
-def wiring(fn: Callable[..., Any], names: Mapping[str, str], settings: Mapping[str, Any]) -> Wiring:
+def wiring(fn: Callable[..., Any], names: Mapping[str, str], settings: Mapping[str, Any]) -> Wires:
     """Parameters by `names`, then by their own name, then by place; `settings` are handed over as they are.
 
     Raises:
@@ -90,7 +75,7 @@ def wiring(fn: Callable[..., Any], names: Mapping[str, str], settings: Mapping[s
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
-        return Wiring(("logprobs", "ref_logprobs"), {}, settings)
+        return Wires(("logprobs", "ref_logprobs"), {}, settings)
     known = {alias: column for column, aliases in ALIASES.items() for alias in (column, *aliases)} | {
         column: column for column in COLUMNS
     }
@@ -124,7 +109,7 @@ def wiring(fn: Callable[..., Any], names: Mapping[str, str], settings: Mapping[s
             positional.append(column)
         else:
             named[p.name] = column
-    return Wiring(tuple(positional), named, settings)
+    return Wires(tuple(positional), named, settings)
 
 
 def _check_names(parameters: list[inspect.Parameter], names: Mapping[str, str], settings: Mapping[str, Any]) -> None:
@@ -148,7 +133,7 @@ class Subject:
     def __init__(
         self,
         fn: Callable[..., Any],
-        wires: Wiring,
+        wires: Wires,
         *,
         arrays: str = "torch",
         output: int | str | None = None,
@@ -157,7 +142,7 @@ class Subject:
         if arrays not in BRIDGES:
             raise InputError(f"arrays={arrays!r} came, but a function takes {', '.join(BRIDGES)}")
         self.fn, self.wires, self.output, self.level = fn, wires, output, level
-        self._bridge = BRIDGES[arrays]
+        self._call = BRIDGES[arrays](self._pick, wires)
         self.kind: Kind = "token"
         self.printed = self.warned = ""
         self.calls = 0
@@ -178,7 +163,7 @@ class Subject:
         wanted = {name: given[name].clone() for name in self.columns}
         self.calls += 1
         with self._guarded():
-            result = self._bridge(self._pick, self.wires.positional, self.wires.named, self.wires.constants, wanted)
+            result = self._call(wanted)
         return result, (int(shape[0]), int(shape[1]))
 
     def _pick(self, *args: Any, **named: Any) -> Any:

@@ -66,11 +66,11 @@ class Setting:
 
 IDENTIFYING = (
     Setting("one token", "one token, no sequence", 5, 1, 1.5, 1.0),
-    Setting("one far token", "one token, log-ratios beyond ±20", 4, 1, 24.0, 12.0, share=0.0),
+    Setting("one far token", "one token, log-ratios beyond ±20", 4, 1, 16.0, 12.0, share=0.0),
     Setting("near", "sequences close to the reference", 3, 3, 1.5, 0.3),
     Setting("sequences", "autoregressive, with an end-of-sequence token", 4, 2, 1.2, 1.5),
     Setting("lengths", "sequences of one to five tokens", 2, 5, 0.8, 1.2),
-    Setting("far", "autoregressive, log-ratios beyond ±20", 4, 2, 24.0, 12.0, share=0.0),
+    Setting("far", "autoregressive, log-ratios beyond ±20", 4, 2, 16.0, 12.0, share=0.0),
 )
 """The worlds in which something must be equal to be called equal."""
 
@@ -79,14 +79,14 @@ SMALL = (
     Setting("near", "sequences close to the reference", 3, 2, 1.5, 0.3),
     Setting("sequences", "autoregressive, with an end-of-sequence token", 3, 2, 1.2, 1.5),
     Setting("lengths", "sequences of one to four tokens", 2, 4, 0.8, 1.2),
-    Setting("far", "autoregressive, log-ratios beyond ±20", 3, 2, 24.0, 12.0, share=0.0),
+    Setting("far", "autoregressive, log-ratios beyond ±20", 3, 2, 16.0, 12.0, share=0.0),
 )
 """The same for functions that couple the rows of a batch, whose every batch is enumerated."""
 
 ONE_TOKEN = (
     Setting("one token", "one token, no sequence", 5, 1, 1.5, 1.0),
     Setting("one near token", "one token, close to the reference", 4, 1, 1.5, 0.2),
-    Setting("one far token", "one token, log-ratios beyond ±20", 4, 1, 24.0, 12.0, share=0.0),
+    Setting("one far token", "one token, log-ratios beyond ±20", 4, 1, 16.0, 12.0, share=0.0),
 )
 
 SUPPORT_EDGE = Setting(

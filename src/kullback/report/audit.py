@@ -48,7 +48,8 @@ def short(found: Identification) -> str:
     """An identification in a few words."""
     target = found.named
     if target is None:
-        return f"none; nearest {found.nearest.name}, off by {percent(found.relative_error)}"
+        near = found.errors.get("near", found.relative_error)
+        return f"none; nearest {found.nearest.name}, off by {percent(near)} near, {percent(found.relative_error)} far"
     about = "" if found.target is not None else "≈ "
     per = {"sequence": "", "length": " / its length", "width": " / padded width"}[found.per]
     return f"{about}{'0' if target is ZERO else times(found.factor) + target.name}{per}"

@@ -7,7 +7,7 @@ from kullback.audit.rules.record import Rule
 
 EXAMPLE = """\
 def kl(logprobs, ref_logprobs, mask):
-    print('kl', logprobs.shape)
+    print("kl", logprobs.shape)
     return ((logprobs - ref_logprobs) * mask).sum(-1)
 """
 

@@ -7,7 +7,7 @@ from kullback.audit.rules.record import Rule
 
 EXAMPLE = """\
 def kl(logprobs, ref_logprobs, mask):
-    return torch.nn.functional.kl_div(ref_logprobs, logprobs, log_target=True, reduction='none')
+    return torch.nn.functional.kl_div(ref_logprobs, logprobs, log_target=True, reduction="none")
 """
 
 
