@@ -62,7 +62,9 @@ def audit(
 
         kullback audit my_trainer.losses:kl --placement reward --fail-on biased-gradient,KB401
 
-        kullback audit trl verl:k3 openrlhf:k1 --source ./OpenRLHF
+        kullback audit trl verl:k3
+
+        kullback audit openrlhf --source ./OpenRLHF
     """
     # Compiling takes longer than an audit, and every world has its own shape.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
