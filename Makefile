@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: compare test test-slow test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers compare test test-slow test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -28,6 +28,10 @@ bench: .venv/dev.stamp  ## measure interval coverage and the cost of compare
 builtin: .venv/run.stamp  ## make the built-in pair of models again
 	$(BIN)/python tools/make_builtin.py
 
+audit-peers: .venv-peers/stamp  ## audit TRL, verl and others for real; SOURCES=folder of further checkouts
+	TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_peers.py
+	.venv-peers/bin/python tools/audit_peers.py $(if $(SOURCES),--sources $(SOURCES))
+
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py
 
@@ -40,7 +44,7 @@ lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -52,3 +56,11 @@ clean:  ## forget .venv and caches
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[hf,jax,report,triton,dev]'
 	touch $@ .venv/run.stamp
+
+# The trainers pin versions of their own, so the constraints do not hold here; only the first two bring their stacks.
+.venv-peers/stamp: pyproject.toml
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet --editable '.[torch]' pytest
+	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet trl verl
+	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet --no-deps openrlhf liger-kernel torchtune tinker-cookbook
+	touch $@

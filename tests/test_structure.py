@@ -27,7 +27,7 @@ ROOMS = (
     ("estimate", "losses"),
     ("vocab",),
     ("oracle", "models", "prompts", "rollouts"),
-    ("claims", "hotspots"),
+    ("audit", "claims", "hotspots"),
     ("engines",),
     ("compare",),
     ("textual",),

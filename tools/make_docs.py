@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from kullback.audit.rules import RULES
+from kullback.audit.rules.record import Rule
 from kullback.report import claims
 from kullback.report.families import estimator_table, surrogate_table, target_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
+GROUPS = {
+    "call": "The call",
+    "biased-value": "The value",
+    "biased-gradient": "The gradient",
+    "numerics": "Numerics",
+    "masking": "Masks, lengths and ends",
+    "off-policy": "Behaviour log-probs",
+}
+
 
 def estimators() -> str:
-    """The page of estimators, surrogates and targets as Markdown."""
+    """Estimators, surrogates and targets."""
     head = (
         "# Estimators and surrogates\n\n"
         "Written by `make docs` from the records of `kb.ESTIMATORS` and `kb.SURROGATES`, whose every promise the "
@@ -23,9 +34,35 @@ def estimators() -> str:
     return "\n\n".join([head, *(table.markdown() for table in tables)]) + "\n"
 
 
+def rules() -> str:
+    """What the audit looks for."""
+    parts = [
+        "# What the audit looks for\n\n"
+        "Written by `make docs` from `kullback.audit.rules`, one file a rule. Codes are stable; `--fail-on` takes a "
+        "code, a name or a group. q is the policy, p the reference, μ what drew the samples. "
+        "How to audit is in [audit.md](audit.md).",
+        "| code | name | what is wrong |\n| --- | --- | --- |\n"
+        + "\n".join(f"| [{r.code}](#{r.code.lower()}) | {r.slug} | {r.title} |" for r in RULES),
+    ]
+    for group, title in GROUPS.items():
+        parts.append(f"## {title} (`{group}`)")
+        parts += [_rule(rule) for rule in RULES if rule.group == group]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rule(rule: Rule) -> str:
+    references = "; ".join(rule.references)
+    return (
+        f'<a id="{rule.code.lower()}"></a>\n\n### {rule.code} {rule.slug}\n\n{rule.title}.\n\n'
+        f"**Checks.** {rule.checks}\n\n**Why.** {rule.why}\n\n```python\n{rule.example.strip()}\n```\n\n"
+        f"**Instead.** {rule.instead}\n\n**See** {references}."
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "estimators.md": estimators,
     "claims.md": claims.page,
+    "rules.md": rules,
 }
 """What writes each generated page."""
 

@@ -4,6 +4,7 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 from kullback import errors, lab, oracle, weights
+from kullback.audit import AuditReport, audit
 from kullback.compare import Comparison, compare
 from kullback.estimate import Accumulator, estimate
 from kullback.estimators import (
@@ -61,6 +62,7 @@ __all__ = [
     "ZERO",
     "Accumulator",
     "Alpha",
+    "AuditReport",
     "Clamped",
     "Comparison",
     "ControlVariate",
@@ -73,6 +75,7 @@ __all__ = [
     "Surrogate",
     "Target",
     "TextComparison",
+    "audit",
     "compare",
     "compare_text",
     "errors",

@@ -110,6 +110,15 @@ def _total_variation(q: Array, p: Array, xp: Any) -> Array:
     return 0.5 * xp.sum(xp.abs(xp.exp(q) - xp.exp(p)), axis=-1)
 
 
+def _cross_entropy(q: Array, p: Array, xp: Any) -> Array:
+    mass = xp.exp(q)
+    return xp.sum(mass * xp.where(mass > 0, -p, 0.0 * mass), axis=-1)
+
+
+def _entropy(q: Array, p: Array, xp: Any) -> Array:
+    return _cross_entropy(q, q, xp)
+
+
 def _zero(q: Array, p: Array, xp: Any) -> Array:
     return xp.sum(0.0 * xp.exp(q), axis=-1)
 
@@ -136,6 +145,13 @@ JENSEN_SHANNON = Target("jensen_shannon", "JS(q, p)", "sequence", _jensen_shanno
 STATEWISE_JENSEN_SHANNON = Target("statewise_jensen_shannon", "Σ_t E_q[JS(q_t, p_t)]", "state", _jensen_shannon)
 TOTAL_VARIATION = Target("total_variation", "½Σ|q − p|", "sequence", _total_variation)
 STATEWISE_TOTAL_VARIATION = Target("statewise_total_variation", "Σ_t E_q[½Σ|q_t − p_t|]", "state", _total_variation)
+
+ENTROPY = Target("entropy", "H(q) = E_q[−log q]", "sequence", _entropy)
+STATEWISE_ENTROPY = Target("statewise_entropy", "Σ_t E_q[H(q_t)], prefixes fixed", "state", _entropy, ENTROPY)
+CROSS_ENTROPY = Target("cross_entropy", "E_q[−log p]", "sequence", _cross_entropy)
+STATEWISE_CROSS_ENTROPY = Target(
+    "statewise_cross_entropy", "Σ_t E_q[−log p_t], prefixes fixed", "state", _cross_entropy, CROSS_ENTROPY
+)
 
 
 @cache
@@ -187,6 +203,10 @@ TARGETS = Family(
         STATEWISE_JENSEN_SHANNON,
         TOTAL_VARIATION,
         STATEWISE_TOTAL_VARIATION,
+        ENTROPY,
+        STATEWISE_ENTROPY,
+        CROSS_ENTROPY,
+        STATEWISE_CROSS_ENTROPY,
         alpha_divergence(0.5),
         alpha_divergence(0.5, "state"),
         skew_kl(0.1),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kullback.cli.audit import audit
 from kullback.cli.claims import claims
 from kullback.cli.compare import compare
 from kullback.cli.estimators import estimators
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, estimators, claims):
+for command in (compare, audit, estimators, claims):
     app.command()(command)
 app.add_typer(lab, name="lab")
 

@@ -1,0 +1,97 @@
+"""Audits trainers, installed or checked out under a folder, into docs/trainers.md: ``make audit-peers``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kullback.audit import AuditReport
+from kullback.audit.jobs import audits, jobs
+from kullback.audit.rules import RULES
+from kullback.audit.trainers import TRAINERS, Trainer
+from kullback.errors import KullbackError
+from kullback.report.audit import audit_table
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "trainers.md"
+
+HEAD = """\
+# The KL terms of today's trainers, audited
+
+Written by `make audit-peers`, which runs `kullback audit TRAINER` on each trainer's own functions, as installed
+from PyPI or from a checkout, on exact worlds. Nothing here is sampled, and nothing is an opinion about a training
+run: it says what the code computes, in which world, and by how much that differs. What a code means is in
+[rules.md](rules.md). A term that is none of the named targets may still train well.
+
+- *value*: the target that the expectation of the term equals, for samples of the policy unless said otherwise.
+- *gradient*: the target whose gradient the expectation of its gradient equals, where the trainer puts it: in the
+  loss with the samples held fixed, or in the reward with the credit that is named.
+- `≈`: equal where the models are close; where log-ratios go beyond a clamp, not.
+- `/ its length`: equal once each sequence is multiplied back by its own length, which the function divides by.
+- *off by … near, … far*: the relative error in the world “near”, where KL(q‖p) is 0.04 nats a sequence, and the
+  largest one over the exact worlds, in the farthest of which KL(q‖p) is 10 nats and log-ratios go beyond 20.
+
+A function of log-probs alone is audited as it is, its tokens summed. Where the KL is a few lines in a method, marked *,
+the method is driven by a stand-in for the trainer, with advantages of 0 and a coefficient of 1. No function was
+changed; each was taken out of its file with the helpers that it calls.
+"""
+
+DRIVEN = ", driven with a stand-in"
+
+
+def page(sources: Path | None) -> str:
+    """The page as Markdown."""
+    parts, codes, missing = [HEAD.strip()], set(), []
+    for trainer in TRAINERS:
+        try:
+            reports = _reports(trainer, sources)
+        except KullbackError:
+            missing.append(trainer.name)
+            continue
+        codes |= {finding.code for report in reports for finding in report.findings}
+        version = reports[0].origin.partition(": ")[0]
+        parts += [f"## {version}", _table(reports)]
+    parts += ["## The codes", "\n".join(f"- [{c}](rules.md#{c.lower()}) {RULES[c].title}" for c in sorted(codes))]
+    if missing:
+        parts.append(f"Not installed or checked out when this was written: {', '.join(missing)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _reports(trainer: Trainer, sources: Path | None) -> list[AuditReport]:
+    folder = None if sources is None or not (sources / trainer.name).is_dir() else sources / trainer.name
+    options: dict[str, Any] = {
+        "placement": None,
+        "names": {},
+        "settings": {},
+        "credit": "return",
+        "sampler": "on_policy",
+        "output": None,
+    }
+    return [report for job in jobs(trainer.name, folder, options) for report in audits(job)]
+
+
+def _table(reports: list[AuditReport]) -> str:
+    table = audit_table([replace(r, subject=r.subject.partition(":")[2]) for r in reports])
+    options = [report.origin.partition(": ")[2].partition(";")[0] for report in reports]
+    rows = [
+        (f"`{name}`" + "*" * option.endswith(DRIVEN), option.removesuffix(DRIVEN), *rest)
+        for (name, *rest), option in zip(table.rows, options, strict=True)
+    ]
+    columns = (table.columns[0], "options", *table.columns[1:])
+    return "\n".join(replace(table, columns=columns, rows=tuple(rows)).markdown().split("\n")[4:])
+
+
+def main() -> None:
+    """Write the page."""
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sources", type=Path, help="a folder of checkouts, each named as its trainer")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    given = parser.parse_args()
+    given.output.write_text(page(given.sources), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
