@@ -57,6 +57,13 @@ def test_nothing_found_is_0_and_something_is_1(losses: str) -> None:
     assert "nothing else of the file ran" in " ".join(result.stdout.split())
 
 
+def test_without_a_placement_both_are_audited(losses: str) -> None:
+    result = run(f"{losses}:k1")
+    assert result.exit_code == 1
+    assert "in the loss" in result.stdout
+    assert "in the reward" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("fail_on", "code"),
     [("biased-gradient", 1), ("KB201", 1), ("zero-gradient", 1), ("masking,KB301", 0), ("other-gradient", 0)],
@@ -95,7 +102,6 @@ def test_reports_are_written(losses: str, tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("{}:k1",), "pass --placement"),
         (("nobody",), "one of the trainers verl, trl"),
         (("openrlhf:k1",), "pip install openrlhf, or pass --source"),
         (("verl:k9", "--source", "{dir}"), "there is no 'k9'"),

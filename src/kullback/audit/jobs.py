@@ -30,7 +30,7 @@ def jobs(target: str, source: Path | None, options: Mapping[str, Any]) -> Iterat
     """Every audit that a target asks for.
 
     Raises:
-        InputError: a trainer or a member that does not exist, or a function without a placement.
+        InputError: a trainer or a member that does not exist.
     """
     name, _, member = target.partition(":")
     trainer = next((t for t in TRAINERS if t.name == name), None)
@@ -40,9 +40,9 @@ def jobs(target: str, source: Path | None, options: Mapping[str, Any]) -> Iterat
                 f"{target!r} came, but a target is package.module:function, file.py:function or one of the trainers "
                 f"{', '.join(TRAINERS.names)}"
             )
-        if options.get("placement") is None:
-            raise InputError(f"where does {target} go? pass --placement loss, reward or metric")
-        yield Job(target.rpartition(":")[2] if len(target) > 60 else target, options, target=target)
+        subject = target.rpartition(":")[2] if len(target) > 60 else target
+        for placement in [options["placement"]] if options.get("placement") else ["loss", "reward"]:
+            yield Job(subject, {**options, "placement": placement}, target=target)
         return
     root = trainer.root(source)
     chosen = [trainer.members[member]] if member else list(trainer.members)

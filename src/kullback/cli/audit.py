@@ -28,7 +28,10 @@ def audit(
         ),
     ],
     placement: Annotated[
-        str | None, typer.Option(help="Where the result goes: loss, reward or metric. A trainer knows its own.")
+        str | None,
+        typer.Option(
+            help="Where the result goes: loss, reward or metric. Default: a trainer's own, else both loss and reward."
+        ),
     ] = None,
     mapping: Annotated[
         list[str] | None, typer.Option("--map", help="PARAMETER=COLUMN, as --map new=logprobs; may be repeated.")
