@@ -357,7 +357,7 @@ def test_rounded_logits_are_those_of_a_bfloat16_product() -> None:
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 MEGABYTE = 1 << 20
-LARGE = {"tokens": 2048, "vocab": 8192, "hidden": 32}
+LARGE = {"tokens": 1024, "vocab": 8192, "hidden": 32}
 SMALL = 12 * MEGABYTE
 """What the kernels' own buffers, four of a megabyte and the formulas' fifteen of a quarter, and the numbers of each
 token may take."""

@@ -6,7 +6,8 @@ through ``eager``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -46,19 +47,42 @@ def _pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, temperature: Tensor,
 
 
 def _pair_gradients(
-    zq: Tensor, zp: Tensor, saved: Tensor, upstream: Tensor, temperature: Tensor, name: str, skew: float, of_p: bool
-) -> tuple[Tensor, ...]:
+    zq: Tensor,
+    zp: Tensor,
+    saved: Tensor,
+    upstream: Tensor,
+    temperature: Tensor,
+    name: str,
+    skew: float,
+    out_q: Tensor | None,
+    out_p: Tensor | None,
+) -> None:
     z = _read(zq, temperature, zp), _read(zp, temperature, zq)
     grads = formulas.pair_gradients(*z, saved, upstream, DIVERGENCES[name].terms, skew)
-    return tuple(grad.to(z.dtype) for grad, z in zip(grads if of_p else grads[:1], (zq, zp), strict=False))
+    for out, grad in zip((out_q, out_p), grads, strict=True):
+        if out is not None:
+            out.copy_(grad)
 
 
 def _token_statistics(z: Tensor, index: Tensor, temperature: Tensor) -> Tensor:
     return formulas.token_statistics(_read(z, temperature), index)
 
 
-def _token_gradients(z: Tensor, index: Tensor, saved: Tensor, g1: Tensor, g2: Tensor, temperature: Tensor) -> Tensor:
-    return formulas.token_gradients(_read(z, temperature), index, saved, g1, g2).to(z.dtype)
+def _token_gradients(
+    z: Tensor, index: Tensor, saved: Tensor, g1: Tensor, g2: Tensor, temperature: Tensor, out: Tensor
+) -> None:
+    out.copy_(formulas.token_gradients(_read(z, temperature), index, saved, g1, g2))
+
+
+@contextmanager
+def _written(out: Tensor | None, at: slice, z: Tensor) -> Iterator[Tensor | None]:
+    """Where a tile's gradient goes: to the result itself, or beside it where that is still being read."""
+    if out is None or out.data_ptr() != z.data_ptr():
+        yield None if out is None else out[at]
+    else:
+        beside = torch.empty_like(out[at])
+        yield beside
+        out[at] = beside
 
 
 def _number(temperature: float, z: Tensor) -> Tensor:
@@ -106,14 +130,10 @@ def pair_gradients(
     """See ``formulas.pair_gradients``."""
     tiles, rest = _split(zq)
     number = _number(temperature, zq)
-    outs = (out_q,) if out_p is None else (out_q, out_p)
     for at in tiles:
-        grads = _compiled(_pair_gradients)(
-            zq[at], zp[at], saved[at], upstream[at], number, divergence.name, skew, len(outs) == 2
-        )
-        for out, grad in zip(outs, grads, strict=True):
-            if out is not None:
-                out[at] = grad
+        with _written(out_q, at, zq) as to_q, _written(out_p, at, zp) as to_p:
+            rows = zq[at], zp[at], saved[at], upstream[at]
+            _compiled(_pair_gradients)(*rows, number, divergence.name, skew, to_q, to_p)
     left = (None if out is None else out[rest] for out in (out_q, out_p))
     eager.pair_gradients(zq[rest], zp[rest], saved[rest], upstream[rest], divergence, skew, temperature, *left)
 
@@ -135,5 +155,6 @@ def token_gradients(
     tiles, rest = _split(z)
     number = _number(temperature, z)
     for at in tiles:
-        out[at] = _compiled(_token_gradients)(z[at], index[at], saved[at], of_logprob[at], of_entropy[at], number)
+        with _written(out, at, z) as to:
+            _compiled(_token_gradients)(z[at], index[at], saved[at], of_logprob[at], of_entropy[at], number, to)
     eager.token_gradients(z[rest], index[rest], saved[rest], of_logprob[rest], of_entropy[rest], temperature, out[rest])

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from kullback.families import Family
 
+SMALL = 0.25
+"""|x| below which the series of e^x − 1 − x is used; it has as many terms as it takes there."""
 APART = 16.0
 """Of normalisers: below it the difference of two logits rounds less than the difference of their logs."""
 Terms = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
@@ -34,21 +36,26 @@ def gap(a: Tensor, b: Tensor, log_ratio: Tensor | None = None) -> Tensor:
     """
     mass = a.exp()
     log_ratio = a - b if log_ratio is None else log_ratio
-    near = mass * exp_gap(-log_ratio)
-    far = b.exp() - mass + _times(mass, log_ratio)
-    return torch.where(log_ratio > -1.0, near, far)
+    near = log_ratio > -1.0
+    other = torch.where(near, -log_ratio, b).exp()  # one exponential for both branches
+    close = torch.where(log_ratio.abs() < SMALL, _series(-log_ratio), other - 1.0 + log_ratio)
+    return torch.where(near, mass * close, other - mass + _times(mass, log_ratio))
 
 
 def exp_gap(x: Tensor) -> Tensor:
     """e^x − 1 − x, by its series near 0: expm1(x) − x would cancel there (and inductor's expm1 is e^x − 1)."""
+    return torch.where(x.abs() < SMALL, _series(x), x.exp() - 1.0 - x)
+
+
+def _series(x: Tensor) -> Tensor:
     series = torch.ones_like(x)
-    for number in range(18 if x.dtype == torch.float64 else 10, 2, -1):
+    for number in range(15 if x.dtype == torch.float64 else 8, 2, -1):
         series = 1.0 + x * (1 / number) * series
-    return torch.where(x.abs() < 0.5, 0.5 * x * x * series, x.exp() - 1.0 - x)
+    return 0.5 * x * x * series
 
 
 def _expm1(x: Tensor) -> Tensor:
-    return torch.where(x.abs() < 0.5, x + exp_gap(x), x.exp() - 1.0)
+    return torch.where(x.abs() < SMALL, x + _series(x), x.exp() - 1.0)
 
 
 def _times(mass: Tensor, x: Tensor) -> Tensor:
@@ -165,9 +172,10 @@ def _logs(zq: Tensor, zp: Tensor, lq: Tensor, lp: Tensor) -> tuple[Tensor, Tenso
     """
     lq, lp = (torch.where(n.isneginf(), 0.0, n) for n in (lq, lp))
     coarse, fine = _parts(lq - lp, zq.dtype)
-    larger = (lq.abs() > lp.abs())[:, None]
-    shifted = torch.where(larger, (zq - coarse) - zp, zq - (zp + coarse))
-    log_ratio = torch.where(coarse.abs() < APART, (zq - zp) - coarse, shifted) - fine
+    close, larger = coarse.abs() < APART, (lq.abs() > lp.abs())[:, None]
+    late = torch.where(close, coarse, 0.0)
+    from_q, to_p = torch.where(close | ~larger, 0.0, coarse), torch.where(close | larger, 0.0, coarse)
+    log_ratio = (((zq - from_q) - (zp + to_p)) - late) - fine
     return minus(zq, lq), minus(zp, lp), log_ratio
 
 
