@@ -1,9 +1,11 @@
-"""``python -m benchmarks [coverage|compare|gradients]``."""
+"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab …`` and ``gpu …`` with their own options."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from importlib import import_module
 
 from benchmarks import compare, coverage, gradients
 
@@ -15,6 +17,9 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
+    if sys.argv[1:2] in (["vocab"], ["gpu"]):
+        import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(TABLES), choices=[*TABLES, []])
     for name in parser.parse_args().names:
