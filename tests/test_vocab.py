@@ -39,7 +39,7 @@ INF, NAN = math.inf, math.nan
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SLOW_COMPILE = (pytest.mark.slow, pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler"))
 BACKENDS = {"eager": (), "compile": SLOW_COMPILE}
-"""Every backend with the marks of its tests; ``test_compiled_tiles`` has torch.compile in the default run."""
+"""Every backend with the marks of its tests; ``test_compiled_blocks`` has torch.compile in the default run."""
 TOKENS, WIDTH = 7, 123
 """The shape of every test that runs on all backends: torch.compile takes seconds for another."""
 
@@ -49,9 +49,11 @@ every_way = pytest.mark.parametrize("way", WAYS)
 
 
 @pytest.fixture(autouse=True)
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compiled tiles of four rows, so that seven tokens make one; the other three go through eager."""
-    monkeypatch.setattr(compiled, "TILE_BYTES", 1)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compiled blocks and slabs so small that 7 × 123 logits have two blocks, a rest, and three slabs."""
+    monkeypatch.setattr(compiled, "WIDTH", 50)
+    monkeypatch.setattr(compiled, "SLAB_BYTES", 1)
+    monkeypatch.setattr(compiled, "MENDED", 2)
     with dynamo.patch(recompile_limit=100):  # more kinds of call than a program has
         yield
 
@@ -164,16 +166,39 @@ def test_a_word_that_only_the_reference_expects(backend: str) -> None:
 
 
 @SLOW_COMPILE[1]
-def test_compiled_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole tiles are compiled, and what remains is eager's; the slow tests have more of it."""
-    left = []
+def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager has no part in them but for one row, and for a block in which the sweep would lose digits."""
+    taken = []
     for name in ("pair_statistics", "pair_gradients", "token_statistics", "token_gradients"):
         kernel = getattr(eager, name)
-        monkeypatch.setattr(eager, name, lambda z, *rest, kernel=kernel: (left.append(len(z)), kernel(z, *rest))[1])
+        monkeypatch.setattr(
+            eager, name, lambda z, *rest, kernel=kernel: (taken.append(tuple(z.shape)), kernel(z, *rest))[1]
+        )
     q, p = close_pair()
-    assert_no_worse(functools.partial(vocab.token_kl, backend="compile"), truth.token_kl, q, p)
+    kl = functools.partial(vocab.token_kl, backend="compile")
+    assert_no_worse(kl, truth.token_kl, q, p)
     assert_no_worse(one_of(vocab.token_logprobs, 1, backend="compile"), one_of(truth.token_logprobs, 1), q, ids())
-    assert left == [TOKENS % 4] * 4
+    assert taken == []
+    assert_no_worse(kl, truth.token_kl, q[:1], p[:1])
+    assert taken == [(1, WIDTH)] * 2
+    taken.clear()
+    hard = q.clone(), q + 1e-3 * p
+    for z, peak in zip(hard, (0.1, 1.0), strict=True):
+        z[0, 50:100] *= 0.01
+        z[0, 60] = peak  # the largest word, about which alone the models disagree
+    ban = torch.zeros(TOKENS, WIDTH, dtype=torch.bool).index_fill(1, torch.tensor(WIDTH - 1), True)
+    assert_no_worse(kl, truth.token_kl, *(z.masked_fill(ban, -INF) for z in hard))
+    assert taken == [(1, 50), *[(2, WIDTH % 50)] * (TOKENS // 2), (TOKENS % 2, WIDTH % 50)]
+
+
+@SLOW_COMPILE[1]
+def test_kinds_of_call_that_torch_does_not_compile_any_more() -> None:
+    torch.compiler.reset()
+    q, p = close_pair()
+    with dynamo.patch(recompile_limit=1):
+        for width in (WIDTH, WIDTH - 1):
+            got = vocab.token_kl(q[:, :width], p[:, :width], backend="compile")
+            torch.testing.assert_close(got, vocab.token_kl(q[:, :width], p[:, :width]), rtol=1e-5, atol=0.0)
 
 
 def test_the_formula_written_out_would_lose_a_small_kl() -> None:

@@ -26,6 +26,8 @@ SMALL = 0.25
 """|x| below which the series of e^x − 1 − x is used; it has as many terms as it takes there."""
 APART = 16.0
 """Of normalisers: below it the difference of two logits rounds less than the difference of their logs."""
+WORTH, NOTHING = 8.0, 1e-10
+"""What is taken off a KL may be that many times what is left of it, or as much as nobody asks after."""
 Terms = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -48,10 +50,11 @@ def exp_gap(x: Tensor) -> Tensor:
 
 
 def _series(x: Tensor) -> Tensor:
-    series = torch.ones_like(x)
-    for number in range(15 if x.dtype == torch.float64 else 8, 2, -1):
-        series = 1.0 + x * (1 / number) * series
-    return 0.5 * x * x * series
+    terms = 15 if x.dtype == torch.float64 else 7
+    series = torch.full_like(x, 1 / math.factorial(terms))
+    for number in range(terms - 1, 1, -1):
+        series = series * x + 1 / math.factorial(number)
+    return series * (x * x)
 
 
 def _expm1(x: Tensor) -> Tensor:
@@ -137,6 +140,34 @@ def pair_statistics(zq: Tensor, zp: Tensor) -> Tensor:
     return torch.stack([lq, lp, wide(inside).masked_fill(empty, 0.0)], dim=-1)
 
 
+def pair_sweep(zq: Tensor, zp: Tensor) -> Tensor:
+    """``pair_statistics`` of (…, columns) with one exponential a logit, or nan where that would lose digits.
+
+    With the largest logits for normalisers, A = e^(zq − max zq), B = e^(zp − max zp) and x = log A/B:
+
+        KL = F/S − (δ − log(1 + δ)),    S = ΣA,    F = Σ(B − A + Ax),    δ = ΣB/ΣA − 1 = (F − ΣAx)/S.
+
+    The bracket is ≥ 0 and at most F/S. The sweep says nan where it is nearly that, in a block whose largest words
+    the models disagree about more than about the others; where a word is banned; and where the models place their
+    logits far from each other.
+    """
+    top_q, top_p = zq.amax(dim=-1), zp.amax(dim=-1)
+    apart = top_q - top_p
+    mass, other = (zq - top_q[..., None]).exp(), (zp - top_p[..., None]).exp()
+    x = (zq - zp) - apart[..., None]
+    expected = mass * x
+    gaps = torch.where(x.abs() < SMALL, mass * _series(-x), other - mass + expected)
+    total, of_other, expected, gaps = (wide(part.sum(dim=-1)) for part in (mass, other, expected, gaps))
+    inside, delta = gaps / total, (gaps - expected) / total
+    log_other = torch.where(inside < SMALL, delta.log1p(), of_other.log() - total.log())
+    excess = delta - log_other
+    value = inside - excess
+    lost = ~(excess <= WORTH * value + NOTHING) | (apart.abs() > APART)
+    lq = wide(top_q) + total.log()
+    found = torch.stack([lq, lq - wide(apart) + log_other, value.clamp(min=0.0)], dim=-1)
+    return found.masked_fill(lost[..., None], math.nan)
+
+
 def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, terms: Terms, skew: float) -> Tensor:
     """(rows, 3): Σ d, Σ ∂D/∂a and Σ ∂D/∂b over the block; the normalisers, (rows, 2), are the whole's."""
     parts = terms(*_logs(zq, zp, *normalisers.unbind(dim=-1)), skew)
@@ -193,15 +224,23 @@ def _parts(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def token_statistics(z: Tensor, index: Tensor) -> Tensor:
     """(rows, 3): the normaliser, the entropy within the block, and the logit at index (0 where index is −1)."""
+    return torch.cat([spread(z), wide(chosen(z, index))[:, None]], dim=-1)
+
+
+def spread(z: Tensor) -> Tensor:
+    """(…, 2) of (…, columns): the normaliser, and the entropy within the block."""
     largest = z.amax(dim=-1)
     shift = torch.where(largest.isinf(), 0.0, largest)
-    below = z - shift[:, None]
+    below = z - shift[..., None]
     mass = below.exp()
-    total = mass.sum(dim=-1)
-    entropy = wide(total).log() - wide(_times(mass, below).sum(dim=-1)) / wide(total)
-    chosen = z.gather(-1, index.clamp(min=0)[:, None])[:, 0].where(index >= 0, 0.0)
-    log_total = wide(shift) + wide(total).log()
-    return torch.stack([log_total, entropy.masked_fill(total == 0, 0.0), wide(chosen)], dim=-1)
+    total = wide(mass.sum(dim=-1))
+    entropy = total.log() - wide(_times(mass, below).sum(dim=-1)) / total
+    return torch.stack([wide(shift) + total.log(), entropy.masked_fill(total == 0, 0.0)], dim=-1)
+
+
+def chosen(z: Tensor, index: Tensor) -> Tensor:
+    """(rows,): the logit at index, 0 where index is −1."""
+    return z.gather(-1, index.clamp(min=0)[:, None])[:, 0].where(index >= 0, 0.0)
 
 
 def token_gradients(z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor) -> Tensor:
@@ -213,9 +252,14 @@ def token_gradients(z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor,
         saved: (rows, 2): the normaliser and the entropy over the whole vocabulary.
         of_logprob, of_entropy: the upstream gradients g₁ and g₂, (rows,).
     """
+    of_chosen = torch.where(index >= 0, of_logprob, 0.0).to(z.dtype)
+    grad = spread_gradients(z, saved, of_logprob, of_entropy)
+    return grad.scatter_add(-1, index.clamp(min=0)[:, None], of_chosen[:, None])
+
+
+def spread_gradients(z: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor) -> Tensor:
+    """``token_gradients`` as if no word were the token."""
     total, entropy = saved.unbind(dim=-1)
-    entropy, g1, g2 = (x.to(z.dtype) for x in (entropy, of_logprob, of_entropy))
+    entropy, g1, g2 = (x.to(z.dtype)[:, None] for x in (entropy, of_logprob, of_entropy))
     logs = minus(z, total)
-    mass = logs.exp()
-    grad = -_times(mass, g1[:, None] + g2[:, None] * (logs + entropy[:, None]))
-    return grad.scatter_add(-1, index.clamp(min=0)[:, None], torch.where(index >= 0, g1, 0.0)[:, None])
+    return -_times(logs.exp(), g1 + g2 * (logs + entropy))

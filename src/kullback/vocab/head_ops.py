@@ -190,7 +190,7 @@ def gradients_like(tensors: list[Tensor], biased: list[bool], *rest: Any) -> lis
     for i, has_bias in enumerate(biased):
         hidden, weight = left.pop(0), left.pop(0)
         bias = left.pop(0) if has_bias else hidden.new_empty(0)
-        found += [empty_like(x, wanted[3 * i + k]) for k, x in enumerate((hidden, weight, bias))]
+        found += [empty_like(x, wanted[3 * i + k], torch.empty) for k, x in enumerate((hidden, weight, bias))]
     return found
 
 

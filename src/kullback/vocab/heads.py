@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kullback.vocab import pages
+
 WORKSPACE_BYTES = {"cpu": 1 << 27}
 """Of the logits that are held at a time, both models' together, unless told otherwise."""
 ELSEWHERE = 1 << 30
@@ -120,9 +122,9 @@ class Gradients:
         return hidden.new_empty(0) if self.hidden is None else self.hidden.to(hidden.dtype), self.weight, self.bias
 
 
-def empty_like(x: Tensor, wanted: bool) -> Tensor:
+def empty_like(x: Tensor, wanted: bool, empty: Callable[..., Tensor] = pages.empty) -> Tensor:
     """Room for the gradient to x, or an empty tensor where none is wanted."""
-    return torch.empty(x.shape if wanted else (0,), dtype=x.dtype, device=x.device)
+    return empty(x.shape if wanted else (0,), dtype=x.dtype, device=x.device)
 
 
 def _accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:

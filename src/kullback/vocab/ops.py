@@ -164,7 +164,7 @@ def _(zq: Tensor, *_: object) -> Tensor:
 @pair_gradients.register_fake
 def _(zq: Tensor, zp: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     of_q, of_p = rest[-2:]
-    return empty_like(zq, of_q), empty_like(zp, of_p)
+    return empty_like(zq, of_q, torch.empty), empty_like(zp, of_p, torch.empty)
 
 
 @token_statistics.register_fake
@@ -174,7 +174,7 @@ def _(z: Tensor, *_: object) -> Tensor:
 
 @token_gradients.register_fake
 def _(z: Tensor, *_: object) -> Tensor:
-    return empty_like(z, wanted=True)
+    return torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
 def refuse(*_: object) -> NoReturn:
