@@ -296,7 +296,8 @@ CASES: dict[str, Case] = {
         Shape(2048, 131072, HALF, hidden=1024),
         {
             "kullback, weights known": head_kl("weighted", "input"),
-            "kullback, any upstream": head_kl("token", "input"),
+            "kullback, weights known, compile": head_kl("weighted", "input", "compile"),
+            "kullback, any upstream, compile": head_kl("token", "input", "compile"),
         },
         HEAD_PEERS,
         (as_fast_as("naive", 2.2), share_of_peak("naive", 12), times_floor(1.5)),
@@ -305,7 +306,10 @@ CASES: dict[str, Case] = {
         "KL from hidden states and heads",
         HEADS,
         Shape(2048, 131072, FULL, hidden=1024),
-        {"kullback, weights known": head_kl("weighted")},
+        {
+            "kullback, weights known": head_kl("weighted"),
+            "kullback, weights known, compile": head_kl("weighted", backend="compile"),
+        },
         {"naive": HEAD_PEERS["naive"]},
         (as_fast_as("naive", 1.2), share_of_peak("naive", 8)),
     ),

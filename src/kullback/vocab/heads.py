@@ -16,6 +16,8 @@ WORKSPACE_BYTES = {"cpu": 1 << 27}
 ELSEWHERE = 1 << 30
 WIDENED = 2048
 """Words whose half-precision weights are widened to float32 at a time, where no matrix unit does it."""
+SUMMED = 8192
+"""Rows of a gradient whose share of one block is held before it is added."""
 ROWS = 2048
 """Tokens of a block: enough for the matrix units, few enough that the columns need not be narrow."""
 
@@ -58,11 +60,13 @@ class Head:
 
 def matmul(a: Tensor, b: Tensor, rounded: bool = False) -> Tensor:
     """a·b with a float32 accumulator that is not rounded to half precision, unless told so."""
-    if rounded or a.dtype not in (torch.bfloat16, torch.float16):
-        return a @ b.to(a.dtype)
-    if a.is_cuda:
+    exact = rounded or a.dtype not in (torch.bfloat16, torch.float16)
+    if a.is_cuda and not exact:
         return torch.mm(a, b, out_dtype=torch.float32)
-    out, wide = a.new_empty((len(a), b.shape[1]), dtype=torch.float32), a.float()
+    out = pages.empty((len(a), b.shape[1]), dtype=a.dtype if exact else torch.float32, device=a.device)
+    if exact:
+        return torch.mm(a, b.to(a.dtype), out=out)
+    wide = a.float()
     for at in _slices(b.shape[1], WIDENED):
         out[:, at] = wide @ b[:, at].float()
     return out
@@ -134,7 +138,8 @@ def _accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
         for at in _slices(len(b), WIDENED):
             into.addmm_(a[:, at], b[at].to(a.dtype))
     else:
-        into.add_(matmul(a, b, rounded=not a.is_cuda))
+        for at in _slices(len(a), SUMMED):
+            into[at] += matmul(a[at], b, rounded=not a.is_cuda)
 
 
 def tiles(head: Head, models: int, workspace: int | None, whole_rows: bool = False) -> tuple[list[slice], list[slice]]:
