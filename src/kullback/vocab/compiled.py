@@ -20,6 +20,8 @@ from kullback.vocab.formulas import DIVERGENCES, Divergence
 WIDTH = 4096
 SLAB_BYTES = 1 << 24
 """Of the gradients that are computed at a time, beside the logits where they are to overwrite them."""
+SWEPT_BYTES = 1 << 26
+"""Of the logits whose blocks' statistics, 24 bytes each, are held before they are joined."""
 MENDED = 64
 """Rows whose block is given to eager at a time."""
 
@@ -68,10 +70,10 @@ def _read(z: Tensor, temperature: Tensor | None, *others: Tensor) -> Tensor:
     return z if temperature is None else z / temperature.to(z.dtype)
 
 
-def _slabs(z: Tensor) -> Iterator[slice]:
-    """Even slices of the rows, of at most ``SLAB_BYTES`` and of more than one row."""
+def _slabs(z: Tensor, size: int) -> Iterator[slice]:
+    """Even slices of the rows, of so many bytes at most and of more than one row."""
     rows, columns = z.shape
-    count = max(1, min(rows // 2, -(-rows * columns * z.dtype.itemsize // SLAB_BYTES)))
+    count = max(1, min(rows // 2, -(-rows * columns * z.dtype.itemsize // size)))
     for i in range(count):
         yield slice(rows * i // count, rows * (i + 1) // count)
 
@@ -130,6 +132,10 @@ def _spread_gradients(
 @_by_eager_otherwise
 def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
     """See ``formulas.pair_statistics``."""
+    return torch.cat([_swept(zq[at], zp[at], temperature) for at in _slabs(zq, SWEPT_BYTES)])
+
+
+def _swept(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
     found = _call(_pair_sweep, zq, zp, _number(temperature, zq))
     lost = found.isnan().any(dim=-1)
     for block in lost.any(dim=0).nonzero()[:, 0].tolist():
@@ -162,7 +168,7 @@ def pair_gradients(
 ) -> None:
     """See ``formulas.pair_gradients``."""
     number = _number(temperature, zq)
-    for at in _slabs(zq):
+    for at in _slabs(zq, SLAB_BYTES):
         with _written(out_q, at, zq) as to_q, _written(out_p, at, zp) as to_p:
             rows = zq[at], zp[at], saved[at], upstream[at]
             _call(_pair_gradients, *rows, number, divergence.name, skew, to_q, to_p)
@@ -186,7 +192,7 @@ def token_gradients(
     of = here[:, 0]
     chosen = z[here, index[here]]
     number = _number(temperature, z)
-    for at in _slabs(z):
+    for at in _slabs(z, SLAB_BYTES):
         with _written(out, at, z) as to:
             _call(_spread_gradients, z[at], saved[at], of_logprob[at], of_entropy[at], number, to)
     own = formulas.spread_gradients(_read(chosen, number), saved[of], of_logprob[of], of_entropy[of])
