@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 import vocab_truth as truth
 from torch import Tensor
+from torch._dynamo import config as dynamo
 from torch.utils.checkpoint import checkpoint
 from vocab_truth import WAYS, peak_bytes, with_gradients
 
 from kullback import vocab
 from kullback.errors import InputError, KullbackError, ShapeError
-from kullback.vocab import heads
+from kullback.vocab import compiled, heads
 
 pytestmark = [  # torch warns of itself while it compiles
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
@@ -601,3 +603,21 @@ def test_wrong_calls_say_what_to_do(call: Any, error: type[Exception], words: st
         call()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize("way", WAYS)
+def test_compiled_blocks(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 to the last digits: whatever is written over what is still read would be off by far more."""
+    monkeypatch.setattr(compiled, "WIDTH", 50)
+    options = {**WAYS[way], "workspace": 16 * 128 * 8 * 2}
+    cases = [(form, written_out, two_heads(), options) for form, written_out in KLS.values()]
+    if way == "reverse":
+        cases += [(form, out, two_heads()[:3], {"workspace": 16 * 128 * 8}) for form, out in LOGPROBS.values()]
+    with dynamo.patch(recompile_limit=100):
+        for form, written_out, inputs, given in cases:
+            got = with_gradients(functools.partial(form, backend="compile", **given), *inputs)
+            said = {name: value for name, value in given.items() if name != "workspace"}
+            want = with_gradients(functools.partial(written_out, **said), *inputs)
+            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)

@@ -105,7 +105,7 @@ def _small_gap(x: Tensor, out: Tensor) -> Tensor:
 def _normalised(z: Tensor, out: Tensor, normaliser: Tensor) -> Tensor:
     """``_softmax`` with the whole normaliser, and the sum of out: the fused one adds up a row with 1e-5 of error."""
     _softmax(z, out, normaliser)
-    mass = wide(out.sum(dim=-1))
+    mass = out.sum(dim=-1, dtype=normaliser.dtype)
     normaliser += mass.log()
     return mass
 
