@@ -18,7 +18,7 @@ from kullback.vocab import eager, formulas, partition
 from kullback.vocab.formulas import DIVERGENCES, Divergence
 
 WIDTH = 4096
-SLAB_BYTES = 1 << 24
+SLAB_BYTES = 1 << 22
 """Of the gradients that are computed at a time, beside the logits where they are to overwrite them."""
 SWEPT_BYTES = 1 << 26
 """Of the logits whose blocks' statistics, 24 bytes each, are held before they are joined."""

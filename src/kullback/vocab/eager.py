@@ -21,6 +21,8 @@ TEMPORARY_BYTES = {"cpu": 1 << 20}
 ELSEWHERE = 1 << 26
 MANY = 4
 """The part of that for the formulas as they stand, which hold some fifteen temporaries."""
+SUMMED = 1024
+"""Columns whose sum in float32 is exact enough."""
 SMALL, STEEPEST = 0.3, 30.0
 """|log p/q| below which six terms of the series hold float32, and log p/q above which q·expm1(log p/q) loses p
 to float32's underflow of q."""
@@ -105,9 +107,16 @@ def _small_gap(x: Tensor, out: Tensor) -> Tensor:
 def _normalised(z: Tensor, out: Tensor, normaliser: Tensor) -> Tensor:
     """``_softmax`` with the whole normaliser, and the sum of out: the fused one adds up a row with 1e-5 of error."""
     _softmax(z, out, normaliser)
-    mass = out.sum(dim=-1, dtype=normaliser.dtype)
+    mass = _sum(out)
     normaliser += mass.log()
     return mass
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Over the columns, in float64 over blocks of them: without a wide copy."""
+    whole = x.shape[1] - x.shape[1] % SUMMED
+    parts = torch.unflatten(x[:, :whole], 1, (-1, SUMMED)).sum(dim=-1)
+    return wide(parts).sum(dim=-1) + wide(x[:, whole:]).sum(dim=-1)
 
 
 def _softmax(z: Tensor, out: Tensor, normaliser: Tensor) -> None:

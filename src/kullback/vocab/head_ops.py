@@ -88,14 +88,15 @@ def pair_gradients(
 ) -> list[Tensor]:
     """Gradients to hidden, weight and bias of q, then of p; one that is not wanted is empty."""
     q, p = heads(tensors, biased, numbers, rounded)
-    of_q, of_p = Gradients(q, wanted[:3]), Gradients(p, wanted[3:])
+    rows, columns = tiles(q, 2, workspace)
+    of_q, of_p = Gradients(q, wanted[:3], rows, columns), Gradients(p, wanted[3:], rows, columns)
+    want_q, want_p = any(wanted[:3]), any(wanted[3:])
     with plain_arithmetic(q.hidden):
-        rows, columns = tiles(q, 2, workspace)
         for across in columns:
             with of_q.over(across) as to_q, of_p.over(across) as to_p:
                 for at in rows:
                     zq, zp = q.logits(at, across), p.logits(at, across)
-                    slopes = q.slope(zq), p.slope(zp)
+                    slopes = q.slope(zq) if want_q else None, p.slope(zp) if want_p else None
                     kernels(backend).pair_gradients(
                         zq,
                         zp,
@@ -104,13 +105,15 @@ def pair_gradients(
                         DIVERGENCES[divergence],
                         skew,
                         1.0,
-                        zq if any(wanted[:3]) else None,
-                        zp if any(wanted[3:]) else None,
+                        zq if want_q else None,
+                        zp if want_p else None,
                     )
-                    if any(wanted[:3]):
-                        to_q(at, zq, slopes[0])
-                    if any(wanted[3:]):
+                    if want_p:
                         to_p(at, zp, slopes[1])
+                    del zp  # before the next block's, or twice the workspace would be held
+                    if want_q:
+                        to_q(at, zq, slopes[0])
+                    del zq, slopes
     return [*of_q.results(), *of_p.results()]
 
 
@@ -165,9 +168,9 @@ def token_gradients(
 ) -> list[Tensor]:
     """Gradients to hidden, weight and bias; one that is not wanted is empty."""
     (head,) = heads(tensors, biased, numbers, rounded)
-    gradients = Gradients(head, wanted)
+    rows, columns = tiles(head, 1, workspace)
+    gradients = Gradients(head, wanted, rows, columns)
     with plain_arithmetic(head.hidden):
-        rows, columns = tiles(head, 1, workspace)
         for across in columns:
             with gradients.over(across) as add:
                 for at in rows:
@@ -176,6 +179,7 @@ def token_gradients(
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
                     kernels(backend).token_gradients(z, index, saved[at], of_logprob[at], of_entropy[at], 1.0, z)
                     add(at, z, slope)
+                    del z, slope  # before the next block's
     return list(gradients.results())
 
 

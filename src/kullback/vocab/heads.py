@@ -9,15 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kullback.vocab import pages
+from kullback.vocab import pages, totals
+from kullback.vocab.totals import matmul, slices
 
-WORKSPACE_BYTES = {"cpu": 1 << 27}
+WORKSPACE_BYTES = {"cpu": 3 << 25}
 """Of the logits that are held at a time, both models' together, unless told otherwise."""
 ELSEWHERE = 1 << 30
-WIDENED = 2048
-"""Words whose half-precision weights are widened to float32 at a time, where no matrix unit does it."""
-SUMMED = 8192
-"""Rows of a gradient whose share of one block is held before it is added."""
 ROWS = 2048
 """Tokens of a block: enough for the matrix units, few enough that the columns need not be narrow."""
 
@@ -58,35 +55,27 @@ class Head:
         return None if self.scale == 1 else torch.full((1, 1), self.scale, dtype=z.dtype, device=z.device)
 
 
-def matmul(a: Tensor, b: Tensor, rounded: bool = False) -> Tensor:
-    """a·b with a float32 accumulator that is not rounded to half precision, unless told so."""
-    exact = rounded or a.dtype not in (torch.bfloat16, torch.float16)
-    if a.is_cuda and not exact:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    out = pages.empty((len(a), b.shape[1]), dtype=a.dtype if exact else torch.float32, device=a.device)
-    if exact:
-        return torch.mm(a, b.to(a.dtype), out=out)
-    wide = a.float()
-    for at in _slices(b.shape[1], WIDENED):
-        out[:, at] = wide @ b[:, at].float()
-    return out
-
-
 class Gradients:
-    """The gradients of a head's inputs, added up in float32 block by block.
+    """The gradients of a head's inputs, added up exactly block by block.
 
     Args:
         head: whose inputs.
         wanted: for hidden, weight and bias; one that is not wanted stays empty.
+        rows, columns: the blocks, of which each pair comes once, all rows of some columns before the next.
     """
 
-    def __init__(self, head: Head, wanted: Sequence[bool]) -> None:
+    def __init__(self, head: Head, wanted: Sequence[bool], rows: Sequence[slice], columns: Sequence[slice]) -> None:
         self.head = head
         self.exact = torch.promote_types(head.hidden.dtype, torch.float32)
         self.wanted = wanted
-        self.hidden = torch.zeros_like(head.hidden, dtype=self.exact) if wanted[0] else None
-        self.weight = empty_like(head.weight, wanted[1])
-        self.bias = empty_like(head.hidden.new_empty(0) if head.bias is None else head.bias, wanted[2])
+        bias = head.hidden.new_empty(0) if head.bias is None else head.bias
+        inputs = zip((head.hidden, head.weight, bias), wanted, strict=True)
+        self.hidden, self.weight, self.bias = (empty_like(x, want) for x, want in inputs)
+        self.blocks = len(rows)
+        self.of_hidden = {at.start: self._total(self.hidden[at], len(columns)) for at in rows if wanted[0]}
+
+    def _total(self, result: Tensor, products: int) -> totals.Total:
+        return totals.total(result, self.exact, products)
 
     @contextmanager
     def over(self, columns: slice) -> Iterator[Callable[[slice, Tensor, Tensor | None], None]]:
@@ -96,8 +85,8 @@ class Gradients:
         """
         head, (_, of_weight, of_bias) = self.head, self.wanted
         part = head.weight[columns]
-        weight = self._sum(self.weight[columns]) if of_weight else None
-        bias = self._sum(self.bias[columns]) if of_bias else None
+        weight = self._total(self.weight[columns], self.blocks) if of_weight else None
+        bias = torch.zeros_like(self.bias[columns], dtype=self.exact) if of_bias else None
 
         def add(rows: slice, grad: Tensor, slope: Tensor | None) -> None:
             if slope is not None:
@@ -106,24 +95,22 @@ class Gradients:
                 bias.add_(grad.sum(dim=0, dtype=self.exact))
             if grad.is_cuda:
                 grad = grad.to(head.hidden.dtype)
-            if self.hidden is not None:
-                _accumulate(self.hidden[rows], grad, part)
+            if self.of_hidden:
+                self.of_hidden[rows.start].add(grad, part)
             if weight is not None:
-                _accumulate(weight, grad.T, head.hidden[rows])
+                weight.add(grad.T, head.hidden[rows])
 
         yield add
-        for total, result in ((weight, self.weight), (bias, self.bias)):
-            if total is not None and total.dtype != result.dtype:
-                result[columns] = total
-
-    def _sum(self, result: Tensor) -> Tensor:
-        """Zeros to add up in: the result itself, unless its dtype would round."""
-        return result.zero_() if result.dtype == self.exact else torch.zeros_like(result, dtype=self.exact)
+        if weight is not None:
+            weight.finish()
+        if bias is not None:
+            self.bias[columns] = bias
 
     def results(self) -> tuple[Tensor, Tensor, Tensor]:
-        """To hidden, weight and bias, in their dtypes."""
-        hidden = self.head.hidden
-        return hidden.new_empty(0) if self.hidden is None else self.hidden.to(hidden.dtype), self.weight, self.bias
+        """To hidden, weight and bias, once all blocks have been added."""
+        for total in self.of_hidden.values():
+            total.finish()
+        return self.hidden, self.weight, self.bias
 
 
 def empty_like(x: Tensor, wanted: bool, empty: Callable[..., Tensor] = pages.empty) -> Tensor:
@@ -131,36 +118,26 @@ def empty_like(x: Tensor, wanted: bool, empty: Callable[..., Tensor] = pages.emp
     return empty(x.shape if wanted else (0,), dtype=x.dtype, device=x.device)
 
 
-def _accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
-    if a.dtype == b.dtype == into.dtype:
-        into.addmm_(a, b)
-    elif a.dtype == into.dtype:
-        for at in _slices(len(b), WIDENED):
-            into.addmm_(a[:, at], b[at].to(a.dtype))
-    else:
-        for at in _slices(len(a), SUMMED):
-            into[at] += matmul(a[at], b, rounded=not a.is_cuda)
-
-
-def tiles(head: Head, models: int, workspace: int | None, whole_rows: bool = False) -> tuple[list[slice], list[slice]]:
+def tiles(head: Head, models: int, workspace: int) -> tuple[list[slice], list[slice]]:
     """Row blocks and column blocks, of which one of each, times that many models, fits the workspace.
 
     Args:
         head: whose logits.
         models: whose logits are held together.
-        workspace: bytes; None is ``WORKSPACE_BYTES``.
-        whole_rows: never split the vocabulary.
+        workspace: bytes; 0 is ``WORKSPACE_BYTES``.
     """
-    tokens, vocabulary = len(head.hidden), len(head.weight)
+    height = min(len(head.hidden), ROWS)
+    across = _held(head, models, workspace) // max(1, height)
+    return slices(len(head.hidden), height), slices(len(head.weight), max(128, across))
+
+
+def bands(head: Head, models: float, workspace: int, width: int) -> list[slice]:
+    """Row blocks that fit it with all their columns, of which there are so many."""
+    return slices(len(head.hidden), _held(head, models, workspace) // max(1, width))
+
+
+def _held(head: Head, models: float, workspace: int) -> int:
+    """Logits of each model."""
     budget = workspace or WORKSPACE_BYTES.get(head.hidden.device.type, ELSEWHERE)
     itemsize = head.hidden.dtype.itemsize if head.rounded else max(4, head.hidden.dtype.itemsize)
-    elements = max(1, budget // (models * itemsize))
-    if whole_rows:
-        return _slices(tokens, elements // max(1, vocabulary)), [slice(0, vocabulary)]
-    height = min(tokens, ROWS)
-    return _slices(tokens, height), _slices(vocabulary, max(128, elements // max(1, height)))
-
-
-def _slices(total: int, step: int) -> list[slice]:
-    step = max(1, step)
-    return [slice(start, min(start + step, total)) for start in range(0, max(total, 1), step)]
+    return int(budget / (models * itemsize))

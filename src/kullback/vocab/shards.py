@@ -57,8 +57,18 @@ def columns(width: int, group: Any, vocab_start: int | None) -> tuple[int, int]:
         return 0, width
     if vocab_start is None:
         return dist.get_rank(group) * width, dist.get_world_size(group) * width
-    device = "cpu" if dist.get_backend(group) == "gloo" else "cuda"
-    return vocab_start, int(summed(torch.tensor(width, device=device), group))
+    return vocab_start, _agreed(width, dist.ReduceOp.SUM, group)
+
+
+def widest(width: int, group: Any) -> int:
+    """The largest width of any rank: what all of them can go by."""
+    return width if group is None else _agreed(width, dist.ReduceOp.MAX, group)
+
+
+def _agreed(number: int, reduction: Any, group: Any) -> int:
+    found = torch.tensor(number, device="cpu" if dist.get_backend(group) == "gloo" else "cuda")
+    dist.all_reduce(found, reduction, group=group)
+    return int(found)
 
 
 def unwrapped(x: Any, group: Any, name: str) -> tuple[Tensor, Any, int | None]:

@@ -9,10 +9,28 @@ from torch import Tensor
 
 from kullback.vocab import partition, shards
 from kullback.vocab.backends import kernels
-from kullback.vocab.formulas import DIVERGENCES, wide
+from kullback.vocab.formulas import DIVERGENCES, Divergence, wide
 from kullback.vocab.head_ops import gradients_like, heads
-from kullback.vocab.heads import Gradients, tiles
+from kullback.vocab.heads import Gradients, Head, bands
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic, refuse_second_derivative
+from kullback.vocab.totals import slices
+
+PARTS = 2
+"""Of a block of rows, whose reference logits are held one at a time where they get no gradient."""
+
+
+def _blocks(head: Head, models: float, workspace: int, group: Any) -> tuple[list[slice], slice]:
+    """Blocks of rows, the same on every rank, and all columns of this one."""
+    vocabulary = len(head.weight)
+    return bands(head, models, workspace, shards.widest(vocabulary, group)), slice(0, vocabulary)
+
+
+def _saved(zq: Tensor, zp: Tensor, kernel: Any, divergence: Divergence, skew: float, group: Any) -> Tensor:
+    """What the gradient of whole rows needs, (rows, 5)."""
+    saved = partition.saved_of_pairs(kernel.pair_statistics(zq, zp, 1.0), divergence, group)
+    if divergence.chains:
+        return saved
+    return partition.saved_of_sums(saved, kernel.pair_sums(zq, zp, saved, divergence, skew, 1.0), group)
 
 
 @torch.library.custom_op("kullback::weighted_pair", mutates_args=())
@@ -32,27 +50,33 @@ def weighted_pair(
     """The divergence at every token, (tokens,), and the gradients of its weighted sum as ``head_pair_gradients``."""
     q, p = heads(tensors, biased, numbers, rounded)
     kind, kernel, group = DIVERGENCES[divergence], kernels(backend), shards.named(group_name)
-    of_q, of_p = Gradients(q, wanted[:3]), Gradients(p, wanted[3:])
     want_q, want_p = any(wanted[:3]), any(wanted[3:])
+    parts = 1 if want_p else PARTS
+    rows, columns = _blocks(q, 1 + 1 / parts, workspace, group)
+    of_q, of_p = Gradients(q, wanted[:3], rows, [columns]), Gradients(p, wanted[3:], rows, [columns])
     values = wide(weights.new_zeros(len(q.hidden)))
-    with plain_arithmetic(q.hidden):
-        rows, (columns,) = tiles(q, 2, workspace, whole_rows=True)
-        with of_q.over(columns) as to_q, of_p.over(columns) as to_p:
-            for at in rows:
-                zq, zp = q.logits(at, columns), p.logits(at, columns)
-                saved = partition.saved_of_pairs(kernel.pair_statistics(zq, zp, 1.0), kind, group)
-                if not kind.chains:
-                    sums = kernel.pair_sums(zq, zp, saved, kind, skew, 1.0)
-                    saved = partition.saved_of_sums(saved, sums, group)
-                values[at] = saved[:, 2]
-                slopes = q.slope(zq), p.slope(zp)
-                outs = zq if want_q else None, zp if want_p else None
-                if want_q or want_p:
-                    kernel.pair_gradients(zq, zp, saved, weights[at], kind, skew, 1.0, *outs)
-                if want_q:
-                    to_q(at, zq, slopes[0])
-                if want_p:
-                    to_p(at, zp, slopes[1])
+    with plain_arithmetic(q.hidden), of_q.over(columns) as to_q, of_p.over(columns) as to_p:
+
+        def make(at: slice, zq: Tensor) -> None:
+            """The divergences of some rows; the logits become the gradients to them."""
+            zp = p.logits(at, columns)
+            saved = _saved(zq, zp, kernel, kind, skew, group)
+            values[at] = saved[:, 2]
+            slope = p.slope(zp) if want_p else None
+            outs = zq if want_q else None, zp if want_p else None
+            if want_q or want_p:
+                kernel.pair_gradients(zq, zp, saved, weights[at], kind, skew, 1.0, *outs)
+            if want_p:
+                to_p(at, zp, slope)
+
+        for block in rows:
+            z = q.logits(block, columns)
+            slope = q.slope(z) if want_q else None
+            for part in slices(len(z), -(-len(z) // parts)):
+                make(slice(block.start + part.start, block.start + part.stop), z[part])
+            if want_q:
+                to_q(block, z, slope)
+            del z, slope  # before the next block's, or twice the workspace would be held
     return [values, *of_q.results(), *of_p.results()]
 
 
@@ -76,19 +100,19 @@ def weighted_tokens(
     check_tokens(tokens, size)
     (head,) = heads(tensors, biased, numbers, rounded)
     kernel, group = kernels(backend), shards.named(group_name)
-    gradients = Gradients(head, wanted)
+    rows, columns = _blocks(head, 1, workspace, group)
+    gradients = Gradients(head, wanted, rows, [columns])
     saved = wide(weights.new_zeros((len(head.hidden), 3)))
-    with plain_arithmetic(head.hidden):
-        rows, (columns,) = tiles(head, 1, workspace, whole_rows=True)
-        with gradients.over(columns) as add:
-            for at in rows:
-                z = head.logits(at, columns)
-                index = local_index(tokens[at], start, columns.stop)
-                saved[at] = shards.joined(kernel.token_statistics(z, index, 1.0), partition.join_tokens, group)
-                slope = head.slope(z)
-                if any(wanted):
-                    kernel.token_gradients(z, index, saved[at, :2], weights[at], entropy_weights[at], 1.0, z)
-                    add(at, z, slope)
+    with plain_arithmetic(head.hidden), gradients.over(columns) as add:
+        for at in rows:
+            z = head.logits(at, columns)
+            index = local_index(tokens[at], start, columns.stop)
+            saved[at] = shards.joined(kernel.token_statistics(z, index, 1.0), partition.join_tokens, group)
+            slope = head.slope(z)
+            if any(wanted):
+                kernel.token_gradients(z, index, saved[at, :2], weights[at], entropy_weights[at], 1.0, z)
+                add(at, z, slope)
+            del z, slope  # before the next block's
     return [saved, *gradients.results()]
 
 
