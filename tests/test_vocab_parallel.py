@@ -123,8 +123,8 @@ def linear_kl(at: Place, **options: Any) -> Found:
     return found(backward(vocab.linear_token_kl(*q[:2], *p[:2], **options)), q, p)
 
 
-def weighted_kl(at: Place, **options: Any) -> Found:
-    q, p = heads(at)
+def weighted_kl(at: Place, uneven: bool = False, **options: Any) -> Found:
+    q, p = heads(at, uneven)
     options.update(bias=q[2], ref_bias=p[2], group=at.group)
     total, each = vocab.linear_weighted_kl(*q[:2], *p[:2], WEIGHTS, **options)
     result = found(backward(total), q, p)
@@ -163,6 +163,8 @@ BANNED = (  # whole shards of two and of four ranks: by both, by the policy, by 
 )
 NUMBERS: dict[str, Any] = {"scale": 1.5, "softcap": 3.0, "temperature": 0.8}
 MANY_BLOCKS: dict[str, Any] = {"workspace": 1}
+ROWS_BY_WIDTH: dict[str, Any] = {"workspace": 8 * 2 * WIDTH}
+"""Room for a few rows of a shard, and for more of a narrower one."""
 
 CASES: dict[str, Case] = {
     **{f"kl {way}": functools.partial(kl, pair=PAIR, **options) for way, options in WAYS.items()},
@@ -185,12 +187,13 @@ CASES: dict[str, Case] = {
     "linear kl, capped": functools.partial(linear_kl, **NUMBERS, **MANY_BLOCKS),
     **{f"weighted kl {way}": functools.partial(weighted_kl, **options) for way, options in WAYS.items()},
     "weighted kl, capped": functools.partial(weighted_kl, **NUMBERS, **MANY_BLOCKS),
+    "weighted kl of uneven shards": functools.partial(weighted_kl, uneven=True, **ROWS_BY_WIDTH),
     "linear logprobs": linear_logprobs,
     "linear logprobs, capped": functools.partial(linear_logprobs, **NUMBERS, **MANY_BLOCKS),
     "linear logprobs of uneven shards": functools.partial(linear_logprobs, uneven=True),
     "weighted logprobs": weighted_logprobs,
     "weighted logprobs, capped": functools.partial(weighted_logprobs, **NUMBERS, **MANY_BLOCKS),
-    "weighted logprobs of uneven shards": functools.partial(weighted_logprobs, uneven=True),
+    "weighted logprobs of uneven shards": functools.partial(weighted_logprobs, uneven=True, **ROWS_BY_WIDTH),
 }
 TOLERANCES = {"kl of float32": 1e-6, "kl of bfloat16": 1e-2, "kl that is small": 1e-4, "kl far from 0": 1e-9}
 

@@ -18,8 +18,8 @@ from kullback.vocab import eager, formulas, partition
 from kullback.vocab.formulas import DIVERGENCES, Divergence
 
 WIDTH = 4096
-SLAB_BYTES = 1 << 22
-"""Of the gradients that are computed at a time, beside the logits where they are to overwrite them."""
+SLAB_BYTES = 1 << 20
+"""Of the gradients that are computed at a time beside the logits, where they are to overwrite them."""
 SWEPT_BYTES = 1 << 26
 """Of the logits whose blocks' statistics, 24 bytes each, are held before they are joined."""
 MENDED = 64
@@ -78,10 +78,15 @@ def _slabs(z: Tensor, size: int) -> Iterator[slice]:
         yield slice(rows * i // count, rows * (i + 1) // count)
 
 
+def _inside(out: Tensor | None, z: Tensor) -> bool:
+    """Whether a gradient is to overwrite its logits."""
+    return out is not None and out.data_ptr() == z.data_ptr()
+
+
 @contextmanager
 def _written(out: Tensor | None, at: slice, z: Tensor) -> Iterator[Tensor | None]:
     """Where a slab's gradient goes: to the result itself, or beside it where that is still being read."""
-    if out is None or out.data_ptr() != z.data_ptr():
+    if out is None or not _inside(out, z):
         yield None if out is None else out[at]
     else:
         beside = torch.empty_like(out[at])
@@ -168,7 +173,7 @@ def pair_gradients(
 ) -> None:
     """See ``formulas.pair_gradients``."""
     number = _number(temperature, zq)
-    for at in _slabs(zq, SLAB_BYTES):
+    for at in _slabs(zq, SLAB_BYTES if _inside(out_q, zq) or _inside(out_p, zp) else zq.nbytes):
         with _written(out_q, at, zq) as to_q, _written(out_p, at, zp) as to_p:
             rows = zq[at], zp[at], saved[at], upstream[at]
             _call(_pair_gradients, *rows, number, divergence.name, skew, to_q, to_p)
@@ -192,7 +197,7 @@ def token_gradients(
     of = here[:, 0]
     chosen = z[here, index[here]]
     number = _number(temperature, z)
-    for at in _slabs(z, SLAB_BYTES):
+    for at in _slabs(z, SLAB_BYTES if _inside(out, z) else z.nbytes):
         with _written(out, at, z) as to:
             _call(_spread_gradients, z[at], saved[at], of_logprob[at], of_entropy[at], number, to)
     own = formulas.spread_gradients(_read(chosen, number), saved[of], of_logprob[of], of_entropy[of])

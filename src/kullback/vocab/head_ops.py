@@ -110,10 +110,8 @@ def pair_gradients(
                     )
                     if want_p:
                         to_p(at, zp, slopes[1])
-                    del zp  # before the next block's, or twice the workspace would be held
                     if want_q:
                         to_q(at, zq, slopes[0])
-                    del zq, slopes
     return [*of_q.results(), *of_p.results()]
 
 
@@ -179,7 +177,6 @@ def token_gradients(
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
                     kernels(backend).token_gradients(z, index, saved[at], of_logprob[at], of_entropy[at], 1.0, z)
                     add(at, z, slope)
-                    del z, slope  # before the next block's
     return list(gradients.results())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Head:
         scale: what the logits are multiplied by, before the cap.
         softcap: the cap of the logits; 0 leaves them uncapped.
         rounded: whether logits may be rounded to the dtype of the hidden states.
+        room, beside: for the logits of one block, and for their slopes.
     """
 
     hidden: Tensor
@@ -38,10 +39,12 @@ class Head:
     scale: float
     softcap: float
     rounded: bool
+    room: pages.Room = field(default_factory=pages.Room)
+    beside: pages.Room = field(default_factory=pages.Room)
 
     def logits(self, rows: slice, columns: slice) -> Tensor:
-        """(rows, columns), in float32 unless rounded (float64 where the inputs are)."""
-        z = matmul(self.hidden[rows], self.weight[columns].T, self.rounded)
+        """(rows, columns), in float32 unless rounded (float64 where the inputs are), instead of the last ones."""
+        z = matmul(self.hidden[rows], self.weight[columns].T, self.rounded, self.room.empty)
         if self.bias is not None:
             z += self.bias[columns]
         if self.scale != 1:
@@ -51,7 +54,8 @@ class Head:
     def slope(self, z: Tensor) -> Tensor | None:
         """∂logits/∂(h·Wᵀ) from the logits, where it is not 1."""
         if self.softcap:
-            return (1.0 - (z / self.softcap) ** 2) * self.scale
+            slope = self.beside.empty(z.shape, dtype=z.dtype, device=z.device)
+            return torch.div(z, self.softcap, out=slope).square_().sub_(1.0).mul_(-self.scale)
         return None if self.scale == 1 else torch.full((1, 1), self.scale, dtype=z.dtype, device=z.device)
 
 

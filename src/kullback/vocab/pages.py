@@ -24,3 +24,18 @@ def empty(shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> 
     except OSError:  # a kernel without them
         return torch.empty(shape, dtype=dtype, device=device)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+class Room:
+    """Memory for one tensor at a time, whose pages serve the next one too."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def empty(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """``torch.empty``, over what was there before."""
+        size = math.prod(shape)
+        if (self.memory.dtype, self.memory.device) != (dtype, device) or self.memory.numel() < size:
+            self.memory = torch.empty(0)  # or two would be held for a moment
+            self.memory = empty((size,), dtype=dtype, device=device)
+        return self.memory[:size].view(shape)

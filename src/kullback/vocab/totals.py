@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -123,14 +123,14 @@ def _height(x: Tensor) -> int:
     return SLICE_BYTES.get(x.device.type, ELSEWHERE) // max(1, x.shape[1] * x.dtype.itemsize)
 
 
-def matmul(a: Tensor, b: Tensor, rounded: bool = False) -> Tensor:
-    """a·b with a float32 accumulator that is not rounded to half precision, unless told so."""
+def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
+    """a·b with a float32 accumulator that is not rounded to half precision, unless told so; in memory that is empty."""
     exact = rounded or a.dtype not in (torch.bfloat16, torch.float16)
-    if a.is_cuda and not exact:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    out = pages.empty((len(a), b.shape[1]), dtype=a.dtype if exact else torch.float32, device=a.device)
+    out = empty((len(a), b.shape[1]), dtype=a.dtype if exact else torch.float32, device=a.device)
     if exact:
         return torch.mm(a, b.to(a.dtype), out=out)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32, out=out)
     wide = a.float()
     for at in slices(b.shape[1], WIDENED):
         out[:, at] = wide @ b[:, at].float()

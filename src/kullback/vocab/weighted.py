@@ -51,8 +51,9 @@ def linear_weighted_kl(
 
     The gradient is made in the forward pass, where the logits are at hand: two thirds of the matrix products
     of ``linear_token_kl``. The weights of a masked mean are ``mask / mask.sum()``. A token of weight 0 counts
-    nothing, also where its divergence is inf. The gradient to a head's weight is added up in float32 (4 bytes
-    an entry) where the tokens do not fit one workspace and the weight is in half precision.
+    nothing, also where its divergence is inf. Where the tokens do not fit one workspace, the gradient to
+    a head in half precision is added up beside the result: in one byte an entry on a CPU, which makes 24 bits
+    with the result's own, and in float32 elsewhere.
 
     Args:
         hidden, weight, ref_hidden, ref_weight: as for ``linear_token_kl``.

@@ -76,7 +76,6 @@ def weighted_pair(
                 make(slice(block.start + part.start, block.start + part.stop), z[part])
             if want_q:
                 to_q(block, z, slope)
-            del z, slope  # before the next block's, or twice the workspace would be held
     return [values, *of_q.results(), *of_p.results()]
 
 
@@ -112,7 +111,6 @@ def weighted_tokens(
             if any(wanted):
                 kernel.token_gradients(z, index, saved[at, :2], weights[at], entropy_weights[at], 1.0, z)
                 add(at, z, slope)
-            del z, slope  # before the next block's
     return [saved, *gradients.results()]
 
 
