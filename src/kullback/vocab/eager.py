@@ -80,7 +80,7 @@ def _pair_statistics(zq: Tensor, zp: Tensor, temperature: float, buffers: list[T
     q, b, c, d = buffers
     xq, xp = _read(zq, temperature, b), _read(zp, temperature, c)
     mass = _normalised(xq, q, out[:, 0])
-    _normalised(xp, d, out[:, 1])
+    _normalised(xp, d if xp is c else c, out[:, 1])  # a buffer that is not touched takes no memory
     torch.sub(xp, xq, out=b).sub_(_column(out[:, 1] - out[:, 0], b))
     steepest = b.amax()
     if bool((steepest < SMALL) & (b.amin() > -SMALL)) and b.dtype == torch.float32:
