@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from kullback.vocab import pages
+
 MB = 1e6
 DISTURBED = 0.1
 """Share of the machine that other processes may take during a run; above it the run is made again."""
@@ -88,8 +90,8 @@ def side_by_side(
     """Every contender once to warm up, then ``runs`` rounds in which each runs once, in turn.
 
     Contenders run in forks of this process, one at a time, so that inputs are shared, and neither a compiler's
-    caches nor an allocator's leftovers of one meet another. This process must not have used threads before: the
-    OpenMP of gcc does not survive a fork.
+    caches nor an allocator's leftovers of one meet another. Before a run the memory that it will take is touched.
+    This process must not have used threads before: the OpenMP of gcc does not survive a fork.
 
     Args:
         contenders: name → work.
@@ -163,14 +165,26 @@ class _Worker:
 
 def _serve(work: Contender, threads: int, pipe: Connection) -> None:
     torch.set_num_threads(threads)
+    before = _forget_peak()
     try:
         value = work()[1]
         pipe.send((value, ""))
     except Exception as error:
         pipe.send((None, f"{type(error).__name__}: {error}".splitlines()[0][:160]))
         return
+    peak = _status("VmHWM") - before
     while pipe.recv():
+        _own(peak)
         pipe.send(one_run(work))
+
+
+def _own(size: float) -> None:
+    """Touch so much memory, in small pages and in huge ones, and free it.
+
+    The host of a virtual machine takes free pages away, and takes long to give them back.
+    """
+    for empty in (torch.empty, pages.empty):
+        empty((int(size) if isfinite(size) else 0,), dtype=torch.uint8, device=torch.device("cpu")).fill_(1)
 
 
 def processors() -> int:
