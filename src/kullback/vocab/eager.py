@@ -100,7 +100,7 @@ def _small_gap(x: Tensor, out: Tensor) -> Tensor:
     """5040(e^x − 1 − x) by its series: no cancellation, and faster than torch's expm1."""
     torch.add(x, 7.0, out=out)
     for number in (42.0, 210.0, 840.0, 2520.0):
-        out.mul_(x).add_(number)
+        torch.addcmul(x.new_full((), number), out, x, out=out)
     return out.mul_(x).mul_(x)
 
 

@@ -133,7 +133,7 @@ def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Ten
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
     wide = a.float()
     for at in slices(b.shape[1], WIDENED):
-        out[:, at] = wide @ b[:, at].float()
+        torch.mm(wide, b[:, at].float(), out=out[:, at])
     return out
 
 
