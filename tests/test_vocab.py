@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from torch._dynamo import config as dynamo
 from torch.utils.checkpoint import checkpoint
-from vocab_truth import WAYS, assert_no_worse, peak_bytes, with_gradients
+from vocab_truth import WAYS, assert_no_worse, needs_compiler, peak_bytes, with_gradients
 from worlds import generic
 
 import kullback as kb
@@ -37,7 +36,7 @@ pytestmark = [  # torch warns of itself while it compiles
 ]
 INF, NAN = math.inf, math.nan
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SLOW_COMPILE = (pytest.mark.slow, pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler"))
+SLOW_COMPILE = pytest.mark.slow, needs_compiler
 BACKENDS = {"eager": (), "compile": SLOW_COMPILE}
 """Every backend with the marks of its tests; ``test_compiled_blocks`` has torch.compile in the default run."""
 TOKENS, WIDTH = 7, 123
@@ -166,7 +165,7 @@ def test_a_word_that_only_the_reference_expects(backend: str) -> None:
     torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=0.0)
 
 
-@SLOW_COMPILE[1]
+@needs_compiler
 def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eager has no part in them but for one row, and for a block in which the sweep would lose digits."""
     taken = []
@@ -193,7 +192,7 @@ def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken == of_three + of_four
 
 
-@SLOW_COMPILE[1]
+@needs_compiler
 def test_kinds_of_call_that_torch_does_not_compile_any_more() -> None:
     torch.compiler.reset()
     q, p = close_pair()

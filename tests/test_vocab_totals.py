@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from vocab_truth import peak_bytes
 
 from kullback.vocab import totals
 
@@ -86,9 +87,17 @@ def test_what_is_not_finite_stays_so(dtype: torch.dtype) -> None:
     assert got[3:].isfinite().all()
 
 
-def test_a_half_precision_sum_takes_a_byte_an_entry_beside_the_result() -> None:
-    result = torch.empty(WORDS, HIDDEN, dtype=torch.bfloat16)
-    sums = totals.total(result, torch.float32, 2)
-    assert isinstance(sums, totals._ThreeBytes)
-    assert sums.low.nbytes == result.numel()
-    assert sums.buffers.nbytes <= 4 * 200
+@every_half
+def test_a_half_precision_sum_takes_a_byte_an_entry_beside_the_result(dtype: torch.dtype) -> None:
+    products = [(a, b) for a, b in factors(3, torch.float32, dtype)]
+    buffers = 6 * 200 + sum(x.nbytes for x in products[0])  # slices of 200 bytes in half precision, and factors' parts
+    whole = torch.empty(40 * WORDS, HIDDEN, dtype=dtype)
+
+    def work() -> None:
+        sums = totals.total(whole, torch.float32, len(products))
+        for a, b in products:
+            sums.add(a.repeat(40, 1), b)
+        sums.finish()
+
+    given = 4 * 40 * WORDS * TOKENS
+    assert peak_bytes(work) <= given + whole.numel() + buffers < given + 2 * whole.numel()

@@ -7,15 +7,18 @@ mpmath); on the inputs themselves they are the naive implementation, whose error
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 Function = Callable[..., Tensor]
+needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 
 WAYS: dict[str, dict[str, Any]] = {
     "reverse": {},

@@ -81,27 +81,31 @@ class _ThreeBytes:
     def __init__(self, result: Tensor) -> None:
         self.result, self.empty = result, True
         self.low = pages.empty(result.shape, dtype=torch.uint8, device=result.device)
-        height = min(len(result), max(1, _height(result)))
-        self.buffers = torch.empty((2, height, result.shape[1]), device=result.device)
 
     def add(self, a: Tensor, b: Tensor) -> None:
+        total, term = self._buffers()
         for at, product in _products(a, b):
-            bits = self._read(at, product).view(torch.int32).add_(1 << 7).bitwise_right_shift_(8)
+            bits = self._sum(at, total, term, product).view(torch.int32).add_(1 << 7).bitwise_right_shift_(8)
             self.low[at] = bits
             self.result.view(torch.int16)[at] = bits.bitwise_right_shift_(8)
         self.empty = False
 
     def finish(self) -> None:
-        for at in slices(len(self.result), len(self.buffers[0])):
-            self.result[at] = self._read(at)
+        total, term = self._buffers()
+        for at in slices(len(self.result), len(total)):
+            self.result[at] = self._sum(at, total, term)
 
-    def _read(self, at: slice, product: Tensor | None = None) -> Tensor:
-        total, term = self.buffers[:, : at.stop - at.start].unbind(0)
+    def _buffers(self) -> tuple[Tensor, ...]:
+        """Two slices in float32, held only while something is added."""
+        height = min(len(self.result), max(1, _height(self.result)))
+        return torch.empty((2, height, self.result.shape[1]), device=self.result.device).unbind(0)
+
+    def _sum(self, at: slice, total: Tensor, term: Tensor, product: Tensor | None = None) -> Tensor:
+        total, term = (buffer[: at.stop - at.start] for buffer in (total, term))
         if self.empty and product is not None:
             return total.copy_(product)
         total.copy_(self.result.view(torch.bfloat16)[at])
-        bits = term.view(torch.int32).copy_(self.low[at])
-        total.view(torch.int32).add_(bits, alpha=1 << 8)
+        total.view(torch.int32).add_(term.view(torch.int32).copy_(self.low[at]), alpha=1 << 8)
         return total if product is None else total.add_(term.copy_(product))
 
 
