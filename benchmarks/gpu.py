@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from benchmarks import measure, vocab_peers
-from benchmarks import vocab as cpu
 from benchmarks.measure import Goal, Measured, Run, as_fast_as, markdown, share_of_peak, times_floor
-from benchmarks.vocab import Case, Rates, Work, only_total, per_token, weighted
+from benchmarks.vocab import checked, report
+from benchmarks.vocab_cases import DRAWN, HEADS, ONE_HEAD, PAIR, Case, Rates, Work, only_total, per_token, weighted
 from benchmarks.vocab_peers import Inputs, Peer, Shape
 from kullback import vocab
 
@@ -49,7 +49,7 @@ def at_rate(share: float) -> Goal:
 CASES = (
     Case(
         "Token KL from logits",
-        cpu.PAIR,
+        PAIR,
         Shape(TOKENS, WORDS, HALF),
         ours(per_token, vocab.token_kl),
         {
@@ -61,7 +61,7 @@ CASES = (
     ),
     Case(
         "KL from hidden states and heads",
-        cpu.HEADS,
+        HEADS,
         Shape(TOKENS, WORDS, HALF, hidden=HIDDEN),
         ours(weighted, vocab.linear_weighted_kl, ", weights known")
         | ours(per_token, vocab.linear_token_kl, ", any upstream"),
@@ -76,7 +76,7 @@ CASES = (
     ),
     Case(
         "Log-prob and entropy from hidden states and a head",
-        replace(cpu.ONE_HEAD, make=vocab_peers.one_head_and_entropy),
+        replace(ONE_HEAD, make=vocab_peers.one_head_and_entropy),
         Shape(TOKENS, WORDS, HALF, hidden=HIDDEN),
         ours(per_token, vocab.linear_token_logprobs, entropy=True),
         library(per_token, vocab_peers.VERL_KERNEL),
@@ -84,7 +84,7 @@ CASES = (
     ),
     Case(
         "Log-prob from hidden states and a head",
-        cpu.ONE_HEAD,
+        ONE_HEAD,
         Shape(TOKENS, WORDS, HALF, hidden=HIDDEN),
         ours(weighted, vocab.linear_weighted_logprobs, ", weights known")
         | ours(per_token, vocab.linear_token_logprobs, ", any upstream"),
@@ -93,7 +93,7 @@ CASES = (
     ),
     Case(
         "Log-prob and entropy from logits",
-        cpu.DRAWN,
+        DRAWN,
         Shape(TOKENS, WORDS, HALF),
         ours(per_token, vocab.token_logprobs, entropy=True),
         {
@@ -181,9 +181,9 @@ def case_table(case: Case, device: torch.device, runs: int) -> str:
         inputs = case.kind.make(shape)
     truth = case.kind.truth(inputs)
     speed = rates(shape, device)
-    works = {name: partial(cpu.checked, work, inputs) for name, work in (case.ours | case.others).items()}
+    works = {name: partial(checked, work, inputs) for name, work in (case.ours | case.others).items()}
     found = in_turn(works, device, runs)
-    return cpu.report(case, shape, inputs, truth, speed, found, with_goals=not tiny)
+    return report(case, shape, inputs, truth, speed, found, with_goals=not tiny)
 
 
 # --- tuning
