@@ -20,8 +20,8 @@ from test_cli import run
 
 import kullback as kb
 from kullback import lab
+from kullback.documents import Chart, Panel, Series
 from kullback.errors import InputError
-from kullback.exhibits import Chart, Panel, Series
 from kullback.lab.accuracy import Setting, Sweep
 from kullback.lab.gaussian import NAMES, PUBLISHED
 from kullback.lab.language import pair as chain_pair

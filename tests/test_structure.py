@@ -14,8 +14,8 @@ import kullback as kb
 ROOT = Path(kb.__file__).parent
 ROOMS = (
     ("errors",),
-    ("_namespace", "families"),
-    ("exhibits",),
+    ("arrays", "families"),
+    ("documents",),
     ("targets", "divergences"),
     ("estimators", "sequences", "weights"),
     ("surrogates",),

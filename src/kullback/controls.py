@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.families import Family
 from kullback.tokens import Tokens
 

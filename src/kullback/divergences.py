@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from math import factorial, log
 from typing import Any
 
-from kullback._namespace import Array, namespace
+from kullback.arrays import Array, namespace
 
 _TERMS = 18
 """Taylor terms beyond the second order; the first one left out is under 2⁻⁵³ for |x| ≤ 1."""

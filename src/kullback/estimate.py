@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.controls import CONTROLS
 from kullback.errors import InputError
 from kullback.estimators import LEVELS, Estimator, Level, Link

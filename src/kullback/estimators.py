@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kullback import divergences, targets
-from kullback._namespace import Array, at_least_float32, is_jax, is_torch
+from kullback.arrays import Array, at_least_float32, is_jax, is_torch
 from kullback.errors import InputError
 from kullback.families import Family
 from kullback.targets import Target

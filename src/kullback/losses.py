@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kullback._namespace import Array, at_least_float32, cumulative_sum, is_jax, is_torch, namespace, stop_gradient
+from kullback.arrays import Array, at_least_float32, cumulative_sum, is_jax, is_torch, namespace, stop_gradient
 from kullback.errors import InputError, ShapeError
 from kullback.estimators import K1, RAO_BLACKWELL, Estimator
 from kullback.families import Family

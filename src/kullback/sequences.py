@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Array, Float64, to_numpy
+from kullback.arrays import Array, Float64, to_numpy
 from kullback.errors import InputError, ShapeError
 
 POSITIVE_ALLOWED = 1e-3

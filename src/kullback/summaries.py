@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.controls import CONTROLS, RATIO, Control
 from kullback.errors import InputError
 from kullback.estimators import Estimator

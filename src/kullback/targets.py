@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol
 
-from kullback._namespace import Array, namespace
+from kullback.arrays import Array, namespace
 from kullback.families import Family
 
 Place = Literal["sequence", "state", "sampled"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.compare import batch_rows, loaded, prepare_output, write_json
 from kullback.engines.interrupts import safe_interrupts
 from kullback.engines.local import Progress

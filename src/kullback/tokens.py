@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.sequences import Sequences
 from kullback.weights import Truncation, cumulative_weights
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kullback._namespace import Array, cumulative_sum, namespace
+from kullback.arrays import Array, cumulative_sum, namespace
 from kullback.errors import InputError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Array, is_torch, to_numpy
+from kullback.arrays import Array, is_torch, to_numpy
 from kullback.errors import MissingPackageError
 
 Function = Callable[..., Any]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kullback._namespace import Array
+from kullback.arrays import Array
 from kullback.audit.bridges import BRIDGES, CallFailed, Wires, failure
 from kullback.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback import divergences
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.audit.bridges import CallFailed
 from kullback.audit.probes import FLOAT64, Probe, calls
 from kullback.families import Family

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.audit.moments import WEIGHTS, Moments, Weight
 from kullback.audit.worlds import Setting, exact
 from kullback.targets import REVERSE_KL, STATEWISE_REVERSE_KL, TARGETS, ZERO, Target

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.audit.bridges import differentiate
 from kullback.audit.calling import Subject
 from kullback.audit.worlds import Setting, columns, possible, probability, world

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.audit.bridges import CallFailed, differentiate
 from kullback.audit.calling import Subject
 

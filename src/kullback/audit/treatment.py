@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.audit.bridges import CallFailed, differentiate
 from kullback.audit.calling import Subject
 from kullback.audit.probes import Probe

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.errors import MissingPackageError
 from kullback.oracle import TreeLM, World, exact_gradient
 from kullback.oracle.gradients import world_columns

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback._namespace import Array, cumulative_sum, stop_gradient
+from kullback.arrays import Array, cumulative_sum, stop_gradient
 from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import AMINI
 from kullback.claims.worlds import UNLUCKY, Pair, TwoSteps, followed, language, live_tree, off, pair, tree

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from kullback._namespace import Array, cumulative_sum, stop_gradient
+from kullback.arrays import Array, cumulative_sum, stop_gradient
 from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, LIU, TANG, TRL, XIHUAI
 from kullback.claims.worlds import (

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback._namespace import Array, stop_gradient
+from kullback.arrays import Array, stop_gradient
 from kullback.claims.amini import designs
 from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated
 from kullback.claims.sources import EMA_PG, KOOL, LAMBDA, TRUST, VILNIS, VOPD

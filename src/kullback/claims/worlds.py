@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.errors import MissingPackageError
 from kullback.oracle import MarkovGradient, MarkovLM, TreeLM, World, exact_gradient
 from kullback.oracle.gradients import gradient_of, world_columns

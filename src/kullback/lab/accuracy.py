@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
-from kullback.exhibits import Chart, Panel, Series, Table
 from kullback.results import plain
 
 Sweep = Literal["distance", "vocab", "horizon"]

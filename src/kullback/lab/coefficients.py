@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
+from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
-from kullback.exhibits import Chart, Panel, Series, Table
 from kullback.oracle import reference_world
 from kullback.results import plain
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.polynomial import polynomial
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.divergences import k1, k2, k3
+from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
-from kullback.exhibits import Chart, Panel, Series, Table
 from kullback.results import plain
 
 NAMES = ("k1", "k2", "k3", "k1 + λ*(r − 1)")

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.divergences import k3
 from kullback.lab.accuracy import Accuracies, Moments, Setting, measured
 from kullback.oracle import MarkovLM

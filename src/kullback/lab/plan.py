@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.compare import TABLE
 from kullback.controls import CONTROLS
+from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
 from kullback.estimate import estimate
 from kullback.estimators import Estimator, Level
-from kullback.exhibits import Chart, Panel, Series, Table
 from kullback.results import Estimate, plain
 from kullback.rollouts import Rollout, read_rollouts, to_sequences
 from kullback.sequences import Sequences

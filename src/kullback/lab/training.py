@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
+from kullback.documents import Chart, Panel, Series, Table
 from kullback.engines.local import Progress
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
-from kullback.exhibits import Chart, Panel, Series, Table
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM
 from kullback.results import plain

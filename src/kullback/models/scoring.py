@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 from kullback.models.sampling import RAW, Sampling
 from kullback.vocab import token_kl
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Array, Float64, is_torch, namespace
+from kullback.arrays import Array, Float64, is_torch, namespace
 from kullback.errors import InputError
 from kullback.oracle.world import World
 from kullback.targets import Target

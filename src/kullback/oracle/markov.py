@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Array, Float64
+from kullback.arrays import Array, Float64
 from kullback.divergences import k3
 from kullback.errors import InputError, ShapeError
 from kullback.oracle.tree import TreeLM

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback._namespace import Float64, to_numpy
+from kullback.arrays import Float64, to_numpy
 from kullback.controls import CONTROLS
 from kullback.estimators import Estimator
 from kullback.oracle.gradients import LossMoments, exact_gradient, loss_moments

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from kullback._namespace import Array, at_least_float32, namespace, to_numpy
+from kullback.arrays import Array, at_least_float32, namespace, to_numpy
 from kullback.errors import InputError, ShapeError
 
 LARGEST = 2_000_000

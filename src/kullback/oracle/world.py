@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kullback._namespace import Array, namespace, stop_gradient, to_numpy
+from kullback.arrays import Array, namespace, stop_gradient, to_numpy
 from kullback.errors import InputError
 from kullback.oracle.tree import TreeLM
 from kullback.targets import Place, Target

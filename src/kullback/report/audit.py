@@ -15,7 +15,7 @@ from rich.text import Text
 from kullback.audit.identify import Identification, name, times
 from kullback.audit.report import CREDIT_WORDS, PLACES, AuditReport, formula, percent
 from kullback.audit.rules import RULES
-from kullback.exhibits import Table as Exhibit
+from kullback.documents import Table as Exhibit
 from kullback.targets import ZERO
 
 LEGEND = "q is the policy, p the reference, μ what drew the samples; ℓ = log q − log p and r = p/q of one token; nats."

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.claims import CLAIMS, Claim, Finding, Source, Verdict
-from kullback.exhibits import Table as Exhibit
+from kullback.documents import Table as Exhibit
 
 ROUNDING = 1e-8
 """Below this a number is shown as 0."""

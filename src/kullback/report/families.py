@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kullback.controls import CONTROLS
+from kullback.documents import Table
 from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Promise
-from kullback.exhibits import Table
 from kullback.oracle import World, reference_world, relative_gradient_variance, relative_variance
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import TARGETS, Target

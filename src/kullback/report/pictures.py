@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kullback.documents import Chart, Panel, Series
 from kullback.errors import FileError, MissingPackageError
-from kullback.exhibits import Chart, Panel, Series
 
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00")
 """Okabe & Ito's palette, its yellow darkened to be seen on white; line and marker differ too."""

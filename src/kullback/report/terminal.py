@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.compare import Comparison, Row
-from kullback.exhibits import Table as Exhibit
+from kullback.documents import Table as Exhibit
 from kullback.results import Estimate
 from kullback.textual import TextComparison
 

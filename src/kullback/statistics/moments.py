@@ -13,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 
 
 @dataclass(frozen=True)

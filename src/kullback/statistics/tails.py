@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 
 KEPT = 4096
 """Largest values a tail remembers; the whole tail 3√n up to 1.8 million ratios."""

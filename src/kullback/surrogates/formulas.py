@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kullback._namespace import Array, namespace, stop_gradient
+from kullback.arrays import Array, namespace, stop_gradient
 from kullback.divergences import forward_k3, k2, k3
 
 TOP = 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from kullback._namespace import Array
+from kullback.arrays import Array
 from kullback.estimators import Promise
 from kullback.targets import Target
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from kullback._namespace import Float64
+from kullback.arrays import Float64
 
 Style = Literal["line", "dashed", "points"]
 
