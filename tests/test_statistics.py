@@ -8,7 +8,9 @@ from arviz_stats.base import array_stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kullback.statistics import KeyedMoments, Moments, Tail, pareto_shape, skewed_interval, t_quantile
+from kullback.estimation.intervals import skewed_interval, t_quantile
+from kullback.estimation.moments import KeyedMoments, Moments
+from kullback.estimation.tails import Tail, pareto_shape
 
 
 def table(rows: np.ndarray, cells: int = 7) -> Moments:

@@ -6,7 +6,7 @@ from importlib import import_module as _import_module
 from kullback import errors, lab, oracle, weights
 from kullback.audit import AuditReport, audit
 from kullback.compare import Comparison, compare
-from kullback.estimate import Accumulator, estimate
+from kullback.estimation import Accumulator, Estimate, Exact, estimate
 from kullback.estimators import (
     ESTIMATORS,
     K1,
@@ -23,7 +23,6 @@ from kullback.estimators import (
     optimal_coefficient,
 )
 from kullback.losses import kl_loss, kl_reward
-from kullback.results import Estimate, Exact
 from kullback.rollouts import Rollout, read_rollouts, write_rollouts
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import (

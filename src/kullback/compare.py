@@ -13,7 +13,9 @@ import numpy as np
 
 from kullback.engines.local import Job, Progress, Side
 from kullback.errors import FileError, InputError, KullbackError
-from kullback.estimate import estimate
+from kullback.estimation.accumulator import estimate
+from kullback.estimation.result import Estimate, plain
+from kullback.estimation.sequences import Sequences
 from kullback.estimators import (
     K1,
     K3,
@@ -25,9 +27,7 @@ from kullback.estimators import (
 )
 from kullback.hotspots import Hotspots
 from kullback.prompts import Prompt, check_prompts, read_prompts
-from kullback.results import Estimate, plain
 from kullback.rollouts import Rollout, count_tokens, to_sequences
-from kullback.sequences import Sequences
 
 if TYPE_CHECKING:
     from kullback.models import LanguageModel

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kullback.errors import FileError, MissingPackageError
-from kullback.sequences import Sequences
+from kullback.estimation.sequences import Sequences
 
 if TYPE_CHECKING:
     import pyarrow as pa

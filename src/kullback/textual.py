@@ -15,10 +15,10 @@ from kullback.compare import batch_rows, loaded, prepare_output, write_json
 from kullback.engines.interrupts import safe_interrupts
 from kullback.engines.local import Progress
 from kullback.errors import InputError, KullbackError, StoppedError
-from kullback.estimate import estimate
+from kullback.estimation.accumulator import estimate
+from kullback.estimation.result import Estimate, plain
 from kullback.estimators import RAO_BLACKWELL
 from kullback.prompts import check_prompts, read_texts
-from kullback.results import Estimate, plain
 
 if TYPE_CHECKING:
     from kullback.models import LanguageModel, Scores

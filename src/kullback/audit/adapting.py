@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kullback.audit.moments import Placement
-from kullback.estimate import estimate
+from kullback.estimation.accumulator import estimate
 from kullback.estimators import Estimator
 from kullback.surrogates import Surrogate
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
-from kullback.results import plain
+from kullback.estimation.result import plain
 
 Sweep = Literal["distance", "vocab", "horizon"]
 

@@ -16,8 +16,8 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
+from kullback.estimation.result import plain
 from kullback.oracle import reference_world
-from kullback.results import plain
 
 BATCHES = 300_000
 """Multisets that are enumerated at most."""

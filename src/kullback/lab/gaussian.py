@@ -19,7 +19,7 @@ from kullback.arrays import Float64
 from kullback.divergences import k1, k2, k3
 from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
-from kullback.results import plain
+from kullback.estimation.result import plain
 
 NAMES = ("k1", "k2", "k3", "k1 + λ*(r − 1)")
 

@@ -13,10 +13,10 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
+from kullback.estimation.result import plain
 from kullback.estimators import K1, K3, RAO_BLACKWELL, ControlVariate, Estimator
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM, World, exact_gradient, loss_moments, reference_world
-from kullback.results import plain
 from kullback.surrogates import SURROGATES
 from kullback.surrogates.formulas import squared_about
 from kullback.targets import REVERSE_KL

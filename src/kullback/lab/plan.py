@@ -16,15 +16,15 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.compare import TABLE
-from kullback.controls import CONTROLS
 from kullback.documents import Chart, Panel, Series, Table
 from kullback.errors import InputError
-from kullback.estimate import estimate
+from kullback.estimation.accumulator import estimate
+from kullback.estimation.block import Tokens
+from kullback.estimation.controls import CONTROLS
+from kullback.estimation.result import Estimate, plain
+from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
-from kullback.results import Estimate, plain
 from kullback.rollouts import Rollout, read_rollouts, to_sequences
-from kullback.sequences import Sequences
-from kullback.tokens import Tokens
 
 MOST = 1024
 """Samples a prompt that are considered at most."""

@@ -18,10 +18,10 @@ from kullback.arrays import Float64
 from kullback.documents import Chart, Panel, Series, Table
 from kullback.engines.local import Progress
 from kullback.errors import InputError, MissingPackageError
+from kullback.estimation.result import plain
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM
-from kullback.results import plain
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64, to_numpy
-from kullback.controls import CONTROLS
+from kullback.estimation.block import Tokens
+from kullback.estimation.controls import CONTROLS
+from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator
 from kullback.oracle.gradients import LossMoments, exact_gradient, loss_moments
 from kullback.oracle.tree import TreeLM
 from kullback.oracle.world import World
-from kullback.sequences import Sequences
 from kullback.targets import REVERSE_KL
-from kullback.tokens import Tokens
 
 VOCAB, HORIZON, EOS = 4, 3, 0
 DISTANCES = {"near": 0.2, "apart": 1.0}

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kullback.compare import Comparison, Row
 from kullback.documents import Table as Exhibit
-from kullback.results import Estimate
+from kullback.estimation.result import Estimate
 from kullback.textual import TextComparison
 
 TITLES = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.sequences import Sequences
+from kullback.estimation.sequences import Sequences
 from kullback.weights import Truncation, cumulative_weights
 
 

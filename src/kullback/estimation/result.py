@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InputError
-from kullback.statistics import skewed_interval
+from kullback.estimation.intervals import skewed_interval
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.controls import CONTROLS, RATIO, Control
 from kullback.errors import InputError
+from kullback.estimation.block import Tokens
+from kullback.estimation.controls import CONTROLS, RATIO, Control
+from kullback.estimation.moments import KeyedMoments, Moments
+from kullback.estimation.sequences import Sequences
+from kullback.estimation.tails import Tail
 from kullback.estimators import Estimator
-from kullback.sequences import Sequences
-from kullback.statistics import KeyedMoments, Moments, Tail
-from kullback.tokens import Tokens
 from kullback.weights import Truncation
 
 ROW_CELLS = 1024

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kullback.arrays import Float64
+from kullback.estimation.block import Tokens
 from kullback.families import Family
-from kullback.tokens import Tokens
 
 
 @dataclass(frozen=True)

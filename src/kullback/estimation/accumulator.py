@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from kullback.arrays import Array, Float64
-from kullback.controls import CONTROLS
 from kullback.errors import InputError
+from kullback.estimation.controls import CONTROLS
+from kullback.estimation.intervals import skewed_interval
+from kullback.estimation.moments import Moments
+from kullback.estimation.result import Estimate
+from kullback.estimation.sequences import Sequences
+from kullback.estimation.summary import CHECK, DENOMINATOR, NUMERATOR, Recipe, Summary
 from kullback.estimators import LEVELS, Estimator, Level, Link
-from kullback.results import Estimate
-from kullback.sequences import Sequences
-from kullback.statistics import Moments, skewed_interval
-from kullback.summaries import CHECK, DENOMINATOR, NUMERATOR, Recipe, Summary
 from kullback.weights import Truncated, Truncation
 
 Unit = Literal["sequence", "token"]
