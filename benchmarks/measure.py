@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from kullback.vocab import pages
+from kullback.vocab import memory
 
 MB = 1e6
 DISTURBED = 0.1
@@ -183,7 +183,7 @@ def _own(size: float) -> None:
 
     The host of a virtual machine takes free pages away, and takes long to give them back.
     """
-    for empty in (torch.empty, pages.empty):
+    for empty in (torch.empty, memory.empty):
         empty((int(size) if isfinite(size) else 0,), dtype=torch.uint8, device=torch.device("cpu")).fill_(1)
 
 

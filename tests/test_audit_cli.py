@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from kullback.audit.trainers import TRAINERS
-from kullback.cli import app
+from kullback.auditing.trainers import TRAINERS
+from kullback.cli.app import app
 
 LOSSES = """
 import torch

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kullback.jobs import local
 
 import kullback as kb
-from kullback.engines import local
 from kullback.errors import FileError, InputError, ModelError, StoppedError
 from kullback.models import LanguageModel, load
-from kullback.rollouts import to_sequences
+from kullback.rollouts.table import to_sequences
 
 SMALL: dict[str, Any] = {"samples": 2, "max_new_tokens": 8, "batch_size": 16}
 
@@ -313,7 +313,7 @@ def test_results_are_not_overwritten_unasked(tmp_path: Path) -> None:
     ],
 )
 def test_prompt_files(tmp_path: Path, name: str, content: str, want: Any) -> None:
-    from kullback.prompts import read_prompts
+    from kullback.jobs.prompts import read_prompts
 
     assert read_prompts(file(tmp_path, name, content)) == want
 
@@ -322,7 +322,7 @@ def test_prompts_in_parquet(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from kullback.prompts import read_prompts
+    from kullback.jobs.prompts import read_prompts
 
     pq.write_table(pa.table({"prompt": ["one", "two"], "x": [1, 2]}), tmp_path / "p.parquet")
     assert read_prompts(tmp_path / "p.parquet") == ["one", "two"]

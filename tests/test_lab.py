@@ -23,11 +23,11 @@ from kullback import lab
 from kullback.documents import Chart, Panel, Series
 from kullback.errors import InputError
 from kullback.lab.accuracy import Setting, Sweep
-from kullback.lab.gaussian import NAMES, PUBLISHED
-from kullback.lab.language import pair as chain_pair
-from kullback.lab.language import ways
-from kullback.lab.plan import PlanRow
-from kullback.lab.training import ARMS, _Problem
+from kullback.lab.gaussian_tables import NAMES, PUBLISHED
+from kullback.lab.language_models import pair as chain_pair
+from kullback.lab.language_models import ways
+from kullback.lab.sample_plan import PlanRow
+from kullback.lab.training_runs import ARMS, _Problem
 from kullback.oracle import World, reference_world, relative_variance
 from kullback.oracle.gradients import gradient_of
 from kullback.report.pictures import draw

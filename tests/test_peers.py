@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import kullback as kb
-from kullback.audit.trainers import TRAINERS
+from kullback.auditing.trainers import TRAINERS
 
 pytestmark = pytest.mark.peers
 

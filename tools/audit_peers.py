@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kullback.audit import AuditReport
-from kullback.audit.jobs import audits, jobs
-from kullback.audit.rules import RULES
-from kullback.audit.trainers import TRAINERS, Trainer
+from kullback.auditing import AuditReport
+from kullback.auditing.jobs import audits, jobs
+from kullback.auditing.rules import RULES
+from kullback.auditing.trainers import TRAINERS, Trainer
 from kullback.errors import KullbackError
 from kullback.report.audit import audit_table
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kullback.audit.rules import RULES
-from kullback.audit.rules.record import Rule
+from kullback.auditing.rules import RULES
+from kullback.auditing.rules.record import Rule
 from kullback.report import claims
 from kullback.report.families import estimator_table, surrogate_table, target_table
 
@@ -38,7 +38,7 @@ def rules() -> str:
     """What the audit looks for."""
     parts = [
         "# What the audit looks for\n\n"
-        "Written by `make docs` from `kullback.audit.rules`, one file a rule. Codes are stable; `--fail-on` takes a "
+        "Written by `make docs` from `kullback.auditing.rules`, one file a rule. Codes are stable; `--fail-on` takes a "
         "code, a name or a group. q is the policy, p the reference, μ what drew the samples. "
         "How to audit is in [audit.md](audit.md).",
         "| code | name | what is wrong |\n| --- | --- | --- |\n"

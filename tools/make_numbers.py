@@ -21,7 +21,7 @@ import numpy as np
 import kullback as kb
 from kullback import lab
 from kullback.documents import Chart, Table
-from kullback.lab.gradients import unbiased_ways
+from kullback.lab.gradient_bias import unbiased_ways
 from kullback.oracle import TreeLM, World, loss_moments
 from kullback.report import terminal
 from kullback.report.pictures import draw

@@ -4,8 +4,7 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 from kullback import errors, lab, oracle, weights
-from kullback.audit import AuditReport, audit
-from kullback.compare import Comparison, compare
+from kullback.auditing import AuditReport, audit
 from kullback.estimation import Accumulator, Estimate, Exact, estimate
 from kullback.estimators import (
     ESTIMATORS,
@@ -22,8 +21,10 @@ from kullback.estimators import (
     Skew,
     optimal_coefficient,
 )
+from kullback.jobs.comparison import Comparison, compare
+from kullback.jobs.text import TextComparison, compare_text
 from kullback.losses import kl_loss, kl_reward
-from kullback.rollouts import Rollout, read_rollouts, write_rollouts
+from kullback.rollouts.table import Rollout, read_rollouts, write_rollouts
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import (
     FORWARD_KL,
@@ -34,7 +35,6 @@ from kullback.targets import (
     ZERO,
     Target,
 )
-from kullback.textual import TextComparison, compare_text
 
 if _typing.TYPE_CHECKING:
     from kullback.claims import CLAIMS

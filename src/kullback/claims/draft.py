@@ -10,7 +10,7 @@ import numpy as np
 from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated
 from kullback.claims.sources import DRAFT
 from kullback.claims.worlds import BY_HAND, EVEN, Gaussian, Pair, descents, language, live_tree, pair
-from kullback.divergences import k3
+from kullback.estimators.divergences import k3
 from kullback.oracle import World, exact_gradient
 from kullback.oracle.gradients import gradient_of
 from kullback.targets import REVERSE_KL

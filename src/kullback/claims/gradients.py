@@ -23,7 +23,7 @@ from kullback.claims.worlds import (
     pair,
     relative,
 )
-from kullback.divergences import k1, k2, k3
+from kullback.estimators.divergences import k1, k2, k3
 from kullback.losses import kl_loss
 from kullback.oracle import World, exact_gradient, loss_moments
 from kullback.oracle.gradients import gradient_of

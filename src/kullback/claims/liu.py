@@ -10,7 +10,7 @@ import numpy as np
 from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import LIU, OPENRLHF
 from kullback.claims.worlds import Gaussian, descents, followed, live_pair, live_tree, off, pair, relative
-from kullback.divergences import k1, k2, k3
+from kullback.estimators.divergences import k1, k2, k3
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 

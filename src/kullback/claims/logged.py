@@ -16,8 +16,8 @@ from kullback.claims.worlds import (
     sampled,
     tree,
 )
-from kullback.divergences import k3
 from kullback.estimators import K1, K3
+from kullback.estimators.divergences import k3
 from kullback.targets import REVERSE_KL
 
 

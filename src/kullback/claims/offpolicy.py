@@ -23,8 +23,8 @@ from kullback.claims.worlds import (
     sampled,
     tree,
 )
-from kullback.divergences import k3
 from kullback.estimators import K3
+from kullback.estimators.divergences import k3
 from kullback.oracle import TreeLM, World
 from kullback.surrogates import SURROGATES
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_REVERSE_KL, STATEWISE_REVERSE_KL

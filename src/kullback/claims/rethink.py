@@ -22,7 +22,7 @@ from kullback.claims.worlds import (
     sampled,
     softmax,
 )
-from kullback.divergences import k1, k2, k3
+from kullback.estimators.divergences import k1, k2, k3
 
 
 def _flipped(seed: int) -> Iterator[Finding]:

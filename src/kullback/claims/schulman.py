@@ -19,8 +19,8 @@ from kullback.claims.worlds import (
     pair,
     rollouts,
 )
-from kullback.divergences import k1, k2, k3
 from kullback.estimators import ESTIMATORS
+from kullback.estimators.divergences import k1, k2, k3
 
 
 def _k1_unbiased(seed: int) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from kullback.claims.worlds import (
     rollouts,
     sampled,
 )
-from kullback.divergences import k2
+from kullback.estimators.divergences import k2
 
 NEAR, APART = Gaussian(0.1), Gaussian(1.0)
 PRINTED = 0.0051

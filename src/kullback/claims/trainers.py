@@ -25,8 +25,8 @@ from kullback.claims.worlds import (
     tree,
     updated,
 )
-from kullback.divergences import k3
 from kullback.estimators import K3, Clamped
+from kullback.estimators.divergences import k3
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL, SAMPLED_REVERSE_KL, STATEWISE_REVERSE_KL
 

@@ -25,7 +25,7 @@ from kullback.claims.worlds import (
     pair,
     tree,
 )
-from kullback.divergences import k3
+from kullback.estimators.divergences import k3
 from kullback.surrogates import SURROGATES
 from kullback.targets import (
     REVERSE_KL,

@@ -10,8 +10,8 @@ import numpy as np
 from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, ZHANG
 from kullback.claims.worlds import ENDLESS, Gaussian, Pair, pair, rollouts, sampled, tree
-from kullback.divergences import k1, k3
 from kullback.estimators import K1, K3
+from kullback.estimators.divergences import k1, k3
 from kullback.targets import REVERSE_KL, TARGETS
 
 

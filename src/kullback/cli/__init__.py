@@ -1,47 +1,5 @@
-"""The command line: a file a command."""
+"""The command line: a file a command, put together in `app`."""
 
-from __future__ import annotations
+from kullback.cli.app import main
 
-from typing import Annotated
-
-import typer
-
-from kullback.cli.audit import audit
-from kullback.cli.claims import claims
-from kullback.cli.compare import compare
-from kullback.cli.estimators import estimators
-from kullback.cli.lab import lab
-
-app = typer.Typer(
-    name="kullback",
-    help="How far a language-model policy is from its reference, with an error on every number.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-for command in (compare, audit, estimators, claims):
-    app.command()(command)
-app.add_typer(lab, name="lab")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from kullback import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback(epilog="For example: `kullback compare` compares the pair of models that ships with the package.")
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    pass
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
+__all__ = ["main"]

@@ -4,13 +4,13 @@ Each is a function that returns a frozen result with `to_dict()`, `tables()` and
 """
 
 from kullback.lab.accuracy import Accuracies, Accuracy
-from kullback.lab.categorical import categorical
-from kullback.lab.coefficients import Coefficients, coefficients
-from kullback.lab.gaussian import Gaussian, gaussian
-from kullback.lab.gradients import Gradients, gradients
-from kullback.lab.language import language
-from kullback.lab.plan import Plan, plan
-from kullback.lab.training import Training, training
+from kullback.lab.categorical_worlds import categorical
+from kullback.lab.coefficient_choice import Coefficients, coefficients
+from kullback.lab.gaussian_tables import Gaussian, gaussian
+from kullback.lab.gradient_bias import Gradients, gradients
+from kullback.lab.language_models import language
+from kullback.lab.sample_plan import Plan, plan
+from kullback.lab.training_runs import Training, training
 
 __all__ = [
     "Accuracies",

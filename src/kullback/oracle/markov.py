@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Array, Float64
-from kullback.divergences import k3
 from kullback.errors import InputError, ShapeError
+from kullback.estimators.divergences import k3
 from kullback.oracle.tree import TreeLM
 
 TokenFunction = Callable[[Float64, Float64], Float64]

@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kullback.audit.identify import Identification, name, times
-from kullback.audit.report import CREDIT_WORDS, PLACES, AuditReport, formula, percent
-from kullback.audit.rules import RULES
+from kullback.auditing.identify import Identification, name, times
+from kullback.auditing.report import CREDIT_WORDS, PLACES, AuditReport, formula, percent
+from kullback.auditing.rules import RULES
 from kullback.documents import Table as Exhibit
 from kullback.targets import ZERO
 

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from kullback.compare import Comparison, Row
 from kullback.documents import Table as Exhibit
 from kullback.estimation.result import Estimate
-from kullback.textual import TextComparison
+from kullback.jobs.comparison import Comparison, Row
+from kullback.jobs.text import TextComparison
 
 TITLES = {
     "reverse": "KL(policy‖reference), sampled from the policy",

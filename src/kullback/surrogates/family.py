@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from kullback.divergences import k1, k2, k3
 from kullback.estimators import AMINI, SCHULMAN
+from kullback.estimators.divergences import k1, k2, k3
 from kullback.families import Family
 from kullback.surrogates.formulas import (
     absolute,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kullback.arrays import Array, namespace, stop_gradient
-from kullback.divergences import forward_k3, k2, k3
+from kullback.estimators.divergences import forward_k3, k2, k3
 
 TOP = 2
 """Tokens in the head of the top-k members; small, since exact worlds have small vocabularies."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kullback.vocab import pages, totals
-from kullback.vocab.totals import matmul, slices
+from kullback.vocab import memory, products
+from kullback.vocab.products import matmul, slices
 
 WORKSPACE_BYTES = {"cpu": 3 << 25}
 """Of the logits that are held at a time, both models' together, unless told otherwise."""
@@ -39,8 +39,8 @@ class Head:
     scale: float
     softcap: float
     rounded: bool
-    room: pages.Room = field(default_factory=pages.Room)
-    beside: pages.Room = field(default_factory=pages.Room)
+    room: memory.Room = field(default_factory=memory.Room)
+    beside: memory.Room = field(default_factory=memory.Room)
 
     def logits(self, rows: slice, columns: slice) -> Tensor:
         """(rows, columns), in float32 unless rounded (float64 where the inputs are), instead of the last ones."""
@@ -78,8 +78,8 @@ class Gradients:
         self.blocks = len(rows)
         self.of_hidden = {at.start: self._total(self.hidden[at], len(columns)) for at in rows if wanted[0]}
 
-    def _total(self, result: Tensor, products: int) -> totals.Total:
-        return totals.total(result, self.exact, products)
+    def _total(self, result: Tensor, count: int) -> products.Total:
+        return products.total(result, self.exact, count)
 
     @contextmanager
     def over(self, columns: slice) -> Iterator[Callable[[slice, Tensor, Tensor | None], None]]:
@@ -117,7 +117,7 @@ class Gradients:
         return self.hidden, self.weight, self.bias
 
 
-def empty_like(x: Tensor, wanted: bool, empty: Callable[..., Tensor] = pages.empty) -> Tensor:
+def empty_like(x: Tensor, wanted: bool, empty: Callable[..., Tensor] = memory.empty) -> Tensor:
     """Room for the gradient to x, or an empty tensor where none is wanted."""
     return empty(x.shape if wanted else (0,), dtype=x.dtype, device=x.device)
 

@@ -13,7 +13,7 @@ from kullback.vocab.formulas import DIVERGENCES, Divergence, wide
 from kullback.vocab.head_ops import gradients_like, heads
 from kullback.vocab.heads import Gradients, Head, bands
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic, refuse_second_derivative
-from kullback.vocab.totals import slices
+from kullback.vocab.products import slices
 
 PARTS = 2
 """Of a block of rows, whose reference logits are held one at a time where they get no gradient."""

@@ -1,0 +1,58 @@
+"""KB101 biased-value: the value is no named quantity."""
+
+from __future__ import annotations
+
+from kullback.auditing.identify import name, times
+from kullback.auditing.report import AuditReport, percent
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def k2(logprobs, ref_logprobs, mask):
+    return (0.5 * (logprobs - ref_logprobs) ** 2 * mask).sum(-1)
+"""
+
+
+def _find(report: AuditReport) -> str:
+    value = report.value
+    if value.named is not None or report.failed or not value.errors:
+        return ""
+    alone = (
+        f"; for a single token it is {times(value.one_token_scale)}{name(value.one_token)}" if value.one_token else ""
+    )
+    low, high = min(value.errors.values()), max(value.errors.values())
+    return (
+        f"the value is no named quantity: the nearest, {name(value.nearest)}, is missed by {percent(low)} to "
+        f"{percent(high)} across the exact worlds{alone}"
+    )
+
+
+RULE = Rule(
+    code="KB101",
+    slug="biased-value",
+    group="biased-value",
+    title="The value is no named quantity",
+    checks="Whether the expectation equals one of the named targets, up to a scale, in every exact world.",
+    why=(
+        "A number that is logged, alerted on or fed to a controller as the KL is not the KL, and no amount of "
+        "data mends it."
+    ),
+    example=EXAMPLE,
+    instead="Log kb.estimate(logprobs, ref_logprobs, mask, estimator=kb.K3): unbiased, with an error.",
+    references=("Schulman 2020, “Approximating KL Divergence”", "docs/estimators.md"),
+    find=_find,
+    covered_by=(
+        "KB007",
+        "KB102",
+        "KB103",
+        "KB104",
+        "KB105",
+        "KB106",
+        "KB107",
+        "KB110",
+        "KB111",
+        "KB401",
+        "KB402",
+        "KB403",
+        "KB404",
+    ),
+)

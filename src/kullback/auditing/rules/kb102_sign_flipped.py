@@ -1,0 +1,40 @@
+"""KB102 sign-flipped: the value has the wrong sign."""
+
+from __future__ import annotations
+
+from kullback.auditing.identify import name, times
+from kullback.auditing.report import AuditReport
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def kl(logprobs, ref_logprobs, mask):
+    return ((ref_logprobs - logprobs) * mask).sum(-1)  # samples from the policy
+"""
+
+
+def _find(report: AuditReport) -> str:
+    value = report.value
+    if value.target is None or value.scale >= 0:
+        return ""
+    other = report.values.get({"on_policy": "from_reference", "from_reference": "on_policy"}.get(report.sampler, ""))
+    right = other is not None and other.target is not None and other.scale > 0
+    if report.sampler == "from_reference" and right:
+        return ""
+    text = f"the value is {times(value.scale)}{name(value.target)}, of the wrong sign for a penalty that is subtracted"
+    if right and other is not None and other.target is not None:
+        return f"{text} (with samples of the reference it would be {name(other.target)})"
+    return text
+
+
+RULE = Rule(
+    code="KB102",
+    slug="sign-flipped",
+    group="biased-value",
+    title="The value has the wrong sign",
+    checks="Whether the expectation is a negative multiple of a named target.",
+    why="As a penalty it rewards moving away from the reference; as a metric it falls while the models part.",
+    example=EXAMPLE,
+    instead="For samples of the policy the log-ratio is logprobs − ref_logprobs.",
+    references=("Schulman 2020, “Approximating KL Divergence”",),
+    find=_find,
+)

@@ -1,0 +1,36 @@
+"""KB106 not-zero: the value is not 0 where the models agree."""
+
+from __future__ import annotations
+
+from kullback.auditing.report import AuditReport
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def k3(logprobs, ref_logprobs, mask):
+    x = ref_logprobs - logprobs
+    return ((torch.exp(x) - x) * mask).sum(-1)  # − 1 is missing
+"""
+
+
+def _find(report: AuditReport) -> str:
+    form = report.form
+    if form is None or abs(form.at_zero) < 1e-5 or report.value.target is not None:
+        return ""
+    return f"a token on which the two models agree gives {form.at_zero:.4g} instead of 0"
+
+
+RULE = Rule(
+    code="KB106",
+    slug="not-zero",
+    group="biased-value",
+    title="The value is not 0 where the models agree",
+    checks="What one token gives when its two log-probs are the same.",
+    why=(
+        "Before the first step, when policy and reference are one model, the KL is 0. An offset that grows "
+        "with the length is not a divergence."
+    ),
+    example=EXAMPLE,
+    instead="torch.expm1(x) - x.",
+    references=("Schulman 2020, “Approximating KL Divergence”",),
+    find=_find,
+)

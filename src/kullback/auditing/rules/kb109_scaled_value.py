@@ -1,0 +1,37 @@
+"""KB109 scaled-value: the value is a multiple of what it looks like."""
+
+from __future__ import annotations
+
+from kullback.auditing.identify import name, times
+from kullback.auditing.report import AuditReport
+from kullback.auditing.rules.record import Rule
+from kullback.targets import ZERO
+
+EXAMPLE = """\
+def kl(logprobs, ref_logprobs, mask):  # logged as the KL
+    return 0.5 * ((logprobs - ref_logprobs) * mask).sum(-1)
+"""
+
+
+def _find(report: AuditReport) -> str:
+    value, gradient = report.value, report.gradient
+    if value.target is None or value.target is ZERO or value.scale <= 0 or value.scale == 1.0:
+        return ""
+    same = report.placement != "metric" and (gradient.scale == value.scale or gradient.target in (None, ZERO))
+    return "" if same else f"the value is {times(value.scale)}{name(value.target)}"
+
+
+RULE = Rule(
+    code="KB109",
+    slug="scaled-value",
+    group="biased-value",
+    title="The value is a multiple of what it looks like",
+    checks=(
+        "Whether the value is a named target times a factor that the gradient does not have, or that a metric has."
+    ),
+    why=("The log and the objective differ by a factor, and every threshold set from one is wrong for the other."),
+    example=EXAMPLE,
+    instead="Keep the coefficient out of the function, or log the value before it is multiplied.",
+    references=("Schulman 2020, “Approximating KL Divergence”",),
+    find=_find,
+)

@@ -1,0 +1,41 @@
+"""KB110 part-of-vocabulary: only part of the vocabulary counts."""
+
+from __future__ import annotations
+
+from kullback.auditing.report import AuditReport
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def topk(log_distributions, ref_log_distributions, mask):
+    q, i = log_distributions.topk(8)
+    p = ref_log_distributions.gather(-1, i)
+    q, p = q.log_softmax(-1), p.log_softmax(-1)
+    return (q.exp() * (q - p)).sum(-1)
+"""
+
+
+def _find(report: AuditReport) -> str:
+    if report.vocabulary is None or report.value.target is not None:
+        return ""
+    seen, vocab = report.vocabulary
+    return f"only {seen} of {vocab} tokens of the vocabulary have any effect on the result" if seen < vocab else ""
+
+
+RULE = Rule(
+    code="KB110",
+    slug="part-of-vocabulary",
+    group="biased-value",
+    title="Only part of the vocabulary counts",
+    checks=(
+        "Whether changing the log-prob of every token of the vocabulary changes the result, where its value "
+        "is no named target."
+    ),
+    why=(
+        "A KL of renormalised top-k heads is a lower bound of neither direction that can go to 0 while the "
+        "tails differ, and unnormalised heads go negative."
+    ),
+    example=EXAMPLE,
+    instead="Put what is left out into one more bucket for a lower bound, or sum over the whole vocabulary.",
+    references=("https://github.com/verl-project/verl/issues/7856", "docs/estimators.md"),
+    find=_find,
+)

@@ -1,0 +1,47 @@
+"""KB204 unnamed-gradient: the gradient is no named target's."""
+
+from __future__ import annotations
+
+from kullback.auditing.identify import name, times
+from kullback.auditing.report import PLACES, AuditReport, percent
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def penalty(logprobs, ref_logprobs, mask):  # in the reward
+    x = ref_logprobs - logprobs
+    return torch.expm1(x) - x
+"""
+
+
+def _find(report: AuditReport) -> str:
+    gradient = report.gradient
+    if report.placement == "metric" or gradient.named is not None or not gradient.errors:
+        return ""
+    alone = (
+        f"; for a single token it is that of {times(gradient.one_token_scale)}{name(gradient.one_token)}"
+        if gradient.one_token
+        else ""
+    )
+    low, high = min(gradient.errors.values()), max(gradient.errors.values())
+    return (
+        f"the gradient {PLACES[report.placement]} is no named target's: that of {name(gradient.nearest)} is missed by "
+        f"{percent(low)} to {percent(high)} across the exact worlds{alone}"
+    )
+
+
+RULE = Rule(
+    code="KB204",
+    slug="unnamed-gradient",
+    group="biased-gradient",
+    title="The gradient is no named target's",
+    checks="Whether the expected gradient equals that of a named target, up to a scale, in every exact world.",
+    why=(
+        "The update has no objective that anyone has named: where it leads depends on the lengths, the clamps "
+        "or the batch."
+    ),
+    example=EXAMPLE,
+    instead="kb.kl_loss, or kb.kl_reward with k1.",
+    references=("Tang & Munos 2025, arXiv 2506.09477", "docs/theory.md, “Losses”"),
+    find=_find,
+    covered_by=("KB210", "KB105", "KB208", "KB401", "KB402", "KB403", "KB404", "KB110"),
+)

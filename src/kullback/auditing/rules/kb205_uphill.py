@@ -1,0 +1,38 @@
+"""KB205 uphill: the gradient leads away from the reference."""
+
+from __future__ import annotations
+
+from kullback.auditing.identify import name, times
+from kullback.auditing.report import PLACES, AuditReport
+from kullback.auditing.rules.record import Rule
+from kullback.targets import ZERO
+
+EXAMPLE = """\
+def kl(logprobs, ref_logprobs, mask):  # in the reward, subtracted
+    return ((ref_logprobs - logprobs) * mask).sum(-1)
+"""
+
+
+def _find(report: AuditReport) -> str:
+    gradient = report.gradient
+    if report.placement == "metric" or gradient.target in (None, ZERO) or gradient.scale >= 0:
+        return ""
+    assert gradient.target is not None
+    return (
+        f"the gradient {PLACES[report.placement]} is {times(gradient.scale)}that of {name(gradient.target)}: "
+        "minimising it drives the models apart"
+    )
+
+
+RULE = Rule(
+    code="KB205",
+    slug="uphill",
+    group="biased-gradient",
+    title="The gradient leads away from the reference",
+    checks="Whether the expected gradient is a negative multiple of a target's.",
+    why="Minimised, the term drives the policy away from the reference, faster the further it is.",
+    example=EXAMPLE,
+    instead="Turn the log-ratio around.",
+    references=("docs/theory.md, “Losses”",),
+    find=_find,
+)

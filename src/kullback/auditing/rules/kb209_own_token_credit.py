@@ -1,0 +1,36 @@
+"""KB209 own-token-credit: each token pays for itself only."""
+
+from __future__ import annotations
+
+from kullback.auditing.identify import name
+from kullback.auditing.report import AuditReport
+from kullback.auditing.rules.record import Rule, versions
+
+EXAMPLE = """\
+advantages = advantages - beta * (logprobs - ref_logprobs)  # a token's own, no return
+"""
+
+
+def _find(report: AuditReport) -> str:
+    target = report.gradient.named
+    if report.placement != "reward" or report.credit != "own_token" or target not in versions(report.goal):
+        return ""
+    assert target is not None
+    return (
+        f"credited with its own penalty only, without reward-to-go, the gradient is that of {name(target)}: "
+        "exact for one token, not for sequences"
+    )
+
+
+RULE = Rule(
+    code="KB209",
+    slug="own-token-credit",
+    group="biased-gradient",
+    title="Each token pays for itself only",
+    checks="Whether, in the reward with own-token credit, the gradient is the statewise one.",
+    why="A penalty without reward-to-go never tells a token that it leads where the models differ.",
+    example=EXAMPLE,
+    instead="Credit each token with the sum of the penalties from itself on, or with the sequence's sum.",
+    references=("Tang & Munos 2025, arXiv 2506.09477", "docs/theory.md, “Losses”"),
+    find=_find,
+)

@@ -1,0 +1,73 @@
+"""What a rule is, and what rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kullback.auditing.identify import name
+from kullback.auditing.report import AuditReport, percent, statewise
+from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_FORWARD_KL, SAMPLED_REVERSE_KL, Target
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that can be wrong with KL code.
+
+    Attributes:
+        code: stable; the first digit is the group's.
+        slug: the same in words, as `--fail-on` takes it.
+        group: "call", "biased-value", "biased-gradient", "numerics", "masking" or "off-policy".
+        title: one line.
+        checks: what is computed.
+        why: what it means in practice.
+        example: code that does it.
+        instead: what to do.
+        references: where more is said.
+        find: what a report shows, in one or two sentences; empty where it does not.
+        covered_by: codes that say the same more exactly; where one of them is found, this is not.
+    """
+
+    code: str
+    slug: str
+    group: str
+    title: str
+    checks: str
+    why: str
+    example: str
+    instead: str
+    references: tuple[str, ...]
+    find: Callable[[AuditReport], str]
+    covered_by: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its code, by which a family finds it."""
+        return self.code
+
+
+def versions(goal: Target) -> tuple[Target, ...]:
+    """What is the same as a sequence's target for one token: the statewise target, over anyone's prefixes."""
+    if goal.place != "sequence":
+        return ()
+    found = statewise(goal)
+    sampled = {REVERSE_KL: (SAMPLED_REVERSE_KL,), FORWARD_KL: (SAMPLED_FORWARD_KL,)}.get(goal, ())
+    return (*((found,) if found else ()), *sampled)
+
+
+def off_policy(report: AuditReport, ratio: str, what: str) -> str:
+    """What a function that takes behaviour log-probs with this ratio is off-policy, where it should not be."""
+    seen = report.behavior
+    if seen is None or (ratio and seen.ratio != ratio) or "off_policy" not in report.values:
+        return ""
+    here, there = report.values["on_policy"], report.values["off_policy"]
+    parts = []
+    if here.named is not None and (there.named is not here.named or there.factor != here.factor):
+        nearest = name(there.named) if there.named else f"off by up to {percent(there.relative_error)}"
+        parts.append(f"the value is {nearest} instead of {name(here.named)}")
+    if report.placement == "loss":
+        own, other = report.gradients["on_policy"], report.gradients["off_policy"]
+        if own.named is not None and (other.named is not own.named or other.factor != own.factor):
+            nearest = f"that of {name(other.named)}" if other.named else "no named target's"
+            parts.append(f"the gradient is {nearest} instead of that of {name(own.named)}")
+    return f"{what}; off-policy {' and '.join(parts)}" if parts else ""

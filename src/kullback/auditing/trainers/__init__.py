@@ -1,0 +1,24 @@
+"""Known trainers: a mapping file each, from their functions and options to audits. No formula, none of their code."""
+
+from __future__ import annotations
+
+from kullback.auditing.trainers.areal import AREAL
+from kullback.auditing.trainers.liger import LIGER
+from kullback.auditing.trainers.nemo_rl import NEMO_RL
+from kullback.auditing.trainers.open_instruct import OPEN_INSTRUCT
+from kullback.auditing.trainers.openrlhf import OPENRLHF
+from kullback.auditing.trainers.prime_rl import PRIME_RL
+from kullback.auditing.trainers.record import Member, Trainer
+from kullback.auditing.trainers.roll import ROLL
+from kullback.auditing.trainers.slime import SLIME
+from kullback.auditing.trainers.tinker import TINKER
+from kullback.auditing.trainers.torchtune import TORCHTUNE
+from kullback.auditing.trainers.trl import TRL
+from kullback.auditing.trainers.verl import VERL
+from kullback.families import Family
+
+TRAINERS: Family[Trainer] = Family(
+    (VERL, TRL, OPENRLHF, NEMO_RL, SLIME, PRIME_RL, TINKER, ROLL, AREAL, OPEN_INSTRUCT, LIGER, TORCHTUNE)
+)
+
+__all__ = ["TRAINERS", "Member", "Trainer"]

@@ -1,0 +1,109 @@
+"""What a trainer's mapping is: which of its functions, with which options, placed where."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kullback.auditing.moments import Credit, Placement
+from kullback.auditing.subject.source import take
+from kullback.errors import MissingPackageError, ModelError
+from kullback.families import Family
+
+Join = Callable[..., Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One KL term of a trainer.
+
+    Attributes:
+        name: what follows the colon on the command line.
+        about: which options of the trainer it is.
+        placement: where the trainer puts it.
+        functions: ``path/in/package.py:qualname`` of the functions that it is made of.
+        names: the column that a parameter takes.
+        settings: values of further parameters.
+        credit: in the reward, what a token's log-prob is credited with.
+        sampler: what drew the samples.
+        output: which element of what comes back.
+        join: makes one function of log-probs out of `functions`, where there are several or they need a trainer.
+    """
+
+    name: str
+    about: str
+    placement: Placement
+    functions: tuple[str, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    credit: Credit = "return"
+    sampler: str = "on_policy"
+    output: int | str | None = None
+    join: Join | None = None
+
+    def function(self, root: Path) -> tuple[Callable[..., Any], str]:
+        """The function to audit, and how it was got hold of."""
+        taken = [take(root / path, qualname) for path, _, qualname in (f.rpartition(":") for f in self.functions)]
+        origin = "; ".join(one.origin for one in taken)
+        functions = [getattr(one.fn, "__func__", one.fn) for one in taken]  # out of a staticmethod
+        if self.join is None:
+            return functions[0], f"{self.about}; {origin}"
+        return self.join(*functions), f"{self.about}, driven with a stand-in; {origin}"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A training library and its KL terms.
+
+    Attributes:
+        name: what the command line calls it.
+        package: the folder that is imported.
+        install: how to get it.
+        members: its KL terms.
+    """
+
+    name: str
+    package: str
+    install: str
+    members: Family[Member]
+
+    def root(self, source: Path | None) -> Path:
+        """The folder that holds the package, installed or in a checkout; nothing is imported.
+
+        Raises:
+            ModelError: the checkout does not have the package.
+            MissingPackageError: it is not installed.
+        """
+        if source is not None:
+            for folder in (source, source / "src"):
+                if (folder / self.package).is_dir():
+                    return folder
+            raise ModelError(f"{source} has no folder {self.package}: --source is a checkout of {self.name}")
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            missing = MissingPackageError(self.name, "torch")
+            missing.args = (f"{self.name} is not installed: {self.install}, or pass --source with a checkout of it",)
+            raise missing
+        return Path(next(iter(spec.submodule_search_locations))).parent
+
+    def version(self, root: Path) -> str:
+        """Name and version, of the package or of the checkout."""
+        if (root / ".git").exists() or (root.parent / ".git").exists():
+            shown = subprocess.run(
+                ["git", "-C", str(root), "log", "-1", "--format=%h of %cs"], capture_output=True, text=True, check=False
+            )
+            if shown.returncode == 0:
+                return f"{self.name} at {shown.stdout.strip()}"
+        for folder in sorted(root.glob(f"{self.package.replace('-', '_')}-*.dist-info")):
+            return f"{self.name} {importlib.metadata.Distribution.at(folder).version}"
+        return self.name
+
+
+def members(*given: Member) -> Family[Member]:
+    """A trainer's members as a family."""
+    return Family(given)

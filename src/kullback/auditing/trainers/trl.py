@@ -1,0 +1,144 @@
+"""TRL: the GRPO trainer's whole loss with advantages of 0, RLOO's penalty, GKD's divergence.
+
+TRL has no function for its KL: the loss method itself is driven, by a stand-in for the trainer that hands it the
+log-probs and has a KL coefficient of 1, so that what comes back is the KL term with its own normalisation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from kullback.auditing.trainers.record import Join, Member, Trainer, members
+
+GRPO = "trl/trainer/grpo_trainer.py:GRPOTrainer._compute_loss"
+WIDTH = 8
+"""Completion tokens that the stand-in's configuration allows, a constant as in a run."""
+
+
+def _trainer(loss_type: str, level: str, corrected: bool, logprobs: Any) -> Any:
+    """A stand-in for a GRPOTrainer: on one process, no accumulation, nothing switched on but the KL."""
+    import torch
+
+    def logps(*_: Any, **__: Any) -> tuple[Any, Any, Any]:
+        return logprobs, torch.zeros_like(logprobs), None
+
+    return SimpleNamespace(
+        _get_per_token_logps_and_entropies=logps,
+        beta=1.0,
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        args=SimpleNamespace(use_bias_correction_kl=corrected, delta=None, steps_per_generation=1),
+        accelerator=SimpleNamespace(
+            num_processes=1,
+            gather=lambda x: x,
+            gather_for_metrics=lambda x: x,
+            reduce=lambda x, reduction="sum": x,
+        ),
+        model=SimpleNamespace(training=True),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        use_vllm=False,
+        vllm_importance_sampling_correction=False,
+        max_completion_length=WIDTH,
+        current_gradient_accumulation_steps=1,
+        aux_loss_enabled=False,
+        _entropy_bonus_enabled=False,
+    )
+
+
+def _driven(loss_type: str, level: str, corrected: bool, metric: bool) -> Join:
+    def join(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
+        def loss(logprobs: Any, ref_logprobs: Any, mask: Any, behavior_logprobs: Any = None) -> Any:
+            import torch
+
+            rows, width = logprobs.shape
+            ids = torch.zeros((rows, width), dtype=torch.int64)
+            counted = mask.to(logprobs.dtype)
+            trainer = _trainer(loss_type, level, corrected, logprobs)
+            inputs = {
+                "prompt_ids": ids[:, :1],
+                "prompt_mask": counted[:, :1],
+                "completion_ids": ids,
+                "completion_mask": counted,
+                "advantages": torch.zeros(rows, dtype=logprobs.dtype),
+                "old_per_token_logps": behavior_logprobs,
+                "ref_per_token_logps": ref_logprobs,
+                "num_items_in_batch": counted.sum(),
+            }
+            result = compute_loss(trainer, None, inputs)
+            return trainer._metrics["train"]["kl"][0] if metric else result
+
+        def on_policy(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+            return loss(logprobs, ref_logprobs, mask)
+
+        # Without the correction the KL term does not read the behaviour's log-probs.
+        return loss if corrected else on_policy
+
+    return join
+
+
+def _grpo(name: str, about: str, loss_type: str, *, level: str = "token", corrected: bool = True) -> Member:
+    return Member(name, about, "loss", (GRPO,), join=_driven(loss_type, level, corrected, metric=False))
+
+
+TRL = Trainer(
+    name="trl",
+    package="trl",
+    install="pip install trl",
+    members=members(
+        _grpo("grpo", "GRPOConfig's defaults: loss_type=dapo, use_bias_correction_kl=True", "dapo"),
+        _grpo("grpo-uncorrected", "loss_type=dapo, use_bias_correction_kl=False", "dapo", corrected=False),
+        *(
+            _grpo(f"grpo-{kind}", f"loss_type={kind}, use_bias_correction_kl=True", kind)
+            for kind in ("grpo", "bnpo", "dr_grpo", "luspo")
+        ),
+        *(
+            _grpo(f"grpo-{kind}-uncorrected", f"loss_type={kind}, use_bias_correction_kl=False", kind, corrected=False)
+            for kind in ("dr_grpo", "luspo")
+        ),
+        _grpo(
+            "grpo-sequence",
+            "loss_type=dr_grpo, importance_sampling_level=sequence",
+            "dr_grpo",
+            level="sequence",
+        ),
+        Member(
+            "grpo-metric",
+            "the logged “kl”, use_bias_correction_kl=True",
+            "metric",
+            (GRPO,),
+            join=_driven("dapo", "token", True, metric=True),
+        ),
+        Member(
+            "rloo",
+            "RLOOTrainer's penalty: the statements that assign kl",
+            "reward",
+            ("trl/trainer/rloo_trainer.py:RLOOTrainer._generate_and_score_completions>per_token_kl>kl",),
+            names={
+                "old_per_token_logps": "logprobs",
+                "ref_per_token_logps": "ref_logprobs",
+                "completion_mask": "mask",
+            },
+        ),
+        *(
+            Member(
+                f"gkd-{beta:g}",
+                f"GKDTrainer.generalized_jsd_loss with beta={beta:g}, on the student's samples",
+                "loss",
+                ("trl/experimental/gkd/gkd_trainer.py:GKDTrainer.generalized_jsd_loss",),
+                join=lambda jsd, beta=beta: (
+                    lambda log_distributions, ref_log_distributions: jsd(
+                        log_distributions, ref_log_distributions, beta=beta, reduction="none"
+                    ).sum(-1)
+                ),
+            )
+            for beta in (0.0, 0.5, 1.0)
+        ),
+    ),
+)

@@ -1,0 +1,178 @@
+"""``kullback audit``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kullback.cli.screen import console, fail
+from kullback.errors import InputError, KullbackError
+
+if TYPE_CHECKING:
+    from kullback.auditing import AuditReport
+
+OUTPUTS = (".md", ".html", ".json")
+
+
+def audit(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...", help="package.module:function, file.py:function, file.py:Class.method, or a trainer."
+        ),
+    ],
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the result goes: loss, reward or metric. Default: a trainer's own, else both loss and reward."
+        ),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="PARAMETER=COLUMN, as --map new=logprobs; may be repeated.")
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of a further parameter, or self.NAME=VALUE for a method."),
+    ] = None,
+    credit: Annotated[str, typer.Option(help="In the reward: return, reward_to_go or own_token.")] = "return",
+    level: Annotated[str | None, typer.Option(help="sequence hands over sums over tokens.")] = None,
+    sampler: Annotated[str, typer.Option(help="What drew the samples: on_policy, off_policy, from_reference.")] = (
+        "on_policy"
+    ),
+    objective: Annotated[str | None, typer.Option(help="The target that is meant, as statewise_reverse_kl.")] = None,
+    arrays: Annotated[str, typer.Option(help="What the function takes: torch, jax or numpy.")] = "torch",
+    element: Annotated[str | None, typer.Option(help="Which element of a tuple or dict is the KL.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A trainer's checkout, instead of the installed package.")] = None,
+    fail_on: Annotated[
+        str | None, typer.Option(help="Codes, names or groups of findings, by commas, that count. Default: all.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the report here: .md, .html or .json.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """What TARGET's KL code really estimates, and whose gradient it follows, by exact computation.
+
+    The function runs on enumerated worlds: audit only code that you would run. One that cannot be imported is
+    taken out of its file with its own helpers. Exit status 1: something was found; 2: something could not be run.
+    For example:
+
+        kullback audit my_trainer/losses.py:kl_penalty --placement loss --set kind=k3
+
+        kullback audit my_trainer.losses:kl --placement reward --fail-on biased-gradient,KB401
+
+        kullback audit trl verl:k3
+
+        kullback audit openrlhf --source ./OpenRLHF
+    """
+    # Compiling takes longer than an audit, and every world has its own shape.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    try:
+        wanted = _wanted(fail_on)
+        if output is not None and output.suffix not in OUTPUTS:
+            raise InputError(f"--output {output} came, but it ends in {', '.join(OUTPUTS)}")
+        options: dict[str, Any] = {
+            "placement": placement,
+            "names": dict(_pair(text, "--map") for text in mapping or ()),
+            "settings": {key: _value(text) for key, text in (_pair(one, "--set") for one in values or ())},
+            "credit": credit,
+            "level": level,
+            "sampler": sampler,
+            "objective": _objective(objective),
+            "arrays": arrays,
+            "output": int(element) if element is not None and element.isdecimal() else element,
+        }
+    except KullbackError as error:
+        fail(str(error))
+    reports, failures = _run(targets, source, options)
+    _show(reports, as_json, output)
+    for message in failures:
+        console(stderr=True).print(f"kullback: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if failures:
+        sys.exit(2)
+    found = {label for r in reports for f in r.findings for label in (f.code, f.slug, f.group)}
+    sys.exit(1 if (found & wanted if wanted else found) else 0)
+
+
+def _run(targets: Sequence[str], source: Path | None, options: dict[str, Any]) -> tuple[list[AuditReport], list[str]]:
+    """Every audit that could be made, and a sentence for each target that could not."""
+    from kullback.auditing.jobs import audits, jobs
+
+    reports: list[AuditReport] = []
+    failures: list[str] = []
+    err = console(stderr=True)
+    for target in targets:
+        try:
+            for job in jobs(target, source, options):
+                with err.status(f"auditing {job.subject}") if err.is_terminal else _quiet():
+                    reports += audits(job)
+        except KullbackError as error:
+            failures.append(str(error))
+        except KeyboardInterrupt:
+            failures.append("stopped")
+            break
+    return reports, failures
+
+
+def _quiet() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def _show(reports: list[AuditReport], as_json: bool, output: Path | None) -> None:
+    from kullback.report.audit import audit_html, audit_markdown, audit_view
+
+    record = json.dumps({"audits": [report.to_dict() for report in reports]}, ensure_ascii=False)
+    if as_json:
+        typer.echo(record)
+    elif reports:
+        console().print(audit_view(reports))
+    if output is None:
+        return
+    text = {".md": audit_markdown, ".html": audit_html}.get(output.suffix, lambda _: record)(reports)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"{output} cannot be written: {error.strerror}")
+
+
+def _wanted(fail_on: str | None) -> set[str]:
+    from kullback.auditing.rules import RULES
+
+    wanted = {part.strip() for part in (fail_on or "").split(",") if part.strip()}
+    known = {label for rule in RULES for label in (rule.code, rule.slug, rule.group)}
+    if unknown := sorted(wanted - known):
+        raise InputError(
+            f"--fail-on {unknown[0]} came, but a finding is a code such as KB202, a name such as other-gradient, "
+            f"or a group: {', '.join(dict.fromkeys(rule.group for rule in RULES))}"
+        )
+    return wanted
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"{option} {text} came, but NAME=VALUE is needed")
+    return key, value
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON, Python's None, True and False, else the text itself."""
+    named = {"None": None, "True": True, "False": False}
+    if text in named:
+        return named[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _objective(given: str | None) -> Any:
+    from kullback.targets import TARGETS
+
+    return None if given is None else TARGETS[given.lower()]

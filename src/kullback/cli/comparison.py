@@ -1,0 +1,99 @@
+"""``kullback compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kullback.cli.screen import shown
+from kullback.errors import InputError
+
+
+def compare(
+    policy: Annotated[str, typer.Argument(help="Hugging Face id, folder, or builtin:tuned.")] = "builtin:tuned",
+    reference: Annotated[str, typer.Argument(help="Likewise, or builtin:base.")] = "builtin:base",
+    prompts: Annotated[Path | None, typer.Option(help="Prompts: .txt (a line each), .jsonl or .parquet.")] = None,
+    samples: Annotated[int, typer.Option(help="Completions of each prompt.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens after which a completion is cut.")] = 48,
+    temperature: Annotated[float, typer.Option(help="Of the policy's sampling.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus of the policy's sampling; 1 keeps all.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Most likely tokens that are kept; 0 keeps all.")] = 0,
+    process_reference: Annotated[bool, typer.Option(help="Apply the sampling settings to the reference too.")] = False,
+    batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "auto",
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help="Estimator, or estimator:level; may be repeated. Default: a table of six."),
+    ] = None,
+    both: Annotated[
+        bool, typer.Option("--both", help="Also sample from the reference, for KL(reference‖policy).")
+    ] = False,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Score this text under both models instead of sampling (.txt, .jsonl, .parquet)."),
+    ] = None,
+    context_length: Annotated[int, typer.Option(help="Tokens of a window, with --text.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="Folder for rollouts.parquet and estimate.json.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """How far POLICY is from REFERENCE: samples the policy, scores under both, and estimates the KL in every way.
+
+    With no arguments it compares the built-in pair. For example:
+
+        kullback compare ./my-model Qwen/Qwen3-0.6B --prompts prompts.jsonl --samples 8 --output results
+
+        kullback compare ./my-model-int4 ./my-model --text wiki.txt
+    """
+    from kullback.jobs.comparison import TABLE
+    from kullback.jobs.comparison import compare as run
+    from kullback.jobs.text import compare_text
+    from kullback.report import terminal
+
+    size = int(batch_size) if batch_size.isdecimal() else batch_size
+    common: dict[str, Any] = {
+        "batch_size": size,
+        "device": device,
+        "dtype": dtype,
+        "output": output,
+        "overwrite": overwrite,
+    }
+    if text is not None:
+        with shown(as_json, terminal.text_comparison, "windows") as (on_progress, show):
+            show(
+                compare_text(policy, reference, text, context_length=context_length, on_progress=on_progress, **common)
+            )
+        return
+    with shown(as_json, terminal.comparison, "sequences") as (on_progress, show):
+        show(
+            run(
+                policy,
+                reference,
+                prompts,
+                samples=samples,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                process_reference=process_reference,
+                both=both,
+                estimators=[_estimator(name) for name in estimator] if estimator else TABLE,
+                seed=seed,
+                on_progress=on_progress,
+                **common,
+            )
+        )
+
+
+def _estimator(name: str) -> Any:
+    from kullback.estimators import ESTIMATORS, LEVELS
+
+    name, _, level = name.partition(":")
+    if level and level not in LEVELS:
+        raise InputError(f"--estimator {name}:{level} came, but a level is token or sequence")
+    found = ESTIMATORS[name]
+    return found, level or ("sequence" if found.link else "token")

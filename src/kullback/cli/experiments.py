@@ -1,0 +1,301 @@
+"""``kullback lab …``: a command an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kullback.cli.screen import console, shown
+
+if TYPE_CHECKING:
+    from kullback.jobs.local import Progress
+
+lab = typer.Typer(
+    help="Experiments that redo and extend what has been published on KL estimation: tables, pictures and JSON.",
+    no_args_is_help=True,
+    epilog="For example: `kullback lab gaussian --output results` writes gaussian.json, gaussian.png and gaussian.svg.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for the JSON and the picture (PNG and SVG).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")]
+Samples = Annotated[int, typer.Option(help="Draws or sequences whose mean is the estimate.")]
+Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
+
+
+SHIFTS = [0.1, 1.0]
+SIZES = [2, 3, 5, 10, 20, 50, 100]
+BETAS = [0.5, 1.0]
+MODELS = ["builtin:tuned", "builtin:base"]
+
+
+def _run(
+    name: str,
+    experiment: Callable[[Callable[[Progress], None]], Any],
+    as_json: bool,
+    output: Path | None,
+    overwrite: bool,
+    unit: str = "",
+) -> None:
+    """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
+    from kullback.jobs.comparison import prepare_output, write_json
+    from kullback.report import terminal
+    from kullback.report.pictures import draw, require_matplotlib
+
+    with shown(as_json, terminal.experiment, unit, starting=name, doing=name) as (on_progress, show):
+        if output is not None:
+            require_matplotlib()
+        files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
+        folder = None if output is None else prepare_output(output, overwrite=overwrite, names=files)
+        result = experiment(on_progress)
+        show(result)
+        if folder is not None:
+            write_json(folder / files[0], result.to_dict())
+            draw(result.chart(), [folder / file for file in files[1:]])
+            console(stderr=True).print(f"written to {folder}: {', '.join(files)}", style="dim", highlight=False)
+
+
+def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
+    from kullback.jobs.local import Progress
+
+    return lambda done, total: on_progress(Progress(done, total, 0))
+
+
+@lab.command()
+def gaussian(
+    shift: Annotated[list[float], typer.Option(help="Mean of p; may be repeated.")] = SHIFTS,
+    scale: Annotated[float, typer.Option(help="Standard deviation of p.")] = 1.0,
+    samples: Annotated[int, typer.Option(help="Draws behind the sampled columns.")] = 1_000_000,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Schulman's two tables by closed form and by sampling, for q = N(0, 1) and any p = N(shift, scale²).
+
+    Bias and standard deviation of k1, k2, k3 and the best control variate, the KL above which k3 is worse than
+    k1, and where the variance is infinite. For example:
+
+        kullback lab gaussian --shift -0.5 --scale 5
+    """
+    from kullback.lab import gaussian as run
+
+    _run("gaussian", lambda _: run(shift, scale=scale, samples=samples, seed=seed), as_json, output, overwrite)
+
+
+@lab.command()
+def categorical(
+    estimator: Annotated[
+        list[str] | None, typer.Option(help="Of `kullback estimators`; may be repeated. Default: those of KL(q‖p).")
+    ] = None,
+    distance: Annotated[float, typer.Option(help="Of the policy's logits, while the vocabulary is swept.")] = 0.5,
+    vocab: Annotated[int, typer.Option(help="Tokens, while the distance is swept.")] = 256,
+    samples: Samples = 100,
+    worlds: Annotated[int, typer.Option(help="Random pairs a setting.")] = 10,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Bias, spread and error of estimators on random categorical pairs, exactly: one token, any vocabulary.
+
+    For example:
+
+        kullback lab categorical --estimator k3 --estimator forward_k3 --distance 1
+    """
+    from kullback.estimators import ESTIMATORS
+    from kullback.lab import categorical as run
+    from kullback.lab.categorical_worlds import DEFAULT
+
+    _run(
+        "categorical",
+        lambda on_progress: run(
+            distance=distance,
+            vocab=vocab,
+            estimators=[ESTIMATORS[name] for name in estimator] if estimator else DEFAULT,
+            samples=samples,
+            worlds=worlds,
+            seed=seed,
+            on_setting=_steps(on_progress),
+        ),
+        as_json,
+        output,
+        overwrite,
+        "settings",
+    )
+
+
+@lab.command()
+def language(
+    distance: Annotated[float, typer.Option(help="Of the policy's logits, while others are swept.")] = 0.2,
+    vocab: Annotated[int, typer.Option(help="Tokens, while others are swept.")] = 32,
+    horizon: Annotated[int, typer.Option(help="Most tokens of a sequence, while others are swept.")] = 64,
+    samples: Samples = 100,
+    worlds: Annotated[int, typer.Option(help="Random pairs a setting.")] = 5,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """The same for sequences of random language models, by distance, horizon and vocabulary: token or sequence level.
+
+    By dynamic programming, so nothing is sampled. For example:
+
+        kullback lab language --distance 0.1 --horizon 256
+    """
+    from kullback.lab import language as run
+
+    _run(
+        "language",
+        lambda on_progress: run(
+            distance=distance,
+            vocab=vocab,
+            horizon=horizon,
+            samples=samples,
+            worlds=worlds,
+            seed=seed,
+            on_setting=_steps(on_progress),
+        ),
+        as_json,
+        output,
+        overwrite,
+        "settings",
+    )
+
+
+@lab.command()
+def gradients(
+    staleness: Annotated[
+        float, typer.Option(help="How far the policy that draws the rows is behind, in its logits, off-policy.")
+    ] = 0.3,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Direction and variance of every surrogate's gradient, exactly, as the policy moves away, on- and off-policy.
+
+    Also the best constant of ½(c + ℓ)², and how noisy each unbiased way to the gradient is. For example:
+
+        kullback lab gradients --staleness 1 --output results
+    """
+    from kullback.lab import gradients as run
+
+    _run(
+        "gradients",
+        lambda on_progress: run(staleness=staleness, on_setting=_steps(on_progress)),
+        as_json,
+        output,
+        overwrite,
+        "worlds",
+    )
+
+
+@lab.command(name="lambda")
+def coefficients(
+    q: Annotated[str, typer.Option("--policy", help="Probabilities of the policy, with commas.")] = "0.5,0.3,0.2",
+    p: Annotated[str, typer.Option("--reference", help="Probabilities of the reference.")] = "0.2,0.3,0.5",
+    n: Annotated[list[int], typer.Option("-n", help="Draws of a batch; may be repeated.")] = SIZES,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """What each way of choosing λ in k1 + λ(r − 1) gains, and the bias of fitting it on the same batch, exactly.
+
+    For example:
+
+        kullback lab lambda --policy 0.8,0.2 --reference 0.5,0.5 -n 4 -n 16
+    """
+    from kullback.lab import coefficients as run
+
+    _run("lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n), as_json, output, overwrite)
+
+
+def _numbers(text: str) -> list[float]:
+    from kullback.errors import InputError
+
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"{text!r} came, but probabilities with commas are needed, such as 0.5,0.3,0.2") from None
+
+
+@lab.command()
+def training(
+    beta: Annotated[list[float], typer.Option(help="Weight of the KL term; may be repeated.")] = BETAS,
+    steps: Annotated[int, typer.Option(help="Gradient steps of every run.")] = 2000,
+    samples: Annotated[int, typer.Option(help="Sequences of a batch.")] = 16,
+    seeds: Annotated[int, typer.Option(help="Runs of each KL term.")] = 8,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """One small RL problem trained with each KL term: reward against the exact KL, and what the log says of it.
+
+    For example:
+
+        kullback lab training --beta 0.7 --seeds 4 --output results
+    """
+    from kullback.lab import training as run
+
+    _run(
+        "training",
+        lambda on_progress: run(beta, steps=steps, samples=samples, seeds=seeds, seed=seed, on_progress=on_progress),
+        as_json,
+        output,
+        overwrite,
+        "sequences",
+    )
+
+
+@lab.command()
+def plan(
+    pilot: Annotated[
+        list[str],
+        typer.Argument(help="A rollouts.parquet, or a policy and a reference to sample a pilot from, as for compare."),
+    ] = MODELS,
+    relative: Annotated[float | None, typer.Option(help="Wished standard error over the KL; 0.05 unless told.")] = None,
+    stderr: Annotated[float | None, typer.Option(help="Wished standard error, nats a sequence.")] = None,
+    most_prompts: Annotated[int | None, typer.Option(help="Prompts that can be had; unset: as many as needed.")] = None,
+    read_cost: Annotated[float, typer.Option(help="Cost of reading a prompt token, in generated tokens.")] = 0.1,
+    prompts: Annotated[Path | None, typer.Option(help="Of the pilot, with two models.")] = None,
+    samples: Annotated[int, typer.Option(help="Completions of each prompt of the pilot, with two models.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens after which a completion is cut.")] = 48,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """How many prompts and samples a prompt, with which estimator, for a wished standard error; from a pilot.
+
+    For example:
+
+        kullback lab plan results/rollouts.parquet --relative 0.01
+
+        kullback lab plan ./my-model Qwen/Qwen3-0.6B --prompts prompts.jsonl --stderr 0.1 --most-prompts 500
+    """
+    from kullback.errors import InputError
+    from kullback.jobs.comparison import compare
+    from kullback.lab import plan as run
+
+    def experiment(on_progress: Callable[[Progress], None]) -> Any:
+        if len(pilot) > 2:
+            raise InputError(f"{len(pilot)} names came, but a file of rollouts or two models are needed")
+        drawn: Any = pilot[0]
+        if len(pilot) == 2:
+            drawn = compare(
+                pilot[0],
+                pilot[1],
+                prompts,
+                samples=samples,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                on_progress=on_progress,
+            ).rollouts
+        wished = 0.05 if relative is None and stderr is None else relative
+        return run(drawn, relative=wished, stderr=stderr, most_prompts=most_prompts, read_cost=read_cost, seed=seed)
+
+    _run("plan", experiment, as_json, output, overwrite, "sequences")

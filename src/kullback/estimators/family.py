@@ -1,0 +1,268 @@
+"""The family: every estimator with its promises and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from kullback import targets
+from kullback.arrays import Array, at_least_float32
+from kullback.errors import InputError
+from kullback.estimators import divergences
+from kullback.estimators.record import NOTHING, ByLevel, Estimator, Link, both
+from kullback.families import Family
+from kullback.targets import Target
+
+SCHULMAN = "Schulman 2020, “Approximating KL Divergence”"
+AMINI = "Amini, Vieira & Cotterell 2025, arXiv 2504.10637"
+CSISZAR = "Csiszár 1967; as Bregman gap f(r) − f′(1)(r − 1), Schulman 2020"
+
+K1 = Estimator(
+    name="k1",
+    fn=divergences.k1,
+    value_of=both(targets.REVERSE_KL),
+    loss_gradient_of=both(targets.ZERO),
+    reward_gradient_of=both(targets.REVERSE_KL),
+    nonnegative=False,
+    source=SCHULMAN,
+)
+K2 = Estimator(
+    name="k2",
+    fn=divergences.k2,
+    value_of=NOTHING,
+    loss_gradient_of=ByLevel(token=targets.STATEWISE_REVERSE_KL, sequence=targets.REVERSE_KL),
+    reward_gradient_of=NOTHING,
+    nonnegative=True,
+    source=SCHULMAN,
+)
+K3 = Estimator(
+    name="k3",
+    fn=divergences.k3,
+    value_of=both(targets.REVERSE_KL),
+    loss_gradient_of=ByLevel(token=targets.STATEWISE_FORWARD_KL, sequence=targets.FORWARD_KL),
+    reward_gradient_of=ByLevel(token=None, sequence=targets.KL_GAP),
+    nonnegative=True,
+    source=SCHULMAN,
+)
+
+
+def _identity(token_kl: Array) -> Array:
+    """KL(q_t‖p_t) summed over the vocabulary, at the sampled prefixes."""
+    return 1.0 * token_kl
+
+
+RAO_BLACKWELL = Estimator(
+    name="rao_blackwell",
+    fn=_identity,
+    value_of=both(targets.REVERSE_KL),
+    loss_gradient_of=both(targets.STATEWISE_REVERSE_KL),
+    reward_gradient_of=NOTHING,
+    nonnegative=True,
+    source=AMINI,
+    reads="token_kl",
+)
+RAO_BLACKWELL_CONTROLLED = replace(
+    RAO_BLACKWELL,
+    name="rao_blackwell_controlled",
+    loss_gradient_of=NOTHING,
+    nonnegative=False,
+    controls=("martingale", "ratio"),
+)
+
+
+def _control_variate(log_ratio: Array, coefficient: float) -> Array:
+    """ℓ + λ(r − 1), r = exp(−ℓ)."""
+    # λ k3 + (1 − λ) k1 is the same function without the cancellation of ℓ against λ(r − 1).
+    return coefficient * divergences.k3(log_ratio) + (1.0 - coefficient) * divergences.k1(log_ratio)
+
+
+def ControlVariate(coefficient: float | Literal["fit"]) -> Estimator:
+    """k1 + λ(r − 1): unbiased for KL(q‖p) for every fixed λ where supp p ⊆ supp q.
+
+    λ = 0 is k1 and λ = 1 is k3. The variance is least at λ* = J(q,p)/χ²(p‖q), since
+    Cov(k1, r) = −J and Var(r) = χ². `"fit"` estimates λ* from the other sequences of the batch, so that the
+    estimate stays unbiased (the same-batch plug-in is not).
+
+    Args:
+        coefficient: λ, or "fit".
+
+    Raises:
+        InputError: λ is not a finite number or "fit".
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.ControlVariate(0.9).value_of["token"], kb.ControlVariate(0.9).nonnegative
+        (REVERSE_KL, False)
+    """
+    if coefficient == "fit":
+        return CONTROL_VARIATE
+    if isinstance(coefficient, str) or not np.isfinite(coefficient):
+        raise InputError(f"coefficient={coefficient!r} came, but λ is a finite number or 'fit'")
+    named = {0.0: K1, 1.0: K3}.get(float(coefficient))
+    return Estimator(
+        name=f"control_variate_{coefficient:g}",
+        fn=partial(_control_variate, coefficient=float(coefficient)),
+        value_of=both(targets.REVERSE_KL),
+        loss_gradient_of=named.loss_gradient_of if named else NOTHING,
+        reward_gradient_of=named.reward_gradient_of if named else NOTHING,
+        nonnegative=named.nonnegative if named else False,
+        source=SCHULMAN,
+    )
+
+
+CONTROL_VARIATE = replace(
+    K1, name="control_variate", loss_gradient_of=NOTHING, reward_gradient_of=NOTHING, controls=("ratio",)
+)
+
+
+def Clamped(estimator: Estimator, log_ratio: float, value: float = float("inf")) -> Estimator:
+    """clip(k(clip(ℓ, ±log_ratio)), ±value): biased as soon as a clamp binds, so it promises nothing.
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.Clamped(kb.K3, log_ratio=20, value=10).value_of["token"] is None
+        True
+    """
+    limits = f"{log_ratio:g}" if value == float("inf") else f"{log_ratio:g}_{value:g}"
+    return Estimator(
+        name=f"{estimator.name}_clamped_{limits}",
+        fn=partial(divergences.clamped, function=estimator.fn, log_ratio_limit=log_ratio, value_limit=value),
+        value_of=NOTHING,
+        loss_gradient_of=NOTHING,
+        reward_gradient_of=NOTHING,
+        nonnegative=estimator.nonnegative,
+        source="verl, OpenRLHF, NeMo-RL and slime, against overflow",
+    )
+
+
+def _mean_of(
+    name: str,
+    fn: Callable[[Array], Array],
+    statewise: Target,
+    sequence: Target,
+    nonnegative: bool = True,
+    source: str = CSISZAR,
+) -> Estimator:
+    """An estimator whose loss and reward gradients follow no named target."""
+    return Estimator(name, fn, ByLevel(statewise, sequence), NOTHING, NOTHING, nonnegative, source)
+
+
+def Alpha(alpha: float) -> Estimator:
+    """Amari's α-divergence as a Bregman gap; relative errors grow like 1/|α(1 − α)| near α = 0 and 1."""
+    if alpha in (0.0, 1.0):
+        other = "forward_k3" if alpha == 0.0 else "k3"
+        raise InputError(f"alpha={alpha:g} is the limit where the α-divergence is a KL: use {other}")
+    return _mean_of(
+        f"alpha_{alpha:g}",
+        partial(divergences.alpha_gap, alpha=alpha),
+        targets.alpha_divergence(alpha, "state"),
+        targets.alpha_divergence(alpha),
+    )
+
+
+def Skew(weight: float) -> Estimator:
+    """KL(q ‖ (1−β)q + βp): bounded above by −log(1 − β), finite whatever the supports."""
+    if not 0.0 < weight < 1.0:
+        raise InputError(f"weight={weight:g} came, but a mixture weight lies strictly between 0 and 1")
+    return _mean_of(
+        f"skew_{weight:g}",
+        partial(divergences.skew_kl, weight=weight),
+        targets.skew_kl(weight, "state"),
+        targets.skew_kl(weight),
+        nonnegative=False,
+        source="Lee 1999, “Measures of Distributional Similarity”",
+    )
+
+
+def Renyi(alpha: float) -> Estimator:
+    """Rényi's D_α(q‖p) = log E_q[r^(1−α)]/(α − 1), α > 0, α ≠ 1, of sequences.
+
+    The mean of r^(1−α) is unbiased, its logarithm is not (Jensen): consistent, and no promise of value.
+    """
+    if alpha <= 0 or alpha == 1:
+        raise InputError(f"alpha={alpha:g} came, but Rényi's order is positive and not 1 (1 is the KL)")
+    return Estimator(
+        name=f"renyi_{alpha:g}",
+        fn=partial(divergences.affinity, alpha=alpha),
+        value_of=NOTHING,
+        loss_gradient_of=NOTHING,
+        reward_gradient_of=NOTHING,
+        nonnegative=True,
+        source="Rényi 1961",
+        link=Link(lambda mean: float(np.log(mean)) / (alpha - 1.0), lambda mean: 1.0 / (mean * (alpha - 1.0))),
+    )
+
+
+ESTIMATORS: Family[Estimator] = Family(
+    (
+        K1,
+        K2,
+        K3,
+        CONTROL_VARIATE,
+        RAO_BLACKWELL,
+        RAO_BLACKWELL_CONTROLLED,
+        _mean_of(
+            "forward_k1",
+            divergences.forward_k1,
+            targets.STATEWISE_FORWARD_KL,
+            targets.FORWARD_KL,
+            nonnegative=False,
+        ),
+        _mean_of("forward_k3", divergences.forward_k3, targets.STATEWISE_FORWARD_KL, targets.FORWARD_KL),
+        _mean_of("jeffreys", divergences.jeffreys, targets.STATEWISE_JEFFREYS, targets.JEFFREYS),
+        _mean_of("pearson_chi2", divergences.pearson_chi2, targets.STATEWISE_PEARSON_CHI2, targets.PEARSON_CHI2),
+        _mean_of("neyman_chi2", divergences.neyman_chi2, targets.STATEWISE_NEYMAN_CHI2, targets.NEYMAN_CHI2),
+        _mean_of(
+            "squared_hellinger",
+            divergences.squared_hellinger,
+            targets.STATEWISE_SQUARED_HELLINGER,
+            targets.SQUARED_HELLINGER,
+        ),
+        _mean_of(
+            "jensen_shannon",
+            divergences.jensen_shannon,
+            targets.STATEWISE_JENSEN_SHANNON,
+            targets.JENSEN_SHANNON,
+        ),
+        _mean_of(
+            "total_variation",
+            divergences.total_variation,
+            targets.STATEWISE_TOTAL_VARIATION,
+            targets.TOTAL_VARIATION,
+        ),
+        _mean_of(
+            "total_variation_abs",
+            divergences.total_variation_abs,
+            targets.STATEWISE_TOTAL_VARIATION,
+            targets.TOTAL_VARIATION,
+        ),
+        Alpha(0.5),
+        Skew(0.1),
+        Renyi(2.0),
+        Clamped(K1, log_ratio=10.0),
+        Clamped(K3, log_ratio=20.0, value=10.0),
+    )
+)
+
+
+def optimal_coefficient(log_ratio: Array) -> float:
+    """λ* = J(q,p)/χ²(p‖q), both estimated from log-ratios of samples of q: a diagnostic, not unbiased.
+
+    Near 1 k3 is close to the best of the family; near 0 k1 is. The exact λ* of a small world is
+    ``world.exact(JEFFREYS) / world.exact(PEARSON_CHI2)``.
+
+    Args:
+        log_ratio: ℓ of the samples, any shape, nats.
+
+    Raises:
+        InputError: every log-ratio is zero, so that any coefficient does.
+    """
+    x = np.asarray(at_least_float32(log_ratio), dtype=np.float64)
+    spread = float(np.mean(divergences.pearson_chi2(x)))
+    if spread == 0.0:
+        raise InputError("every log-ratio is 0: the two models agree on these samples and any λ does")
+    return float(np.mean(divergences.jeffreys(x))) / spread

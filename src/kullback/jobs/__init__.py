@@ -1,0 +1,1 @@
+"""What a user asks for in one call: a plan, a run, an outcome."""
