@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kullback.jobs import local
 
 import kullback as kb
 from kullback.errors import FileError, InputError, ModelError, StoppedError
+from kullback.jobs import local
 from kullback.models import LanguageModel, load
 from kullback.rollouts.table import to_sequences
 

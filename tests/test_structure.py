@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -55,12 +57,33 @@ def test_every_room_has_a_floor() -> None:
     assert {room(path) for path in FILES} == set(ORDER)
 
 
-def test_the_surface_is_what_all_says() -> None:
-    assert all(hasattr(kb, name) for name in kb.__all__)  # also loads what is loaded on demand
+def test_dir_shows_the_surface_and_nothing_else() -> None:
+    assert [name for name in dir(kb) if not name.startswith("_")] == sorted(kb.__all__)
+    assert all(getattr(kb, name).__doc__ or name.isupper() for name in kb.__all__)  # also loads what is on demand
+
+
+def test_no_public_name_is_missing_from_the_surface() -> None:
+    rooms = {room(path) for path in FILES}
     public = {name for name in vars(kb) if not name.startswith("_")}
-    modules = {name for name in public if f"kullback.{name}" in sys.modules and name not in kb.__all__}
-    assert public - modules == set(kb.__all__)
-    assert all(getattr(kb, name).__doc__ or name.isupper() for name in kb.__all__)
+    assert public - rooms <= set(kb.__all__)
+
+
+MODULES = [".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+def test_a_module_can_be_imported_as_itself(name: str) -> None:
+    importlib.import_module(name)
+    found = kb
+    for part in name.split(".")[1:]:  # what `import kullback.a.b as c` does
+        found = getattr(found, part)
+    assert found is sys.modules[name]
+
+
+def test_no_module_bears_the_name_of_a_public_function() -> None:
+    spaces = [kb, kb.lab, kb.models, kb.oracle, kb.vocab, kb.weights]
+    functions = {n for s in spaces for n in s.__all__ if inspect.isfunction(getattr(s, n))}
+    assert not functions & {name.rpartition(".")[2] for name in MODULES}
 
 
 def test_import_is_light() -> None:

@@ -37,11 +37,12 @@ from kullback.targets import (
 )
 
 if _typing.TYPE_CHECKING:
+    from kullback import models, vocab
     from kullback.claims import CLAIMS
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = {"CLAIMS": "kullback.claims", "vocab": "kullback.vocab"}
+_ON_DEMAND = {"CLAIMS": "kullback.claims", "models": "kullback.models", "vocab": "kullback.vocab"}
 """What needs torch, or takes a tenth of the time of an import, and where it is: loaded when it is first named."""
 
 __all__ = [
@@ -82,9 +83,11 @@ __all__ = [
     "kl_loss",
     "kl_reward",
     "lab",
+    "models",
     "optimal_coefficient",
     "oracle",
     "read_rollouts",
+    "vocab",
     "weights",
     "write_rollouts",
 ]
@@ -98,4 +101,5 @@ def __getattr__(name: str) -> _typing.Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ON_DEMAND})
+    # Rooms that happen to be imported are no part of the surface.
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

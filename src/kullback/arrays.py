@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeGuard, TypeVar, overload
 
 import array_api_compat
 import numpy as np
@@ -11,65 +12,164 @@ import numpy.typing as npt
 
 from kullback.errors import InputError
 
-Array = Any
-"""A NumPy, torch or JAX array (or any array of the array API standard)."""
+if TYPE_CHECKING:
+    import jax
+    import torch
+
+
+class Array(Protocol):
+    """A NumPy, torch or JAX array (or any array of the array API standard): what this package does with one.
+
+    What comes back from an operation is an array of the same library; dtypes and devices are the library's own.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of every axis."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """The library's own name for what it holds."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Array: ...
+    def __neg__(self) -> Self: ...
+    def __invert__(self) -> Self: ...
+    def __add__(self, other: Any, /) -> Self: ...
+    def __radd__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __rsub__(self, other: Any, /) -> Self: ...
+    def __mul__(self, other: Any, /) -> Self: ...
+    def __rmul__(self, other: Any, /) -> Self: ...
+    def __truediv__(self, other: Any, /) -> Self: ...
+    def __rtruediv__(self, other: Any, /) -> Self: ...
+    def __pow__(self, other: Any, /) -> Self: ...
+    def __lt__(self, other: Any, /) -> Array: ...
+    def __le__(self, other: Any, /) -> Array: ...
+    def __gt__(self, other: Any, /) -> Array: ...
+    def __ge__(self, other: Any, /) -> Array: ...
+    def __and__(self, other: Any, /) -> Array: ...
+    def __or__(self, other: Any, /) -> Array: ...
+    def __float__(self) -> float: ...
+    def __bool__(self) -> bool: ...
+
+
+A = TypeVar("A", bound=Array)
+"""One library's arrays: what goes in as NumPy, torch or JAX comes out as the same."""
+
+
+class Elementwise(Protocol):
+    """A function of every element by itself, for arrays of any library."""
+
+    def __call__(self, x: A, /) -> A: ...
+
+
+Numbers = Array | Sequence[Any] | float
+"""What users hand over: an array, or Python numbers in lists."""
 
 Float64 = npt.NDArray[np.float64]
 
 
-def is_torch(x: object) -> bool:
+class Namespace(Protocol):
+    """The functions of the array API standard that this package calls; `namespace` finds a library's own."""
+
+    bool: Any
+    float32: Any
+    inf: float
+
+    def abs(self, x: A, /) -> A: ...
+    def any(self, x: A, /, *, axis: int | None = None) -> A: ...
+    def arange(self, stop: int, /, *, dtype: Any = None, device: Any = None) -> Array: ...
+    def argsort(self, x: A, /, *, axis: int = -1, descending: bool = False) -> A: ...
+    def asarray(self, x: Any, /, *, dtype: Any = None, device: Any = None) -> Array: ...
+    def astype(self, x: A, dtype: Any, /, *, copy: bool = True) -> A: ...
+    def clip(self, x: A, /, min: Any = None, max: Any = None) -> A: ...
+    def concat(self, arrays: Sequence[A], /, *, axis: int = 0) -> A: ...
+    def cosh(self, x: A, /) -> A: ...
+    def cumsum(self, x: A, /, *, axis: int) -> A: ...
+    def cumulative_sum(self, x: A, /, *, axis: int) -> A: ...
+    def exp(self, x: A, /) -> A: ...
+    def expm1(self, x: A, /) -> A: ...
+    def finfo(self, dtype: Any, /) -> Any: ...
+    def flip(self, x: A, /, *, axis: int) -> A: ...
+    def isdtype(self, dtype: Any, kind: str, /) -> bool: ...
+    def log(self, x: A, /) -> A: ...
+    def log1p(self, x: A, /) -> A: ...
+    def matmul(self, x: A, y: A, /) -> A: ...
+    def max(self, x: A, /, *, axis: int | None = None, keepdims: bool = False) -> A: ...
+    def mean(self, x: A, /, *, axis: int | None = None, keepdims: bool = False) -> A: ...
+    def ones_like(self, x: A, /, *, dtype: Any = None) -> A: ...
+    def reshape(self, x: A, shape: tuple[int, ...], /) -> A: ...
+    def sinh(self, x: A, /) -> A: ...
+    def sum(self, x: A, /, *, axis: int | None = None, keepdims: bool = False) -> A: ...
+    def take(self, x: A, indices: Array, /, *, axis: int) -> A: ...
+    def where(self, condition: Array, x: A, y: A | float, /) -> A: ...
+    def zeros_like(self, x: A, /, *, dtype: Any = None) -> A: ...
+
+
+def is_torch(x: object) -> TypeGuard[torch.Tensor]:
     """Whether x is a torch tensor; never imports torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def is_jax(x: object) -> bool:
+def is_jax(x: object) -> TypeGuard[jax.Array]:
     """Whether x is a JAX array; never imports JAX."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(x, jax.Array)
 
 
-def namespace(*arrays: Array) -> Any:
+def namespace(*arrays: Array) -> Namespace:
     """The array-API namespace that all arrays share."""
+    library: Any
     if is_torch(arrays[0]):
-        import array_api_compat.torch as xp
+        import array_api_compat.torch as library
+    else:
+        library = array_api_compat.array_namespace(*arrays)
+    found: Namespace = library
+    return found
 
-        return xp
-    return array_api_compat.array_namespace(*arrays)
 
-
-def stop_gradient(x: Array) -> Array:
+def stop_gradient(x: A) -> A:
     """The same numbers, through which no gradient flows."""
-    if is_torch(x):
-        return x.detach()
-    if is_jax(x):
-        return sys.modules["jax"].lax.stop_gradient(x)
-    return x
+    fixed: Any = x.detach() if is_torch(x) else sys.modules["jax"].lax.stop_gradient(x) if is_jax(x) else x
+    same: A = fixed
+    return same
 
 
-def cumulative_sum(x: Array) -> Array:
+def cumulative_sum(x: A) -> A:
     """Sums along the last axis; the compat layer's own version does not trace under torch.compile."""
     xp = namespace(x)
     return xp.cumsum(x, axis=-1) if is_torch(x) or is_jax(x) else xp.cumulative_sum(x, axis=-1)
 
 
-def at_least_float32(x: Array, name: str = "log_ratio") -> Array:
+@overload
+def at_least_float32(x: A, name: str = ...) -> A: ...
+@overload
+def at_least_float32(x: Numbers, name: str = ...) -> Array: ...
+def at_least_float32(x: Numbers, name: str = "log_ratio") -> Array:
     """x as an array in float32 or wider: half precision is widened, Python numbers become float64.
 
     Raises:
         InputError: x does not hold real floating-point numbers.
     """
-    if isinstance(x, float | int | list | tuple):
-        x = np.asarray(x, dtype=np.float64)
-    xp = namespace(x)
-    if str(x.dtype).endswith("float16"):
-        return xp.astype(x, xp.float32)
-    if not xp.isdtype(x.dtype, "real floating"):
-        raise InputError(f"{name} holds {x.dtype}, but floating-point numbers in nats are needed: convert it first")
-    return x
+    array: Array = np.asarray(x, dtype=np.float64) if isinstance(x, float | int | Sequence) else x
+    xp = namespace(array)
+    if str(array.dtype).endswith("float16"):
+        return xp.astype(array, xp.float32)
+    if not xp.isdtype(array.dtype, "real floating"):
+        raise InputError(f"{name} holds {array.dtype}, but floating-point numbers in nats are needed: convert it first")
+    return array
 
 
-def to_numpy(x: Array) -> npt.NDArray[Any]:
+def to_numpy(x: Numbers) -> npt.NDArray[Any]:
     """x on the host as NumPy, without its gradient; bfloat16 and float16 come as float32."""
     if is_torch(x):
         x = x.detach().cpu()

@@ -1,30 +1,144 @@
-"""What a job shows besides its numbers, as plain data: tables of text and charts of series.
+"""What a job has to say, as plain data: headings, a verdict, notes, facts, tables, charts and heat-maps.
 
-The rooms below the faces fill them; `kullback.report` draws them on a terminal, in Markdown or as a picture.
+Jobs write documents, and the faces in `kullback.report` draw them on a terminal, in Markdown or in HTML without
+knowing which job wrote them. Numbers stay numbers, each with the form it is shown in: `text_of` is the one place that
+rounds, so no face reads a number out of prose or rounds what another one rounded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import floor, isfinite, isnan, log10
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from kullback.arrays import Float64
 
+Record = dict[str, Any]
+"""Plain values for JSON."""
+
+Tone = Literal["plain", "quiet", "good", "warning", "bad", "hint"]
+"""What a passage is to its reader; a face has a colour for each."""
+
 Style = Literal["line", "dashed", "points"]
+
+MISSING = "–"
+"""What stands where a number is not to be had."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number and how it is shown: a format of Python's, such as ``.3g``, ``,.0f`` or ``.2%``, and a unit."""
+
+    value: float
+    form: str = ".4g"
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return format(self.value, self.form) + self.unit if isfinite(self.value) else MISSING
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """A number with its standard error, shown to two digits of the error: ``2.81 ± 0.20``."""
+
+    value: float
+    stderr: float
+
+    def __str__(self) -> str:
+        digits = 2 if not self.stderr > 0 or not isfinite(self.stderr) else max(2, 1 - floor(log10(self.stderr)))
+        value = f"{self.value:.{digits}f}"
+        return value if isnan(self.stderr) else f"{value} ± {self.stderr:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Two bounds, shown to two digits of the width; `scale` and `unit` as in 100 and ``%``."""
+
+    low: float
+    high: float
+    scale: float = 1.0
+    unit: str = ""
+
+    def __str__(self) -> str:
+        low, high = self.scale * self.low, self.scale * self.high
+        if isnan(low) or isnan(high):
+            return MISSING
+        width = high - low
+        digits = 2 if not isfinite(width) or width <= 0 else min(8, max(2, 1 - floor(log10(width))))
+        return f"[{low:.{digits}f}{self.unit}, {high:.{digits}f}{self.unit}]"
+
+
+Cell = str | Number | Uncertain | Interval
+"""What stands in a table or beside a fact: words, or numbers that are still numbers."""
+
+
+def text_of(cell: Cell) -> str:
+    """A cell as every face shows it."""
+    return str(cell)
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a document; level 2 is a section."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer in one or two sentences."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Pairs of a name and what is so, one a line."""
+
+    rows: tuple[tuple[str, Cell], ...]
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that was found: its code or name, what it is, and notes on why it matters and what to do."""
+
+    label: str
+    text: str
+    notes: tuple[Note, ...] = ()
+    tone: Tone = "bad"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy, never wrapped."""
+
+    text: str
+    language: str = "python"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of text."""
+    """A titled table: one cell a column in every row."""
 
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     wide: tuple[str, ...] = ()
     """Columns that a terminal has no room for."""
     right: tuple[str, ...] = ()
@@ -106,5 +220,62 @@ class Chart:
                 yield from (f"{x:.3g} {y:.3g}" for x, y in zip(series.x, series.y, strict=True))
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+@dataclass(frozen=True)
+class HeatMap:
+    """A matrix of numbers, darker where larger: rows by columns, each with its label."""
+
+    title: str
+    note: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Float64
+    form: str = ".3g"
+
+
+Block = Heading | Verdict | Note | Facts | Item | Code | Table | Chart | HeatMap
+
+
+@dataclass(frozen=True)
+class Document:
+    """Everything a job has to say, in reading order."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    subtitle: str = ""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Its tables, in order."""
+        return tuple(block for block in self.blocks if isinstance(block, Table))
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        """Its charts, in order."""
+        return tuple(block for block in self.blocks if isinstance(block, Chart))
+
+
+class Outcome(Protocol):
+    """What a job returns: numbers for machines and a document for people."""
+
+    def to_dict(self) -> Record:
+        """Plain values for JSON."""
+        ...
+
+    def document(self) -> Document:
+        """What it has to say."""
+        ...
+
+
+def plain(record: Any) -> Any:
+    """A record of dicts, lists and numbers as JSON knows them: numbers that are not finite become None."""
+    if isinstance(record, Mapping):
+        return {key: plain(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [plain(value) for value in record]
+    if isinstance(record, float):
+        return float(record) if isfinite(record) else None
+    return record
+
+
+def _line(cells: Sequence[Cell]) -> str:
+    return "| " + " | ".join(text_of(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from kullback.arrays import Array, namespace
+from kullback.arrays import Array, Namespace, namespace
 from kullback.families import Family
 
 Place = Literal["sequence", "state", "sampled"]
-Divergence = Callable[[Array, Array, Any], Array]
+Divergence = Callable[[Array, Array, Namespace], Array]
 
 
 class ExactWorld(Protocol):
@@ -69,57 +69,57 @@ class Target:
         return self.name.upper()
 
 
-def _reverse_kl(q: Array, p: Array, xp: Any) -> Array:
+def _reverse_kl(q: Array, p: Array, xp: Namespace) -> Array:
     mass = xp.exp(q)
     return xp.sum(mass * xp.where(mass > 0, q - p, 0.0 * mass), axis=-1)
 
 
-def _forward_kl(q: Array, p: Array, xp: Any) -> Array:
+def _forward_kl(q: Array, p: Array, xp: Namespace) -> Array:
     return _reverse_kl(p, q, xp)
 
 
-def _kl_gap(q: Array, p: Array, xp: Any) -> Array:
+def _kl_gap(q: Array, p: Array, xp: Namespace) -> Array:
     return _reverse_kl(q, p, xp) - _reverse_kl(p, q, xp)
 
 
-def _jeffreys(q: Array, p: Array, xp: Any) -> Array:
+def _jeffreys(q: Array, p: Array, xp: Namespace) -> Array:
     return _reverse_kl(q, p, xp) + _reverse_kl(p, q, xp)
 
 
-def _pearson(q: Array, p: Array, xp: Any) -> Array:
+def _pearson(q: Array, p: Array, xp: Namespace) -> Array:
     return xp.sum((xp.exp(p) - xp.exp(q)) ** 2 / xp.exp(q), axis=-1)
 
 
-def _neyman(q: Array, p: Array, xp: Any) -> Array:
+def _neyman(q: Array, p: Array, xp: Namespace) -> Array:
     return _pearson(p, q, xp)
 
 
-def _hellinger(q: Array, p: Array, xp: Any) -> Array:
+def _hellinger(q: Array, p: Array, xp: Namespace) -> Array:
     return 0.5 * xp.sum((xp.exp(q / 2) - xp.exp(p / 2)) ** 2, axis=-1)
 
 
-def _skewed(q: Array, p: Array, xp: Any, weight: float) -> Array:
+def _skewed(q: Array, p: Array, xp: Namespace, weight: float) -> Array:
     return _reverse_kl(q, xp.log((1 - weight) * xp.exp(q) + weight * xp.exp(p)), xp)
 
 
-def _jensen_shannon(q: Array, p: Array, xp: Any) -> Array:
+def _jensen_shannon(q: Array, p: Array, xp: Namespace) -> Array:
     return 0.5 * (_skewed(q, p, xp, 0.5) + _skewed(p, q, xp, 0.5))
 
 
-def _total_variation(q: Array, p: Array, xp: Any) -> Array:
+def _total_variation(q: Array, p: Array, xp: Namespace) -> Array:
     return 0.5 * xp.sum(xp.abs(xp.exp(q) - xp.exp(p)), axis=-1)
 
 
-def _cross_entropy(q: Array, p: Array, xp: Any) -> Array:
+def _cross_entropy(q: Array, p: Array, xp: Namespace) -> Array:
     mass = xp.exp(q)
     return xp.sum(mass * xp.where(mass > 0, -p, 0.0 * mass), axis=-1)
 
 
-def _entropy(q: Array, p: Array, xp: Any) -> Array:
+def _entropy(q: Array, p: Array, xp: Namespace) -> Array:
     return _cross_entropy(q, q, xp)
 
 
-def _zero(q: Array, p: Array, xp: Any) -> Array:
+def _zero(q: Array, p: Array, xp: Namespace) -> Array:
     return xp.sum(0.0 * xp.exp(q), axis=-1)
 
 
@@ -158,7 +158,7 @@ STATEWISE_CROSS_ENTROPY = Target(
 def alpha_divergence(alpha: float, place: Place = "sequence") -> Target:
     """Amari's divergence (Σ q^α p^(1−α) − 1) / (α(α − 1)), α ≠ 0, 1."""
 
-    def divergence(q: Array, p: Array, xp: Any) -> Array:
+    def divergence(q: Array, p: Array, xp: Namespace) -> Array:
         return (xp.sum(xp.exp(alpha * q + (1 - alpha) * p), axis=-1) - 1) / (alpha * (alpha - 1))
 
     formula = f"D_α={alpha:g}(q‖p) (Amari)"
@@ -169,7 +169,7 @@ def alpha_divergence(alpha: float, place: Place = "sequence") -> Target:
 def skew_kl(weight: float, place: Place = "sequence") -> Target:
     """The skewed divergence KL(q ‖ (1−β)q + βp)."""
 
-    def divergence(q: Array, p: Array, xp: Any) -> Array:
+    def divergence(q: Array, p: Array, xp: Namespace) -> Array:
         return _skewed(q, p, xp, weight)
 
     return _placed(f"skew_{weight:g}", f"KL(q‖{1 - weight:g}q + {weight:g}p)", place, divergence)

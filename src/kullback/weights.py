@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kullback.arrays import Array, cumulative_sum, namespace
+from kullback.arrays import A, Array, cumulative_sum, namespace
 from kullback.errors import InputError
+
+__all__ = ["SELF_NORMALISED", "Masked", "Truncated", "Truncation", "cumulative_weights"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ SELF_NORMALISED = Truncation(
 )
 
 
-def cumulative_weights(log_weights: Array) -> tuple[Array, Array]:
+def cumulative_weights(log_weights: A) -> tuple[A, A]:
     """ρ_{1:t} and ρ_{1:t−1} from per-token log-weights (batch, time) that are 0 at masked tokens."""
     xp = namespace(log_weights)
     total = cumulative_sum(log_weights)

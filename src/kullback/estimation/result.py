@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kullback.documents import Uncertain, plain
 from kullback.errors import InputError
 from kullback.estimation.intervals import skewed_interval
 
@@ -98,17 +99,10 @@ class Estimate:
         }
         return dict(plain(record))
 
+    @property
+    def rounded(self) -> Uncertain:
+        """The value with its error, as every face shows them."""
+        return Uncertain(self.value, self.stderr)
+
     def __str__(self) -> str:
-        digits = 2 if not self.stderr > 0 or np.isinf(self.stderr) else max(2, 1 - int(np.floor(np.log10(self.stderr))))
-        return f"{self.value:.{digits}f} ± {self.stderr:.{digits}f} nats/{self.unit} (n={self.n})"
-
-
-def plain(record: Any) -> Any:
-    """A record of dicts, lists and numbers as JSON knows them: numbers that are not finite become None."""
-    if isinstance(record, dict):
-        return {key: plain(value) for key, value in record.items()}
-    if isinstance(record, list | tuple):
-        return [plain(value) for value in record]
-    if isinstance(record, float):
-        return float(record) if np.isfinite(record) else None
-    return record
+        return f"{self.rounded} nats/{self.unit} (n={self.n})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from kullback import targets
-from kullback.arrays import Array, at_least_float32
+from kullback.arrays import A, Elementwise, Numbers, at_least_float32
 from kullback.errors import InputError
 from kullback.estimators import divergences
 from kullback.estimators.record import NOTHING, ByLevel, Estimator, Link, both
@@ -50,7 +49,7 @@ K3 = Estimator(
 )
 
 
-def _identity(token_kl: Array) -> Array:
+def _identity(token_kl: A) -> A:
     """KL(q_t‖p_t) summed over the vocabulary, at the sampled prefixes."""
     return 1.0 * token_kl
 
@@ -74,7 +73,7 @@ RAO_BLACKWELL_CONTROLLED = replace(
 )
 
 
-def _control_variate(log_ratio: Array, coefficient: float) -> Array:
+def _control_variate(log_ratio: A, coefficient: float) -> A:
     """ℓ + λ(r − 1), r = exp(−ℓ)."""
     # λ k3 + (1 − λ) k1 is the same function without the cancellation of ℓ against λ(r − 1).
     return coefficient * divergences.k3(log_ratio) + (1.0 - coefficient) * divergences.k1(log_ratio)
@@ -141,7 +140,7 @@ def Clamped(estimator: Estimator, log_ratio: float, value: float = float("inf"))
 
 def _mean_of(
     name: str,
-    fn: Callable[[Array], Array],
+    fn: Elementwise,
     statewise: Target,
     sequence: Target,
     nonnegative: bool = True,
@@ -249,7 +248,7 @@ ESTIMATORS: Family[Estimator] = Family(
 )
 
 
-def optimal_coefficient(log_ratio: Array) -> float:
+def optimal_coefficient(log_ratio: Numbers) -> float:
     """λ* = J(q,p)/χ²(p‖q), both estimated from log-ratios of samples of q: a diagnostic, not unbiased.
 
     Near 1 k3 is close to the best of the family; near 0 k1 is. The exact λ* of a small world is

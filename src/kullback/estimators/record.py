@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
-from kullback.arrays import Array, at_least_float32, is_jax, is_torch
+from kullback.arrays import A, Array, Elementwise, Numbers, at_least_float32, is_jax, is_torch
 from kullback.errors import InputError
 from kullback.targets import Target
 
@@ -93,7 +93,7 @@ class Estimator:
     """
 
     name: str
-    fn: Callable[[Array], Array]
+    fn: Elementwise
     value_of: ByLevel
     loss_gradient_of: ByLevel
     reward_gradient_of: ByLevel
@@ -103,7 +103,11 @@ class Estimator:
     controls: tuple[str, ...] = ()
     link: Link | None = None
 
-    def __call__(self, log_ratio: Array) -> Array:
+    @overload
+    def __call__(self, log_ratio: A) -> A: ...
+    @overload
+    def __call__(self, log_ratio: Numbers) -> Array: ...
+    def __call__(self, log_ratio: Numbers) -> Array:
         """The estimator's value for each log-ratio.
 
         Raises:
@@ -119,7 +123,7 @@ class Estimator:
             return self.fn(x)
         with np.errstate(all="ignore"):
             value = self.fn(x)
-        if not isinstance(x, np.ndarray | np.generic):
+        if not isinstance(x, np.ndarray | np.generic) or not isinstance(value, np.ndarray | np.generic):
             return value
         overflown = np.isinf(value) & np.isfinite(x)
         if overflown.any():
@@ -138,7 +142,7 @@ class Estimator:
         if self.reads != "log_ratio":
             return 0.0
         with np.errstate(all="ignore"):
-            return float(self.fn(np.float64(-60.0)) * np.exp(-60.0))
+            return float(self.fn(np.array(-60.0)) * np.exp(-60.0))
 
     @property
     def formula(self) -> str:

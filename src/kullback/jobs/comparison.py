@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kullback.documents import plain
 from kullback.errors import FileError, InputError, KullbackError
 from kullback.estimation.accumulator import estimate
-from kullback.estimation.result import Estimate, plain
+from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import (
     K1,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kullback.arrays import Float64
+from kullback.documents import plain
 from kullback.errors import InputError, KullbackError, StoppedError
 from kullback.estimation.accumulator import estimate
-from kullback.estimation.result import Estimate, plain
+from kullback.estimation.result import Estimate
 from kullback.estimators import RAO_BLACKWELL
 from kullback.jobs.comparison import batch_rows, loaded, prepare_output, write_json
 from kullback.jobs.interrupts import safe_interrupts

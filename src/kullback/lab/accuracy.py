@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kullback.documents import Chart, Panel, Series, Table
+from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError
-from kullback.estimation.result import plain
 
 Sweep = Literal["distance", "vocab", "horizon"]
 

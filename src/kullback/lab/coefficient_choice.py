@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table
+from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError
-from kullback.estimation.result import plain
 from kullback.oracle import reference_world
 
 BATCHES = 300_000

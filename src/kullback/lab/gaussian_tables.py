@@ -16,9 +16,8 @@ import numpy as np
 from numpy.polynomial import polynomial
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table
+from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError
-from kullback.estimation.result import plain
 from kullback.estimators.divergences import k1, k2, k3
 
 NAMES = ("k1", "k2", "k3", "k1 + λ*(r − 1)")

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table
+from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError, MissingPackageError
-from kullback.estimation.result import plain
 from kullback.estimators import K1, K3, RAO_BLACKWELL, ControlVariate, Estimator
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM, World, exact_gradient, loss_moments, reference_world

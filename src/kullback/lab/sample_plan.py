@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table
+from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError
 from kullback.estimation.accumulator import estimate
 from kullback.estimation.block import Tokens
 from kullback.estimation.controls import CONTROLS
-from kullback.estimation.result import Estimate, plain
+from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
 from kullback.jobs.comparison import TABLE

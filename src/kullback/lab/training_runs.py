@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table
+from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError, MissingPackageError
-from kullback.estimation.result import plain
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
 from kullback.jobs.local import Progress
 from kullback.losses import kl_loss, kl_reward
