@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers compare test test-slow test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-slow test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -18,6 +18,9 @@ test: .venv/dev.stamp  ## the checks and tests that every change must pass
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: .venv/dev.stamp  ## while writing: lint, types and the tests of what changed, in a minute
+	$(BIN)/python tools/check.py $(ARGS)
 
 test-slow: .venv/dev.stamp  ## the tests that take minutes
 	$(BIN)/python -m pytest -n auto -m slow $(ARGS)
