@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from math import acos, degrees, nan
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K3, RAO_BLACKWELL, ControlVariate, Estimator
+from kullback.lab.cells import Columns, numbers, settled, table_of
+from kullback.lab.outcome import ExperimentOutcome
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM, World, exact_gradient, loss_moments, reference_world
 from kullback.surrogates import SURROGATES
@@ -33,6 +35,10 @@ CHARTED = {
 """What the picture shows, and what it calls them."""
 
 ZERO_GRADIENT = 1e-9
+"""Norms of expected gradients below this, over that of ∇KL, are rounding."""
+
+ALIGNED = 1e-4
+"""Angles below this, in degrees, are rounding: the arc cosine of 1 − 1e-16 is 1e-6 degrees."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(ExperimentOutcome):
     """What `gradients` found.
 
     Attributes:
@@ -95,105 +101,17 @@ class Gradients:
     constants: tuple[Constant, ...]
     ways: tuple[tuple[str, str, float], ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return dict(plain(asdict(self)))
-
     def at(self, way: str, *, stale: bool = False) -> list[Direction]:
         """One surrogate along the distances, on- or off-policy."""
         return [row for row in self.directions if row.way == way and bool(row.staleness) == stale]
 
-    def tables(self) -> tuple[Table, ...]:
+    def document(self) -> Document:
         """Directions and variances on-policy and off-policy, the constant of f_X, and the unbiased ways."""
         stales = dict.fromkeys(row.staleness for row in self.directions)
-        ways = (self._ways(),) if self.ways else ()
-        return (*(self._directions(stale) for stale in stales), self._constants(), *ways)
-
-    def _directions(self, stale: float) -> Table:
-        rows = [row for row in self.directions if row.staleness == stale]
-        places = list(dict.fromkeys(row.distance for row in rows))
-        kls = {row.distance: row.kl for row in rows}
-        angles = tuple(f"∠ {kls[place]:.1g}" for place in places)
-        noises = tuple(f"var {kls[place]:.1g}" for place in places)
-        lines = []
-        for way in dict.fromkeys(row.way for row in rows):
-            mine = {row.distance: row for row in rows if row.way == way}
-            lines.append(
-                (
-                    way,
-                    *(_angle(mine[place].angle) for place in places),
-                    *(f"{mine[place].variance:.3g}" for place in places),
-                )
-            )
-        drawn = "the policy" if not stale else f"a policy whose logits are {stale:g} away"
-        return Table(
-            title=f"Gradients, rows drawn from {drawn}",
-            note=(
-                "∠: angle between the expected gradient and ∇KL(q‖p) of sequences, degrees, – where it is zero; var: "
-                "trace of one row's covariance over ‖∇KL(q‖p)‖². Columns: KL(q‖p) of the world, nats: "
-                + ", ".join(f"{kls[place]:.3g}" for place in places)
-                + ". Exact."
-            ),
-            columns=("surrogate", *angles, *noises),
-            rows=tuple(lines),
-            right=(*angles, *noises),
-        )
-
-    def _constants(self) -> Table:
-        columns = ("KL(q‖p), nats", "c*", "var at c*", "at 0", "at −KL", "at 1")
-        return Table(
-            title="½(c + ℓ)² of the sequence in the loss (f_X): the best constant",
-            note="Unbiased for ∇KL(q‖p) whatever c; c* = −E[ℓ‖s‖²]/E‖s‖². Variances as above. Exact.",
-            columns=columns,
-            rows=tuple(
-                tuple(f"{x:.3g}" for x in (row.kl, row.best, row.at_best, row.at_zero, row.at_mean, row.at_one))
-                for row in self.constants
-            ),
-            right=columns,
-        )
-
-    def _ways(self) -> Table:
-        worlds = tuple(dict.fromkeys(world for _, world, _ in self.ways))
-        found = {(way, world): variance for way, world, variance in self.ways}
-        return Table(
-            title="Unbiased ways to ∇KL(q‖p)",
-            note=(
-                "Trace of the exact covariance, per row, over ‖∇KL(q‖p)‖²; leave-one-out over pairs. near: KL 0.015; "
-                "apart: 0.39; crossed: the first token decides how far apart the second ones are."
-            ),
-            columns=("way to ∇KL(q‖p)", *worlds),
-            rows=tuple(
-                (way, *(f"{found[way, world]:.3g}" for world in worlds))
-                for way in dict.fromkeys(way for way, _, _ in self.ways)
-            ),
-            right=worlds,
-        )
-
-    def chart(self) -> Chart:
-        """Angle and variance over the KL, on- and off-policy."""
-        panels = []
-        for stale, title in ((False, "on-policy"), (True, "off-policy")):
-            angles, noises = [], []
-            for way, label in CHARTED.items():
-                rows = self.at(way, stale=stale)
-                if not rows:
-                    continue
-                angles.append(Series.of(label, ((row.kl, row.angle) for row in rows)))
-                noises.append(Series.of(label, ((row.kl, row.variance) for row in rows)))
-            x = "KL(q‖p), nats a sequence"
-            panels += [
-                Panel(f"direction, {title}", x, "angle to ∇KL, degrees", tuple(angles), "x", bottom=-4, top=150),
-                Panel(f"noise, {title}", x, "Var / ‖∇KL‖²", tuple(noises), "xy", bottom=0.1, top=1000),
-            ]
-        return Chart(
-            name="gradients",
-            text=(
-                "Angle between the expected gradient of six KL terms and the gradient of the sequence KL, and their "
-                "variance, against the KL, on-policy and off-policy. k1 in the reward and kl_loss stay at 0 degrees "
-                "on-policy; only kl_loss does off-policy; k1 in the loss has no expected gradient on-policy."
-            ),
-            panels=tuple(panels),
-        )
+        tables = [*(_directions(self, stale) for stale in stales), _constants(self)]
+        if self.ways:
+            tables.append(_ways(self))
+        return Document("Whose gradient every KL term follows", (*tables, _chart(self)))
 
 
 def gradients(
@@ -344,12 +262,96 @@ def _constant(distance: float) -> Constant:
     return Constant(distance, kl, best, variance(best), zero, one, variance(-kl))
 
 
-def _angle(angle: float) -> str:
-    return "–" if np.isnan(angle) else "0" if angle < 1e-4 else f"{angle:.3g}"
-
-
 def _require_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
         raise MissingPackageError("torch", "torch") from None
+
+
+def _directions(found: Gradients, stale: float) -> Table:
+    rows = [row for row in found.directions if row.staleness == stale]
+    kls = {row.distance: row.kl for row in rows}
+    at = {(row.way, row.distance): row for row in rows}
+    angles = tuple(f"∠ {kl:.1g}" for kl in kls.values())
+    noises = tuple(f"var {kl:.1g}" for kl in kls.values())
+    drawn = "the policy" if not stale else f"a policy whose logits are {stale:g} away"
+    return Table(
+        title=f"Gradients, rows drawn from {drawn}",
+        note=(
+            "∠: angle between the expected gradient and ∇KL(q‖p) of sequences, degrees, – where it is zero; var: "
+            "trace of one row's covariance over ‖∇KL(q‖p)‖². Columns: KL(q‖p) of the world, nats: "
+            + ", ".join(f"{kl:.3g}" for kl in kls.values())
+            + ". Exact."
+        ),
+        columns=("surrogate", *angles, *noises),
+        rows=tuple(
+            (
+                way,
+                *numbers(settled(at[way, place].angle, ALIGNED) for place in kls),
+                *numbers(at[way, place].variance for place in kls),
+            )
+            for way in dict.fromkeys(row.way for row in rows)
+        ),
+        right=(*angles, *noises),
+    )
+
+
+def _constants(found: Gradients) -> Table:
+    return table_of(
+        found.constants,
+        CONSTANTS,
+        title="½(c + ℓ)² of the sequence in the loss (f_X): the best constant",
+        note="Unbiased for ∇KL(q‖p) whatever c; c* = −E[ℓ‖s‖²]/E‖s‖². Variances as above. Exact.",
+    )
+
+
+CONSTANTS: Columns[Constant] = {
+    "KL(q‖p), nats": lambda row: Number(row.kl, ".3g"),
+    "c*": lambda row: Number(row.best, ".3g"),
+    "var at c*": lambda row: Number(row.at_best, ".3g"),
+    "at 0": lambda row: Number(row.at_zero, ".3g"),
+    "at −KL": lambda row: Number(row.at_mean, ".3g"),
+    "at 1": lambda row: Number(row.at_one, ".3g"),
+}
+
+
+def _ways(found: Gradients) -> Table:
+    ways = dict.fromkeys(way for way, _, _ in found.ways)
+    worlds = tuple(dict.fromkeys(world for _, world, _ in found.ways))
+    at = {(way, world): variance for way, world, variance in found.ways}
+    return Table(
+        title="Unbiased ways to ∇KL(q‖p)",
+        note=(
+            "Trace of the exact covariance, per row, over ‖∇KL(q‖p)‖²; leave-one-out over pairs. near: KL 0.015; "
+            "apart: 0.39; crossed: the first token decides how far apart the second ones are."
+        ),
+        columns=("way to ∇KL(q‖p)", *worlds),
+        rows=tuple(
+            (way, *numbers(at[way, world] for world in worlds))
+            for way in dict.fromkeys(way for way, _, _ in found.ways)
+        ),
+        right=worlds,
+    )
+
+
+def _chart(found: Gradients) -> Chart:
+    panels = []
+    for stale, title in ((False, "on-policy"), (True, "off-policy")):
+        charted = {label: rows for way, label in CHARTED.items() if (rows := found.at(way, stale=stale))}
+        angles = tuple(Series.of(label, ((row.kl, row.angle) for row in rows)) for label, rows in charted.items())
+        noises = tuple(Series.of(label, ((row.kl, row.variance) for row in rows)) for label, rows in charted.items())
+        x = "KL(q‖p), nats a sequence"
+        panels += [
+            Panel(f"direction, {title}", x, "angle to ∇KL, degrees", angles, "x", bottom=-4, top=150),
+            Panel(f"noise, {title}", x, "Var / ‖∇KL‖²", noises, "xy", bottom=0.1, top=1000),
+        ]
+    return Chart(
+        name="gradients",
+        text=(
+            "Angle between the expected gradient of six KL terms and the gradient of the sequence KL, and their "
+            "variance, against the KL, on-policy and off-policy. k1 in the reward and kl_loss stay at 0 degrees "
+            "on-policy; only kl_loss does off-policy; k1 in the loss has no expected gradient on-policy."
+        ),
+        panels=tuple(panels),
+    )

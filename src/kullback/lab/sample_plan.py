@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, sqrt
+from math import ceil, nan, sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.documents import MISSING, Chart, Document, Number, Panel, Record, Series, plain
 from kullback.errors import InputError
 from kullback.estimation.accumulator import estimate
 from kullback.estimation.block import Tokens
@@ -24,6 +23,8 @@ from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
 from kullback.jobs.comparison import TABLE
+from kullback.lab.cells import Columns, Span, table_of
+from kullback.lab.outcome import ExperimentOutcome
 from kullback.rollouts.table import Rollout, read_rollouts, to_sequences
 
 MOST = 1024
@@ -74,7 +75,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ExperimentOutcome):
     """What `plan` found.
 
     Attributes:
@@ -101,56 +102,14 @@ class Plan:
         possible = [row for row in self.rows if row.tokens is not None]
         return min(possible, key=lambda row: (bool(row.pilot.warnings), row.tokens), default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Record:
         """What ``--json`` prints."""
         rows = [{**asdict(row), "pilot": row.pilot.to_dict(), "sequences": row.sequences} for row in self.rows]
         return dict(plain({**asdict(self), "rows": rows}))
 
-    def tables(self) -> tuple[Table, ...]:
-        """What each estimator needs."""
-        columns = ("nats/sequence", "σ prompts", "σ within", "prompts", "samples", "sequences", "90% range", "tokens")
-        best = self.cheapest
-        fewest = max(row.least_prompts for row in self.rows)
-        advice = (
-            f"No estimator reaches it: have at least {fewest:,} prompts."
-            if best is None
-            else f"Cheapest: {best.estimator} ({best.level}), {best.prompts:,} prompts × {best.samples}."
-        )
-        doubtful = [f"{row.estimator} ({row.level})" for row in self.rows if row.pilot.warnings]
-        warned = f" Not to be trusted (heavy tails or worse in the pilot): {', '.join(doubtful)}." if doubtful else ""
-        return (
-            Table(
-                title=f"For a standard error of {self.wished:.3g} nats a sequence",
-                note=(
-                    f"{advice}{warned} Pilot: {self.pilot_sequences:,} sequences of {self.pilot_prompts} prompts, "
-                    f"{self.completion_tokens:.1f} tokens each. σ: standard deviation between prompts' means, and of "
-                    "samples of one prompt. tokens: to generate; scoring them is not counted. 90% range: of the "
-                    "sequences, over resampled pilots."
-                ),
-                columns=("estimator", "level", *columns),
-                rows=tuple(_cells(row) for row in self.rows),
-                right=columns,
-            ),
-        )
-
-    def chart(self) -> Chart:
-        """Tokens against samples a prompt, for the wished error."""
-        samples = np.unique(np.geomspace(1, 64, 25).astype(int))
-        series = tuple(
-            Series.of(
-                f"{row.estimator}, {row.level}",
-                ((m, _prompts(row.components, int(m), self.wished) * m * self.completion_tokens) for m in samples),
-            )
-            for row in self.rows
-        )
-        return Chart(
-            name="plan",
-            text=(
-                f"Tokens to generate for a standard error of {self.wished:.3g} nats a sequence, against the samples "
-                "drawn of each prompt, by estimator."
-            ),
-            panels=(Panel(f"standard error {self.wished:.3g} nats", "samples a prompt", "tokens", series, "xy"),),
-        )
+    def document(self) -> Document:
+        """What each estimator needs, and tokens against samples a prompt, for the wished error."""
+        return _document(self)
 
 
 def plan(
@@ -340,16 +299,66 @@ def _estimated(batch: Sequences, estimator: Estimator, level: Level) -> tuple[Es
     return value, together
 
 
-def _cells(row: PlanRow) -> tuple[str, ...]:
-    start = (
-        row.estimator,
-        row.level,
-        str(row.pilot).partition(" nats/")[0],
-        f"{row.components.between:.3g}",
-        f"{row.components.within:.3g}",
+def _document(found: Plan) -> Document:
+    table = table_of(
+        found.rows,
+        COLUMNS,
+        title=f"For a standard error of {found.wished:.3g} nats a sequence",
+        note=(
+            f"{_advice(found)} Pilot: {found.pilot_sequences:,} sequences of {found.pilot_prompts} prompts, "
+            f"{found.completion_tokens:.1f} tokens each. σ: standard deviation between prompts' means, and of "
+            "samples of one prompt. tokens: to generate; scoring them is not counted. 90% range: of the "
+            "sequences, over resampled pilots."
+        ),
+        words=2,
     )
-    if row.prompts is None or row.samples is None or row.sequences is None or row.tokens is None:
-        return (*start, f"> {row.least_prompts:,}", "–", "–", "–", "–")
-    high = "∞" if np.isinf(row.high) else f"{row.high:,.0f}"
-    numbers = (f"{row.prompts:,}", str(row.samples), f"{row.sequences:,}", f"{row.low:,.0f} to {high}")
-    return (*start, *numbers, f"{row.tokens:,.0f}")
+    return Document("How many prompts and samples to draw", (table, _chart(found)))
+
+
+def _advice(found: Plan) -> str:
+    """What to draw, and which estimators not to trust."""
+    best = found.cheapest
+    advice = (
+        f"No estimator reaches it: have at least {max(row.least_prompts for row in found.rows):,} prompts."
+        if best is None
+        else f"Cheapest: {best.estimator} ({best.level}), {best.prompts:,} prompts × {best.samples}."
+    )
+    doubtful = ", ".join(f"{row.estimator} ({row.level})" for row in found.rows if row.pilot.warnings)
+    return f"{advice} Not to be trusted (heavy tails or worse in the pilot): {doubtful}." if doubtful else advice
+
+
+COLUMNS: Columns[PlanRow] = {
+    "estimator": lambda row: row.estimator,
+    "level": lambda row: row.level,
+    "nats/sequence": lambda row: row.pilot.rounded,
+    "σ prompts": lambda row: Number(row.components.between, ".3g"),
+    "σ within": lambda row: Number(row.components.within, ".3g"),
+    "prompts": lambda row: f"> {row.least_prompts:,}" if row.prompts is None else Number(row.prompts, ",.0f"),
+    "samples": lambda row: _count(row.samples, ".0f"),
+    "sequences": lambda row: _count(row.sequences),
+    "90% range": lambda row: MISSING if row.prompts is None else Span(row.low, row.high),
+    "tokens": lambda row: _count(row.tokens),
+}
+
+
+def _count(number: float | None, form: str = ",.0f") -> Number:
+    return Number(nan if number is None else number, form)
+
+
+def _chart(found: Plan) -> Chart:
+    samples = [int(m) for m in np.unique(np.geomspace(1, 64, 25).astype(int))]
+    series = tuple(
+        Series.of(
+            f"{row.estimator}, {row.level}",
+            ((m, _prompts(row.components, m, found.wished) * m * found.completion_tokens) for m in samples),
+        )
+        for row in found.rows
+    )
+    return Chart(
+        name="plan",
+        text=(
+            f"Tokens to generate for a standard error of {found.wished:.3g} nats a sequence, against the samples "
+            "drawn of each prompt, by estimator."
+        ),
+        panels=(Panel(f"standard error {found.wished:.3g} nats", "samples a prompt", "tokens", series, "xy"),),
+    )

@@ -8,17 +8,19 @@ q* ∝ p·exp(R/β), and so is the exact KL at every step. All seeds and all β 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
 from kullback.jobs.local import Progress
+from kullback.lab.cells import Columns, Fixed, table_of
+from kullback.lab.outcome import ExperimentOutcome
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM
 from kullback.surrogates import SURROGATES
@@ -92,7 +94,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(ExperimentOutcome):
     """What `training` found.
 
     Attributes:
@@ -107,10 +109,6 @@ class Training:
     runs: tuple[Run, ...]
     frontier: tuple[tuple[float, float], ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return dict(plain(asdict(self)))
-
     def of(self, arm: str) -> list[Run]:
         """One KL term, by β."""
         return [run for run in self.runs if run.arm == arm]
@@ -120,75 +118,9 @@ class Training:
         """The penalties' weights."""
         return tuple(dict.fromkeys(run.beta for run in self.runs))
 
-    def tables(self) -> tuple[Table, ...]:
-        """A table for each β."""
-        return tuple(self._table(beta) for beta in self.betas)
-
-    def _table(self, beta: float) -> Table:
-        rows = [run for run in self.runs if run.beta == beta]
-        columns = ("reward", "exact KL", "logged KL", "shortfall")
-        return Table(
-            title=f"β = {beta:g}: the optimum has reward {rows[0].best_reward:.3f} and KL {rows[0].best_kl:.3f}",
-            note=(
-                f"{self.steps} steps of {self.samples} samples, {self.seeds} seeds; the last quarter, ± standard error "
-                "over seeds; KL(q‖p) in nats a sequence. shortfall: 0% is the optimum of E[R] − β KL, 100% the "
-                "reference."
-            ),
-            columns=("KL term", *columns),
-            rows=tuple(
-                (
-                    run.arm,
-                    f"{run.reward:.3f} ± {run.reward_stderr:.3f}",
-                    f"{run.kl:.3f} ± {run.kl_stderr:.3f}",
-                    f"{run.logged:.3f}",
-                    f"{100 * run.shortfall:.1f}%",
-                )
-                for run in rows
-            ),
-            right=columns,
-        )
-
-    def chart(self) -> Chart:
-        """Reward against exact KL, and the exact KL along the steps at the first β."""
-        best = Series.of("optimum", ((kl, reward) for reward, kl in self.frontier))
-        names = tuple(dict.fromkeys(run.arm for run in self.runs))
-        steps = range(EVERY, EVERY * len(self.runs[0].curve) + 1, EVERY)
-        target, most = self.runs[0].best_kl, max(run.kl for run in self.runs)
-        return Chart(
-            name="training",
-            text=(
-                f"Training with {', '.join(names)}. Reward against exact KL at the end, at β of "
-                f"{', '.join(f'{beta:g}' for beta in self.betas)}, with the optimum of every β; exact KL along the "
-                f"steps at β = {self.betas[0]:g}, whose optimum has {target:.2f} nats; and the KL that the trainer "
-                "logs against the exact one."
-            ),
-            panels=(
-                Panel("at the end", "exact KL(q‖p), nats", "reward", (best, *self._points(names, "kl", "reward"))),
-                Panel(
-                    f"β = {self.betas[0]:g}",
-                    "step",
-                    "exact KL(q‖p), nats",
-                    (
-                        Series.of("optimum", ((step, target) for step in steps)),
-                        *(Series.of(name, zip(steps, self.of(name)[0].curve, strict=True)) for name in names),
-                    ),
-                ),
-                Panel(
-                    "what the log says",
-                    "exact KL(q‖p), nats",
-                    "logged KL, nats",
-                    (
-                        *self._points(names, "kl", "logged"),
-                        Series.of("logged = exact", ((0.0, 0.0), (most, most)), "dashed"),
-                    ),
-                ),
-            ),
-        )
-
-    def _points(self, names: Sequence[str], x: str, y: str) -> tuple[Series, ...]:
-        return tuple(
-            Series.of(name, ((getattr(run, x), getattr(run, y)) for run in self.of(name)), "points") for name in names
-        )
+    def document(self) -> Document:
+        """A table for each β; reward against exact KL, and the exact KL along the steps at the first β."""
+        return Document("Training with each KL term", (*(_table(self, beta) for beta in self.betas), _chart(self)))
 
 
 def _in_loss(name: str) -> Penalty:
@@ -424,3 +356,66 @@ def _logged(arm: Arm, batch: Batch) -> torch.Tensor:
 
 def _stderr(values: Float64) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def _table(found: Training, beta: float) -> Table:
+    runs = [run for run in found.runs if run.beta == beta]
+    return table_of(
+        runs,
+        COLUMNS,
+        title=f"β = {beta:g}: the optimum has reward {runs[0].best_reward:.3f} and KL {runs[0].best_kl:.3f}",
+        note=(
+            f"{found.steps} steps of {found.samples} samples, {found.seeds} seeds; the last quarter, ± standard error "
+            "over seeds; KL(q‖p) in nats a sequence. shortfall: 0% is the optimum of E[R] − β KL, 100% the reference."
+        ),
+        words=1,
+    )
+
+
+COLUMNS: Columns[Run] = {
+    "KL term": lambda run: run.arm,
+    "reward": lambda run: Fixed(run.reward, run.reward_stderr),
+    "exact KL": lambda run: Fixed(run.kl, run.kl_stderr),
+    "logged KL": lambda run: Number(run.logged, ".3f"),
+    "shortfall": lambda run: Number(run.shortfall, ".1%"),
+}
+
+
+def _chart(found: Training) -> Chart:
+    names = tuple(dict.fromkeys(run.arm for run in found.runs))
+    target, beta = found.runs[0].best_kl, found.betas[0]
+    return Chart(
+        name="training",
+        text=(
+            f"Training with {', '.join(names)}. Reward against exact KL at the end, at β of "
+            f"{', '.join(f'{beta:g}' for beta in found.betas)}, with the optimum of every β; exact KL along the "
+            f"steps at β = {beta:g}, whose optimum has {target:.2f} nats; and the KL that the trainer logs against "
+            "the exact one."
+        ),
+        panels=(_at_the_end(found, names), _along_the_steps(found, names), _logs(found, names)),
+    )
+
+
+def _at_the_end(found: Training, names: Sequence[str]) -> Panel:
+    best = Series.of("optimum", ((kl, reward) for reward, kl in found.frontier))
+    return Panel("at the end", "exact KL(q‖p), nats", "reward", (best, *_points(found, names, "kl", "reward")))
+
+
+def _along_the_steps(found: Training, names: Sequence[str]) -> Panel:
+    steps = range(EVERY, EVERY * len(found.runs[0].curve) + 1, EVERY)
+    optimum = Series.of("optimum", ((step, found.runs[0].best_kl) for step in steps))
+    curves = (Series.of(name, zip(steps, found.of(name)[0].curve, strict=True)) for name in names)
+    return Panel(f"β = {found.betas[0]:g}", "step", "exact KL(q‖p), nats", (optimum, *curves))
+
+
+def _logs(found: Training, names: Sequence[str]) -> Panel:
+    most = max(run.kl for run in found.runs)
+    same = Series.of("logged = exact", ((0.0, 0.0), (most, most)), "dashed")
+    points = _points(found, names, "kl", "logged")
+    return Panel("what the log says", "exact KL(q‖p), nats", "logged KL, nats", (*points, same))
+
+
+def _points(found: Training, names: Sequence[str], x: str, y: str) -> tuple[Series, ...]:
+    return tuple(
+        Series.of(name, ((getattr(run, x), getattr(run, y)) for run in found.of(name)), "points") for name in names
+    )
