@@ -30,7 +30,7 @@ UNBIASED = 1e-9
 
 
 @dataclass(frozen=True)
-class Setting:
+class PairSetting:
     """A pair of models: how many tokens there are, how long sequences get, how far the policy's logits moved."""
 
     vocab: int
@@ -39,7 +39,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Moments:
+class SequenceMoments:
     """What an estimator makes of one sequence of one world, exactly: the truth, its mean and its variance."""
 
     estimator: str
@@ -62,7 +62,7 @@ class Accuracy:
     """
 
     sweep: Sweep
-    setting: Setting
+    setting: PairSetting
     estimator: str
     kl: float
     bias: float
@@ -111,8 +111,8 @@ class Accuracies(ExperimentOutcome):
 
 def measured(
     name: str,
-    world: Callable[[Setting, np.random.Generator], Sequence[Moments]],
-    base: Setting,
+    world: Callable[[PairSetting, np.random.Generator], Sequence[SequenceMoments]],
+    base: PairSetting,
     sweeps: dict[Sweep, Sequence[float]],
     *,
     samples: int,
@@ -131,14 +131,14 @@ def measured(
     for sweep, places in sweeps.items():
         for place in places:
             kind = float if sweep == "distance" else int
-            setting = Setting(**{**asdict(base), sweep: kind(place)})
+            setting = PairSetting(**{**asdict(base), sweep: kind(place)})
             found = [world(setting, np.random.default_rng([seed, number])) for number in range(worlds)]
             rows += [_accuracy(sweep, setting, column, samples) for column in zip(*found, strict=True)]
             on_setting(len({(row.sweep, row.setting) for row in rows}), total)
     return Accuracies(name, samples, worlds, tuple(rows), tuple(charted))
 
 
-def _accuracy(sweep: Sweep, setting: Setting, found: Sequence[Moments], samples: int) -> Accuracy:
+def _accuracy(sweep: Sweep, setting: PairSetting, found: Sequence[SequenceMoments], samples: int) -> Accuracy:
     bias = [m.mean / m.truth - 1.0 for m in found]
     stdev = [sqrt(m.variance) / m.truth if m.variance < inf else inf for m in found]
     rmse = [sqrt(b**2 + s**2 / samples) for b, s in zip(bias, stdev, strict=True)]

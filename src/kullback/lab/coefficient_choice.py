@@ -25,7 +25,7 @@ BATCHES = 300_000
 UNBIASED = 1e-9
 """Relative biases below this are rounding."""
 
-Estimator = Callable[[Float64, Float64, Float64], float]
+BatchEstimate = Callable[[Float64, Float64, Float64], float]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _checked(policy: Sequence[float], reference: Sequence[float]) -> tuple[Float
     return q, p
 
 
-def _fixed(coefficient: float) -> Estimator:
+def _fixed(coefficient: float) -> BatchEstimate:
     return lambda counts, ell, control: float(counts @ (ell + coefficient * control) / counts.sum())
 
 
@@ -173,7 +173,7 @@ def _ratio_fit(counts: Float64, ell: Float64, control: Float64) -> float:
     return -float(counts @ (ell * control)) / second if second else 0.0
 
 
-def _same_batch(fit: Estimator) -> Estimator:
+def _same_batch(fit: BatchEstimate) -> BatchEstimate:
     return lambda counts, ell, control: _fixed(fit(counts, ell, control))(counts, ell, control)
 
 
@@ -186,7 +186,7 @@ def _leave_one_out(counts: Float64, ell: Float64, control: Float64) -> float:
     return float(total / counts.sum())
 
 
-WAYS: dict[str, Callable[[float], Estimator]] = {
+WAYS: dict[str, Callable[[float], BatchEstimate]] = {
     "0 (k1)": lambda best: _fixed(0.0),
     "1 (k3)": lambda best: _fixed(1.0),
     "λ* = J/χ²": lambda best: _fixed(best),
@@ -196,7 +196,7 @@ WAYS: dict[str, Callable[[float], Estimator]] = {
 }
 
 
-def _over_batches(estimator: Estimator, q: Float64, ell: Float64, control: Float64, n: int) -> tuple[float, float]:
+def _over_batches(estimator: BatchEstimate, q: Float64, ell: Float64, control: Float64, n: int) -> tuple[float, float]:
     """Mean and variance of an estimate over all batches of n draws."""
     chances, values = [], []
     for counts in _counts(len(q), n):

@@ -42,7 +42,7 @@ ALIGNED = 1e-4
 
 
 @dataclass(frozen=True)
-class Direction:
+class ExpectedGradient:
     """The expected gradient of one surrogate in one world, against G = ∇KL(q‖p) of sequences.
 
     Attributes:
@@ -97,11 +97,11 @@ class Gradients(ExperimentOutcome):
         ways: (way, world, variance) of every unbiased way to ∇KL(q‖p), a row, over ‖G‖².
     """
 
-    directions: tuple[Direction, ...]
+    directions: tuple[ExpectedGradient, ...]
     constants: tuple[Constant, ...]
     ways: tuple[tuple[str, str, float], ...]
 
-    def at(self, way: str, *, stale: bool = False) -> list[Direction]:
+    def at(self, way: str, *, stale: bool = False) -> list[ExpectedGradient]:
         """One surrogate along the distances, on- or off-policy."""
         return [row for row in self.directions if row.way == way and bool(row.staleness) == stale]
 
@@ -121,7 +121,7 @@ def gradients(
     surrogates: Sequence[str] | None = None,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gradients:
-    """Direction and variance of every surrogate's gradient, exactly, as the policy moves away; on- and off-policy.
+    """ExpectedGradient and variance of every surrogate's gradient, exactly, as the policy moves away; on- and off-policy.
 
     The worlds are those of `kullback.oracle.reference_world`: 40 sequences of up to three of four tokens, whose
     logits differ from the reference's by `distance`. Off-policy the rows come from a policy `staleness` away.
@@ -149,7 +149,7 @@ def gradients(
     _require_torch()
     named = [(name, SURROGATES[name].fn) for name in (SURROGATES.names if surrogates is None else surrogates)]
     losses = [*named, *((f"kl_loss, {e.name}", _kl_loss(e)) for e in (K1, K3, RAO_BLACKWELL))]
-    rows: list[Direction] = []
+    rows: list[ExpectedGradient] = []
     settings = [(distance, stale) for stale in (0.0, staleness) for distance in distances]
     for done, (distance, stale) in enumerate(settings, 1):
         at = reference_world(distance, torch=True, staleness=stale)
@@ -222,12 +222,12 @@ WAYS: tuple[tuple[str, Loss, int], ...] = (
 """(name, loss, rows of a batch) of the unbiased ways."""
 
 
-def _direction(at: World, way: str, loss: Loss, distance: float, stale: float) -> Direction:
+def _direction(at: World, way: str, loss: Loss, distance: float, stale: float) -> ExpectedGradient:
     moments, want = loss_moments(at, loss), exact_gradient(at, REVERSE_KL)
     got, size = moments.gradient, float(np.linalg.norm(want))
     record = SURROGATES[way] if way in SURROGATES.names else None
     promise = REVERSE_KL if record is None else record.gradient_of["off_policy" if stale else "on_policy"]
-    return Direction(
+    return ExpectedGradient(
         way=way,
         distance=distance,
         staleness=stale,
@@ -327,10 +327,7 @@ def _ways(found: Gradients) -> Table:
             "apart: 0.39; crossed: the first token decides how far apart the second ones are."
         ),
         columns=("way to ∇KL(q‖p)", *worlds),
-        rows=tuple(
-            (way, *numbers(at[way, world] for world in worlds))
-            for way in dict.fromkeys(way for way, _, _ in found.ways)
-        ),
+        rows=tuple((way, *numbers(at[way, world] for world in worlds)) for way in ways),
         right=worlds,
     )
 

@@ -41,11 +41,11 @@ TAIL = 0.25
 EVERY = 20
 """Steps between two points of a curve."""
 
-Penalty = Callable[["Batch"], Any]
+Penalty = Callable[["SampledRows"], Any]
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampledRows:
     """Sampled rows of all runs together: log-probs (rows, time) and the run of each row."""
 
     q: torch.Tensor
@@ -66,7 +66,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One KL term at one β, over the last quarter of the steps; means over seeds, with the seeds' standard error.
 
     Attributes:
@@ -106,10 +106,10 @@ class Training(ExperimentOutcome):
     steps: int
     samples: int
     seeds: int
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
     frontier: tuple[tuple[float, float], ...]
 
-    def of(self, arm: str) -> list[Run]:
+    def of(self, arm: str) -> list[TrainingRun]:
         """One KL term, by β."""
         return [run for run in self.runs if run.arm == arm]
 
@@ -128,14 +128,14 @@ def _in_loss(name: str) -> Penalty:
 
 
 def _in_reward(estimator: Estimator) -> Penalty:
-    def penalty(b: Batch) -> Any:
+    def penalty(b: SampledRows) -> Any:
         cost = kl_reward(b.q, b.p, b.mask, estimator=estimator, allow_biased=True).sum(-1)
         return (_advantage(cost.reshape(-1, b.samples)).ravel() * _whole(b.q, b.mask)).mean()
 
     return penalty
 
 
-def _with_kl_loss(b: Batch, exact: bool) -> Any:
+def _with_kl_loss(b: SampledRows, exact: bool) -> Any:
     return kl_loss(
         b.q,
         b.p,
@@ -203,8 +203,8 @@ def training(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tables this small are slower on more
     try:
-        problem = _Problem(betas, samples, seeds)
-        runs: list[Run] = []
+        problem = Problem(betas, samples, seeds)
+        runs: list[TrainingRun] = []
         for number, arm in enumerate(ARMS):
             runs += problem.trained(arm, steps, seed, partial(_report, on_progress, number, steps, problem.rows))
     finally:
@@ -216,7 +216,7 @@ def _report(on_progress: Callable[[Progress], None], arm: int, steps: int, rows:
     on_progress(Progress((arm * steps + step) * rows, len(ARMS) * steps * rows, 0))
 
 
-class _Problem:
+class Problem:
     """The tree, the reference and the reward; every run is one row of the leading axis, seeds within β."""
 
     def __init__(self, betas: Sequence[float], samples: int, seeds: int) -> None:
@@ -256,7 +256,7 @@ class _Problem:
         """Optima from the reference to almost no penalty."""
         return tuple(self.optimum(float(beta)) for beta in np.geomspace(50.0, 0.12, 60))
 
-    def trained(self, arm: Arm, steps: int, seed: int, on_step: Callable[[int, int], None]) -> list[Run]:
+    def trained(self, arm: Arm, steps: int, seed: int, on_step: Callable[[int, int], None]) -> list[TrainingRun]:
         """One KL term, every β and seed."""
         import torch
 
@@ -285,7 +285,7 @@ class _Problem:
 
     def _sampled(
         self, table: torch.Tensor, everything: torch.Tensor, whole: torch.Tensor, generator: torch.Generator
-    ) -> tuple[Batch, torch.Tensor]:
+    ) -> tuple[SampledRows, torch.Tensor]:
         import torch
 
         uniform = torch.rand(self.runs, self.samples, dtype=torch.float64, generator=generator)
@@ -294,7 +294,7 @@ class _Problem:
         run = torch.arange(self.runs).repeat_interleave(self.samples)
         rows = drawn.ravel()
         kl = (table.exp() * (table - self.reference)).sum(-1)
-        batch = Batch(
+        batch = SampledRows(
             q=everything[run, rows],
             p=self.ref_logprobs[rows],
             mask=self.mask[rows],
@@ -304,7 +304,7 @@ class _Problem:
         )
         return batch, self.reward[rows]
 
-    def _runs(self, arm: Arm, rewards: Float64, kls: Float64, logged: Float64) -> list[Run]:
+    def _runs(self, arm: Arm, rewards: Float64, kls: Float64, logged: Float64) -> list[TrainingRun]:
         """From (points, runs) arrays."""
         points, steps = max(1, int(TAIL * len(kls))), max(1, int(TAIL * len(logged)))
         found = []
@@ -315,7 +315,7 @@ class _Problem:
             start = float(np.exp(self.ref_logprobs.sum(-1).numpy()) @ self.reward.numpy())
             best = best_reward - beta * best_kl
             found.append(
-                Run(
+                TrainingRun(
                     arm=arm.name,
                     beta=beta,
                     reward=float(reward.mean()),
@@ -349,7 +349,7 @@ def _gradient(value: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(value, logits, retain_graph=True)[0]
 
 
-def _logged(arm: Arm, batch: Batch) -> torch.Tensor:
+def _logged(arm: Arm, batch: SampledRows) -> torch.Tensor:
     x = batch.token_kl if arm.logged.reads == "token_kl" else batch.q - batch.p
     return _whole(arm.logged.fn(x.detach()), batch.mask)
 
@@ -372,7 +372,7 @@ def _table(found: Training, beta: float) -> Table:
     )
 
 
-COLUMNS: Columns[Run] = {
+COLUMNS: Columns[TrainingRun] = {
     "KL term": lambda run: run.arm,
     "reward": lambda run: Fixed(run.reward, run.reward_stderr),
     "exact KL": lambda run: Fixed(run.kl, run.kl_stderr),
