@@ -12,8 +12,8 @@ from math import exp, lgamma, log, sqrt
 
 import numpy as np
 
-from kullback.arrays import Float64
-from kullback.documents import Chart, Document, Number, Panel, Series, Table
+from kullback.arrays import Float64, to_numpy
+from kullback.documents import Cell, Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError
 from kullback.lab.cells import Columns, numbers, settled, table_of
 from kullback.lab.outcome import ExperimentOutcome
@@ -231,7 +231,7 @@ def _compositions(parts: int, n: int) -> Iterator[tuple[int, ...]]:
 def _gain(distance: float) -> Gain:
     at = reference_world(distance)
     chance, mask = np.asarray(at.probability), np.asarray(at.policy.mask)
-    ell = np.where(mask, at.policy.logprobs - at.reference.logprobs, 0.0)
+    ell = np.where(mask, to_numpy(at.policy.logprobs - at.reference.logprobs), 0.0)
     control = np.where(mask, np.expm1(-ell), 0.0)
     whole = ell.sum(axis=1)
     places = at.policy.places
@@ -289,6 +289,10 @@ GAINS: Columns[Gain] = {
 
 def _choices(found: Coefficients) -> Table:
     places = tuple(f"n = {n}" for n in dict.fromkeys(choice.n for choice in found.choices))
+    biases: list[tuple[Cell, ...]] = [
+        (way, "bias", *(_percent(choice.bias) for choice in found.of(way))) for way in WAYS
+    ]
+    gains: list[tuple[Cell, ...]] = [(way, "gain", *numbers(choice.gain for choice in found.of(way))) for way in WAYS]
     q, p = (", ".join(f"{x:g}" for x in chances) for chances in (found.policy, found.reference))
     return Table(
         title=f"Ways of choosing λ: q = ({q}), p = ({p})",
@@ -297,10 +301,7 @@ def _choices(found: Coefficients) -> Table:
             "squared error over this one's. Exact, over every batch."
         ),
         columns=("λ", "", *places),
-        rows=(
-            *((way, "bias", *(_percent(choice.bias) for choice in found.of(way))) for way in WAYS),
-            *((way, "gain", *numbers(choice.gain for choice in found.of(way))) for way in WAYS),
-        ),
+        rows=(*biases, *gains),
         right=places,
     )
 

@@ -6,23 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import acos, degrees, nan
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Float64
+from kullback.arrays import Array, Float64, to_numpy
 from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K3, RAO_BLACKWELL, ControlVariate, Estimator
 from kullback.lab.cells import Columns, numbers, settled, table_of
 from kullback.lab.outcome import ExperimentOutcome
-from kullback.losses import kl_loss, kl_reward
+from kullback.losses import Baseline, kl_loss, kl_reward
 from kullback.oracle import TreeLM, World, exact_gradient, loss_moments, reference_world
 from kullback.surrogates import SURROGATES
 from kullback.surrogates.formulas import squared_about
 from kullback.targets import REVERSE_KL
 
-Loss = Callable[..., Any]
+if TYPE_CHECKING:
+    import torch
+
+Loss = Callable[..., Array]
 
 CHARTED = {
     "k1_loss": "k1 in the loss",
@@ -121,7 +124,7 @@ def gradients(
     surrogates: Sequence[str] | None = None,
     on_setting: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gradients:
-    """ExpectedGradient and variance of every surrogate's gradient, exactly, as the policy moves away; on- and off-policy.
+    """Direction and variance of every surrogate's gradient, exactly, as the policy moves away; on- and off-policy.
 
     The worlds are those of `kullback.oracle.reference_world`: 40 sequences of up to three of four tokens, whose
     logits differ from the reference's by `distance`. Off-policy the rows come from a policy `staleness` away.
@@ -186,16 +189,18 @@ def crossed() -> World:
     return World(tree((0.5, 0.5, 0.99), True), tree((0.75, 0.5, 0.01), False))
 
 
-def _reward_to_go(q: Any, p: Any, mask: Any) -> Any:
+def _reward_to_go(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """k1 in the reward, credited with what follows."""
-    penalty = kl_reward(q, p, mask, estimator=K1)
+    import torch
+
+    penalty = torch.as_tensor(kl_reward(q, p, mask, estimator=K1))
     return (penalty.flip(-1).cumsum(-1).flip(-1) * q * mask).sum(-1)
 
 
-def _kl_loss(estimator: Estimator, baseline: str | None = None) -> Loss:
+def _kl_loss(estimator: Estimator, baseline: Baseline | None = None) -> Loss:
     """kl_loss of the reverse KL, weighted to the policy."""
 
-    def loss(q: Any, p: Any, mask: Any, token_kl: Any, behavior_logprobs: Any) -> Any:
+    def loss(q: Array, p: Array, mask: Array, token_kl: Array, behavior_logprobs: Array) -> Array:
         return kl_loss(
             q,
             p,
@@ -231,7 +236,7 @@ def _direction(at: World, way: str, loss: Loss, distance: float, stale: float) -
         way=way,
         distance=distance,
         staleness=stale,
-        kl=float(at.exact(REVERSE_KL).detach()),
+        kl=float(to_numpy(at.exact(REVERSE_KL))),
         follows=None if promise is None else promise.name,
         angle=_between(got, want),
         scale=float(np.sum(got * want)) / size**2,
@@ -250,7 +255,7 @@ def _between(got: Float64, want: Float64) -> float:
 
 def _constant(distance: float) -> Constant:
     at = reference_world(distance, torch=True)
-    kl, size = float(at.exact(REVERSE_KL).detach()), float(np.sum(exact_gradient(at, REVERSE_KL) ** 2))
+    kl, size = float(to_numpy(at.exact(REVERSE_KL))), float(np.sum(exact_gradient(at, REVERSE_KL) ** 2))
     low, zero, one = (loss_moments(at, partial(squared_about, constant=c)).variance / size for c in (-1.0, 0.0, 1.0))
     # E‖(c + ℓ)s‖² is a quadratic of c, and the mean does not depend on c.
     slope, curvature = 0.5 * (one - low), 0.5 * (one + low) - zero
@@ -259,7 +264,15 @@ def _constant(distance: float) -> Constant:
     def variance(c: float) -> float:
         return zero + c * slope + c**2 * curvature
 
-    return Constant(distance, kl, best, variance(best), zero, one, variance(-kl))
+    return Constant(
+        distance=distance,
+        kl=kl,
+        best=best,
+        at_best=variance(best),
+        at_zero=zero,
+        at_one=one,
+        at_mean=variance(-kl),
+    )
 
 
 def _require_torch() -> None:

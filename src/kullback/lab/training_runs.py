@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Float64
+from kullback.arrays import Array, Float64
 from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
@@ -41,7 +41,8 @@ TAIL = 0.25
 EVERY = 20
 """Steps between two points of a curve."""
 
-Penalty = Callable[["SampledRows"], Any]
+Penalty = Callable[["SampledRows"], Array]
+"""A KL term: one number a row, or their mean."""
 
 
 @dataclass(frozen=True)
@@ -124,26 +125,28 @@ class Training(ExperimentOutcome):
 
 
 def _in_loss(name: str) -> Penalty:
-    return lambda b: SURROGATES[name].fn(b.q, b.p, b.mask).mean()
+    return lambda rows: SURROGATES[name](rows.q, rows.p, rows.mask)
 
 
 def _in_reward(estimator: Estimator) -> Penalty:
-    def penalty(b: SampledRows) -> Any:
-        cost = kl_reward(b.q, b.p, b.mask, estimator=estimator, allow_biased=True).sum(-1)
-        return (_advantage(cost.reshape(-1, b.samples)).ravel() * _whole(b.q, b.mask)).mean()
+    def penalty(rows: SampledRows) -> Array:
+        import torch
+
+        costs = torch.as_tensor(kl_reward(rows.q, rows.p, rows.mask, estimator=estimator, allow_biased=True))
+        return _advantage(costs.sum(-1).reshape(-1, rows.samples)).ravel() * _whole(rows.q, rows.mask)
 
     return penalty
 
 
-def _with_kl_loss(b: SampledRows, exact: bool) -> Any:
+def _with_kl_loss(rows: SampledRows, *, exact: bool) -> Array:
     return kl_loss(
-        b.q,
-        b.p,
-        b.mask,
+        rows.q,
+        rows.p,
+        rows.mask,
         objective=REVERSE_KL,
-        token_kl=b.token_kl if exact else None,
+        token_kl=rows.token_kl if exact else None,
         baseline="leave_one_out",
-        groups=b.run,
+        groups=rows.run,
     )
 
 
@@ -205,15 +208,15 @@ def training(
     try:
         problem = Problem(betas, samples, seeds)
         runs: list[TrainingRun] = []
+
+        def report(before: int, step: int) -> None:
+            on_progress(Progress((before + step) * problem.rows, len(ARMS) * steps * problem.rows, 0))
+
         for number, arm in enumerate(ARMS):
-            runs += problem.trained(arm, steps, seed, partial(_report, on_progress, number, steps, problem.rows))
+            runs += problem.trained(arm, steps, seed, partial(report, number * steps))
     finally:
         torch.set_num_threads(threads)
     return Training(steps, samples, seeds, tuple(runs), problem.frontier())
-
-
-def _report(on_progress: Callable[[Progress], None], arm: int, steps: int, rows: int, step: int, tokens: int) -> None:
-    on_progress(Progress((arm * steps + step) * rows, len(ARMS) * steps * rows, 0))
 
 
 class Problem:
@@ -256,7 +259,7 @@ class Problem:
         """Optima from the reference to almost no penalty."""
         return tuple(self.optimum(float(beta)) for beta in np.geomspace(50.0, 0.12, 60))
 
-    def trained(self, arm: Arm, steps: int, seed: int, on_step: Callable[[int, int], None]) -> list[TrainingRun]:
+    def trained(self, arm: Arm, steps: int, seed: int, on_step: Callable[[int], None]) -> list[TrainingRun]:
         """One KL term, every β and seed."""
         import torch
 
@@ -268,7 +271,7 @@ class Problem:
             everything = self._read(table)
             whole = everything.detach().sum(-1)
             batch, reward = self._sampled(table, everything, whole, generator)
-            gain = (_advantage(reward.reshape(self.runs, -1)).ravel() * _whole(batch.q, batch.mask)).mean()
+            gain = _advantage(reward.reshape(self.runs, -1)).ravel() * _whole(batch.q, batch.mask)
             # The mean is over the rows of all runs; each run wants the mean over its own.
             gradient = -self.runs * _gradient(gain, logits)
             if arm.penalty is not None:
@@ -280,7 +283,7 @@ class Problem:
                 chance = whole.exp()
                 kls.append((chance * (whole - self.ref_logprobs.sum(-1))).sum(-1))
                 rewards.append(chance @ self.reward)
-                on_step(step + 1, 0)
+                on_step(step + 1)
         return self._runs(arm, *(torch.stack(x).numpy() for x in (rewards, kls, logged)))
 
     def _sampled(
@@ -343,10 +346,11 @@ def _advantage(returns: torch.Tensor) -> torch.Tensor:
     return (returns - returns.mean(-1, keepdim=True)) * (n / (n - 1))
 
 
-def _gradient(value: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def _gradient(value: Array, logits: torch.Tensor) -> torch.Tensor:
+    """Of a mean over rows."""
     import torch
 
-    return torch.autograd.grad(value, logits, retain_graph=True)[0]
+    return torch.autograd.grad(torch.as_tensor(value).mean(), logits, retain_graph=True)[0]
 
 
 def _logged(arm: Arm, batch: SampledRows) -> torch.Tensor:
