@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, nan, sqrt
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ MOST = 1024
 RESAMPLES = 500
 """Bootstrap samples of the pilot's prompts behind the range of a plan."""
 
+M = TypeVar("M", float, Float64)
+
 
 @dataclass(frozen=True)
 class Components:
@@ -40,6 +43,10 @@ class Components:
 
     between: float
     within: float
+
+    def variance(self, samples: M) -> M:
+        """Of the mean of so many samples of one random prompt, σ_b² + σ_w²/m."""
+        return self.between**2 + self.within**2 / samples
 
 
 @dataclass(frozen=True)
@@ -158,27 +165,25 @@ def plan(
             f"stderr={stderr}, relative={relative} and read_cost={read_cost} came: give one positive error, in nats a "
             "sequence or relative to the KL, and a cost that is not negative"
         )
-    drawn = [
-        r for r in (read_rollouts(pilot) if isinstance(pilot, str | Path) else pilot) if r.sampled_from == "policy"
-    ]
-    if not drawn:
-        raise InputError("the pilot has no sequence that was sampled from the policy")
+    drawn = _drawn(pilot)
     batch = to_sequences(drawn)
-    keys, inverse = np.unique(np.asarray(batch.groups), return_inverse=True)
+    keys, prompt = np.unique(np.asarray(batch.groups), return_inverse=True)
     if len(keys) < 2 or len(keys) == len(drawn):
         raise InputError(
             f"the pilot has {len(drawn)} sequences of {len(keys)} prompts: at least two prompts, and at least two "
             "samples of one, are needed to tell them apart"
         )
-    found = [(estimator, level, *_estimated(batch, estimator, level)) for estimator, level in estimators]
-    best = min((pilot_estimate for _, _, pilot_estimate, _ in found), key=lambda e: e.stderr)
+    found = [_estimated(batch, estimator, level) for estimator, level in estimators]
+    best = min((value for value, _ in found), key=lambda value: value.stderr)
     wished = stderr if stderr is not None else float(relative or 0.0) * abs(best.value)
     if not 0 < wished < np.inf:
         raise InputError(f"the pilot's KL is {best.value:g}, to which no error is relative: give stderr in nats")
-    cost = _Cost(
-        float(np.mean([len(rollout.prompt) for rollout in drawn])) * read_cost,
-        float(np.mean(batch.lengths)),
-        most_prompts,
+    prompt_tokens = float(np.mean([len(rollout.prompt) for rollout in drawn]))
+    budget = _Budget(
+        wished=wished,
+        prompt=prompt_tokens * read_cost,
+        completion=float(np.mean(batch.lengths)),
+        most=most_prompts,
     )
     rng = np.random.default_rng(seed)
     return Plan(
@@ -186,28 +191,35 @@ def plan(
         most_prompts=most_prompts,
         pilot_prompts=len(keys),
         pilot_sequences=len(drawn),
-        prompt_tokens=float(np.mean([len(rollout.prompt) for rollout in drawn])),
-        completion_tokens=cost.completion,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=budget.completion,
         read_cost=read_cost,
-        rows=tuple(
-            _row(estimator.name, level, value, _Stats.of(rows, inverse), wished, cost, rng)
-            for estimator, level, value, rows in found
-        ),
+        rows=tuple(_row(value, _Stats.of(rows, prompt), budget, rng) for value, rows in found),
     )
 
 
-@dataclass(frozen=True)
-class _Cost:
-    """Of a prompt and of a sample, in generated tokens; and the prompts that can be had."""
+def _drawn(pilot: str | Path | Sequence[Rollout]) -> list[Rollout]:
+    """What the policy drew."""
+    rollouts = read_rollouts(pilot) if isinstance(pilot, str | Path) else pilot
+    drawn = [rollout for rollout in rollouts if rollout.sampled_from == "policy"]
+    if not drawn:
+        raise InputError("the pilot has no sequence that was sampled from the policy")
+    return drawn
 
+
+@dataclass(frozen=True)
+class _Budget:
+    """The wished standard error; what a prompt and a sample cost, in generated tokens; the prompts to be had."""
+
+    wished: float
     prompt: float
     completion: float
     most: int | None
 
-    def best(self, components: Components, wished: float) -> tuple[int, int] | None:
+    def best(self, components: Components) -> tuple[int, int] | None:
         """Prompts and samples a prompt at the least cost."""
-        samples = np.arange(1, MOST + 1)
-        prompts = np.ceil((components.between**2 + components.within**2 / samples) / wished**2).clip(2)
+        samples = np.arange(1.0, MOST + 1)
+        prompts = np.ceil(components.variance(samples) / self.wished**2).clip(2)
         costs = prompts * (self.prompt + samples * self.completion)
         if self.most is not None:
             costs[prompts > self.most] = np.inf
@@ -240,34 +252,32 @@ class _Stats:
         return Components(sqrt(max((spread - within) / size, 0.0)), sqrt(within))
 
 
-def _row(
-    name: str, level: str, value: Estimate, stats: _Stats, wished: float, cost: _Cost, rng: np.random.Generator
-) -> PlanRow:
+def _row(value: Estimate, stats: _Stats, budget: _Budget, rng: np.random.Generator) -> PlanRow:
     components = stats.components()
-    best = cost.best(components, wished)
+    best = budget.best(components)
     needed = []
     for _ in range(RESAMPLES):
-        again = cost.best(stats.components(rng.integers(len(stats.count), size=len(stats.count))), wished)
+        again = budget.best(stats.components(rng.integers(len(stats.count), size=len(stats.count))))
         needed.append(float(again[0] * again[1]) if again else np.inf)
     low, high = (float(x) for x in np.quantile(needed, (0.05, 0.95), method="nearest"))
     prompts, samples = best or (None, None)
     return PlanRow(
-        estimator=name,
-        level=level,
+        estimator=value.estimator,
+        level=value.level,
         pilot=value,
         components=components,
         prompts=prompts,
         samples=samples,
-        expected=sqrt((components.between**2 + components.within**2 / best[1]) / best[0]) if best else None,
-        tokens=best[0] * best[1] * cost.completion if best else None,
+        expected=sqrt(components.variance(best[1]) / best[0]) if best else None,
+        tokens=best[0] * best[1] * budget.completion if best else None,
         low=low,
         high=high,
-        least_prompts=ceil((components.between**2 + components.within**2 / MOST) / wished**2),
+        least_prompts=ceil(components.variance(MOST) / budget.wished**2),
     )
 
 
 def _prompts(components: Components, samples: int, wished: float) -> int:
-    return max(2, ceil((components.between**2 + components.within**2 / samples) / wished**2))
+    return max(2, ceil(components.variance(samples) / wished**2))
 
 
 def _estimated(batch: Sequences, estimator: Estimator, level: Level) -> tuple[Estimate, Float64]:
