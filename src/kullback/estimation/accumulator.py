@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback.arrays import Array, Float64
 from kullback.errors import InputError
-from kullback.estimation.controls import CONTROLS
+from kullback.estimators.controls import CONTROLS
 from kullback.estimation.intervals import skewed_interval
 from kullback.estimation.moments import Moments
 from kullback.estimation.result import Estimate

@@ -11,7 +11,7 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.errors import InputError
 from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS, RATIO, Control
+from kullback.estimators.controls import CONTROLS, RATIO, Control
 from kullback.estimation.moments import KeyedMoments, Moments
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.tails import Tail

@@ -19,7 +19,7 @@ from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError
 from kullback.estimation.accumulator import estimate
 from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS
+from kullback.estimators.controls import CONTROLS
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level

@@ -8,7 +8,7 @@ import numpy as np
 
 from kullback.arrays import Float64, to_numpy
 from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS
+from kullback.estimators.controls import CONTROLS
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator
 from kullback.oracle.loss_gradients import LossMoments, exact_gradient, loss_moments

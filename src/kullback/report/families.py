@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kullback.documents import Table
-from kullback.estimation.controls import CONTROLS
+from kullback.estimators.controls import CONTROLS
 from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Promise
 from kullback.oracle import World, reference_world, relative_gradient_variance, relative_variance
 from kullback.surrogates import SURROGATES, Surrogate
