@@ -10,7 +10,6 @@ import numpy as np
 
 from kullback.arrays import Array, Float64
 from kullback.errors import InputError
-from kullback.estimators.controls import CONTROLS
 from kullback.estimation.intervals import skewed_interval
 from kullback.estimation.moments import Moments
 from kullback.estimation.result import Estimate
@@ -194,7 +193,7 @@ def _recipe(estimator: Estimator, level: str, unit: str, truncate: Truncation | 
 
 
 def _check_columns(estimator: Estimator, sequences: Sequences) -> None:
-    needs_kl = estimator.reads == "token_kl" or any(CONTROLS[name].needs_token_kl for name in estimator.controls)
+    needs_kl = estimator.reads == "token_kl" or any(control.needs_token_kl for control in estimator.controls)
     if needs_kl and sequences.token_kl is None:
         raise InputError(
             f"{estimator.name} needs token_kl, the exact KL over the vocabulary at each prefix, and did not get it: "
@@ -229,7 +228,7 @@ def _result(recipe: Recipe, summary: Summary) -> Estimate:
         estimator=estimator.name,
         level=recipe.level,
         unit=recipe.unit,
-        coefficients=dict(zip(estimator.controls, coefficients.tolist(), strict=True)),
+        coefficients={c.name: value for c, value in zip(estimator.controls, coefficients.tolist(), strict=True)},
         warnings=tuple(_warnings(recipe, summary, cells, grouped)),
         nonnegative=estimator.nonnegative,
     )
