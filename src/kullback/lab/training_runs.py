@@ -23,6 +23,7 @@ from kullback.lab.cells import Columns, Fixed, table_of
 from kullback.lab.outcome import ExperimentOutcome
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM
+from kullback.oracle.tree import prefix_count
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 
@@ -225,8 +226,7 @@ class Problem:
     def __init__(self, betas: Sequence[float], samples: int, seeds: int) -> None:
         import torch
 
-        prefixes = sum((VOCAB - 1) ** t for t in range(HORIZON))
-        logits = np.random.default_rng(0).normal(size=(prefixes, VOCAB))
+        logits = np.random.default_rng(0).normal(size=(prefix_count(VOCAB, HORIZON), VOCAB))
         self.tree = TreeLM(logits, EOS, HORIZON)
         self.betas, self.samples, self.seeds = tuple(betas), samples, seeds
         self.runs = len(betas) * seeds
