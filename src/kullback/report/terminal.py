@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.documents import Table as Exhibit
+from kullback.documents import text_of
 from kullback.estimation.result import Estimate
 from kullback.jobs.comparison import Comparison, Row
 from kullback.jobs.text import TextComparison
@@ -180,7 +181,7 @@ def family_table(table: Exhibit) -> RenderableType:
         right = name in narrow.right
         drawn.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in narrow.rows:
-        drawn.add_row(*map(escape, row))
+        drawn.add_row(*(escape(text_of(cell)) for cell in row))
     return Group(drawn, Text(table.note, style="dim"))
 
 
