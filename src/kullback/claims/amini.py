@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.arrays import Array, cumulative_sum, stop_gradient
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import AMINI
 from kullback.claims.worlds import UNLUCKY, Pair, TwoSteps, followed, language, live_tree, off, pair, tree
 from kullback.estimators import K3, RAO_BLACKWELL
@@ -17,16 +17,16 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 
 
-def _unbiased(seed: int) -> Iterator[Finding]:
+def _unbiased(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     yield stated("E Σ_t KL_t", float(world.value(RAO_BLACKWELL, "token")), "=", float(world.exact(REVERSE_KL)))
 
 
-def _nonnegative(seed: int) -> Iterator[Finding]:
+def _nonnegative(seed: int) -> Iterator[Evidence]:
     yield stated("least Σ_t KL_t", float(tree(seed).summand(RAO_BLACKWELL, "token").min()), "≥", 0.0)
 
 
-def _variance() -> Iterator[Finding]:
+def _variance() -> Iterator[Evidence]:
     plain, exact = UNLUCKY.log_ratio.sum(axis=1), UNLUCKY.token_kl.sum(axis=1)
     mc, rb = UNLUCKY.covariance(plain, plain), UNLUCKY.covariance(exact, exact)
     yield smallest("Var of Rao-Blackwell, two binary tokens, against k1's", rb, "≤", mc)
@@ -56,7 +56,7 @@ def gradient_noise(world: TwoSteps) -> dict[str, float]:
     return {"whole": world.spread(whole), "to_go": world.spread(to_go), "exact": world.spread(exact)}
 
 
-def _gradient_variance() -> Iterator[Finding]:
+def _gradient_variance() -> Iterator[Evidence]:
     first = gradient_noise(TwoSteps((0.993, 0.02), (0.0006, 0.99), (0.0001, 0.03)))
     yield smallest(
         "gradient variance of Rao-Blackwell, against k1 with the whole return", first["exact"], "≤", first["whole"]
@@ -85,7 +85,7 @@ def rows(q: Array, p: Array, mask: Array, token_kl: Array) -> Array:
     return (token_kl + stop_gradient(token_kl) * (before - stop_gradient(before))).sum(-1)
 
 
-def _gradient(seed: int) -> Iterator[Finding]:
+def _gradient(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated(
         "E Σ_t [∇KL_t + KL_t Σ_{i<t} s_i], off ∇KL(q‖p) by", off(followed(world, rows), world, REVERSE_KL), "=", 0.0
@@ -109,12 +109,12 @@ def designs(world: Pair, draws: int) -> dict[str, float]:
     }
 
 
-def _horvitz(seed: int) -> Iterator[Finding]:
+def _horvitz(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E of Horvitz-Thompson, 3 draws of 5 outcomes", designs(world, 3)["mean"], "=", world.kl)
 
 
-def _no_gain() -> Iterator[Finding]:
+def _no_gain() -> Iterator[Evidence]:
     many, few = pair(0, outcomes=60, scale=0.3), pair(0)
     for world, say, draws in ((many, within, 2), (few, stated, 3)):
         found = designs(world, draws)
@@ -122,7 +122,7 @@ def _no_gain() -> Iterator[Finding]:
         yield say(what, found["variance"] / found["plain"], "≥", 0.95)
 
 
-def _string_control(seed: int) -> Iterator[Finding]:
+def _string_control(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     ratio = world.policy.sequence_logprobs - world.reference.sequence_logprobs
     gap = np.abs(ratio + np.exp(-ratio) - 1 - world.summand(K3, "sequence"))
@@ -135,7 +135,7 @@ def _string_control(seed: int) -> Iterator[Finding]:
     yield stated("Var at α*, against α = 1", quiet, "≤", float(chance @ (ratio + control - kl) ** 2))
 
 
-def _table() -> Iterator[Finding]:
+def _table() -> Iterator[Evidence]:
     printed = {"MC": (0.16, 0.07, 0.05), "CV, α = 1": (2.54, 1.13, 0.79), "RB": (0.11, 0.05, 0.03)}
     for name, (one, five, ten) in printed.items():
         for count, value in ((5, five), (10, ten)):

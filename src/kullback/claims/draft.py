@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated
 from kullback.claims.sources import DRAFT
 from kullback.claims.worlds import BY_HAND, EVEN, Gaussian, Pair, descents, language, live_tree, pair
 from kullback.estimators.divergences import k3
@@ -16,7 +16,7 @@ from kullback.oracle.gradients import gradient_of
 from kullback.targets import REVERSE_KL
 
 
-def _from_p(seed: int) -> Iterator[Finding]:
+def _from_p(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     for found, say in ((world, stated), (BY_HAND, smallest)):
         yield say("E_p[−r log r]", float(found.p @ (-found.r * np.log(found.r))), "=", found.kl)
@@ -29,7 +29,7 @@ def _from_p(seed: int) -> Iterator[Finding]:
         )
 
 
-def _mean_of_log_r(seed: int) -> Iterator[Finding]:
+def _mean_of_log_r(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_q[log r]", world.mean(np.log(world.r)), "=", world.kl)
     yield smallest("E_q[log r], q = (.8, .2), p = (.5, .5)", BY_HAND.mean(np.log(BY_HAND.r)), "=", BY_HAND.kl)
@@ -39,7 +39,7 @@ def _mean_of_log_r(seed: int) -> Iterator[Finding]:
     yield realistic("E_q[log r] of sequences", -kl, "=", kl)
 
 
-def _frozen_objective(seed: int) -> Iterator[Finding]:
+def _frozen_objective(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     frozen = REVERSE_KL.exact(World(world.reference, world.sampler))
     got = gradient_of(frozen, world.policy.logits)
@@ -54,7 +54,7 @@ def _frozen_objective(seed: int) -> Iterator[Finding]:
 WIDTH, VOCAB = 1024, 151_936
 
 
-def _intractable() -> Iterator[Finding]:
+def _intractable() -> Iterator[Evidence]:
     small = 3 * 50_000 / (2 * WIDTH * 50_000)
     yield smallest("operations of the sum over those of the LM head, V = 50,000, width 1,024", small, ">", 1.0)
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def _intractable() -> Iterator[Finding]:
     yield realistic(f"the same at V = {VOCAB:,}, width 4,096", 3 / (2 * 4096), ">", 1.0)
 
 
-def _best() -> Iterator[Finding]:
+def _best() -> Iterator[Evidence]:
     values = EVEN.log_ratio + math.log(3) * (EVEN.r - 1)
     yield smallest(
         "Var k3, q = (½, ½), p = (¼, ¾), against that of λ = log 3",

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from kullback.arrays import Array, cumulative_sum, stop_gradient
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, LIU, TANG, TRL, XIHUAI
 from kullback.claims.worlds import (
     BY_HAND,
@@ -35,7 +35,7 @@ def _off(world: World, name: str, target: Target) -> float:
     return off(followed(world, SURROGATES[name].fn), world, target)
 
 
-def _other_kl(seed: int) -> Iterator[Finding]:
+def _other_kl(seed: int) -> Iterator[Evidence]:
     yield stated("E ∇k3, one draw, off ∇KL(p‖q) by", _off(live_pair(pair(seed)), "k3_loss", FORWARD_KL), "=", 0.0)
     yield stated("of a sequence", _off(live_tree(seed), "k3_sequence_loss", FORWARD_KL), "=", 0.0)
     yield instead(
@@ -47,11 +47,11 @@ def _other_kl(seed: int) -> Iterator[Finding]:
     yield instead("summed over tokens, off ∇KL(p‖q) by", _off(live_tree(seed), "k3_loss", FORWARD_KL), ">", 0.01)
 
 
-def _one_step(seed: int) -> Iterator[Finding]:
+def _one_step(seed: int) -> Iterator[Evidence]:
     yield stated("E ∇k2, one draw, off ∇KL(q‖p) by", _off(live_pair(pair(seed)), "k2_loss", REVERSE_KL), "=", 0.0)
 
 
-def _partial(seed: int) -> Iterator[Finding]:
+def _partial(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated(
         "E ∇Σ_t k2_t off Σ_t E[∇KL(q_t‖p_t)], prefixes fixed, by",
@@ -71,7 +71,7 @@ def to_go(q: Array, p: Array, mask: Array) -> Array:
     return (left * q).sum(-1)
 
 
-def _reward_to_go(seed: int) -> Iterator[Finding]:
+def _reward_to_go(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated(
         "E Σ_t (Σ_{u≥t} ℓ_u)·∇log q_t off ∇KL(q‖p) by", off(followed(world, to_go), world, REVERSE_KL), "=", 0.0
@@ -83,7 +83,7 @@ def _errors(world: Gaussian, n: float) -> dict[str, float]:
     return {"k1": world.var_k1 / n, "k2": world.var_k2 / n + bias**2, "k3": world.var_k3 / n}
 
 
-def _error_by_samples() -> Iterator[Finding]:
+def _error_by_samples() -> Iterator[Evidence]:
     for world, say in ((Gaussian(1.0), within), (Gaussian(2.0), stated)):
         few, many = _errors(world, 1), _errors(world, 10_000)
         yield say(f"mean squared error of k3, 1 sample, KL {world.kl:g}", few["k3"], "<", few["k1"])
@@ -91,7 +91,7 @@ def _error_by_samples() -> Iterator[Finding]:
         yield say(f"of k2, 10,000 samples, KL {world.kl:g}", many["k2"], ">", max(many["k1"], many["k3"]))
 
 
-def _split(seed: int) -> Iterator[Finding]:
+def _split(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     live = world.policy.sequence_logprobs.exp()
     ratio = world.policy.logprobs - world.reference.logprobs
@@ -102,11 +102,11 @@ def _split(seed: int) -> Iterator[Finding]:
         yield stated(f"∇E Σ_t {name}_t off loss part + reward part by", relative(parts, whole), "=", 0.0)
 
 
-def _k1_reward(seed: int) -> Iterator[Finding]:
+def _k1_reward(seed: int) -> Iterator[Evidence]:
     yield stated("k1 in the reward off ∇KL(q‖p) by", _off(live_tree(seed), "k1_reward", REVERSE_KL), "=", 0.0)
 
 
-def _adds_noise(seed: int) -> Iterator[Finding]:
+def _adds_noise(seed: int) -> Iterator[Evidence]:
     near = close_pair(seed, 0.1)
     for world, say, where in ((near, within, "logits 0.1 apart"), (CROSSED, stated, "q = (.9, .1), p = (.1, .9)")):
         say_more = world.spread(world.log_ratio + 1)
@@ -122,7 +122,7 @@ def _adds_noise(seed: int) -> Iterator[Finding]:
         )
 
 
-def _k3_reward(seed: int) -> Iterator[Finding]:
+def _k3_reward(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated("Σ_t k3_t in the reward off ∇KL(q‖p) by", _off(world, "k3_reward", REVERSE_KL), ">", 0.01)
     yield stated("Σ_t k3_t in the loss off ∇KL(q‖p) by", _off(world, "k3_loss", REVERSE_KL), ">", 0.01)
@@ -139,7 +139,7 @@ def _both(values: np.ndarray, slopes: np.ndarray) -> float:
     return BY_HAND.mean((values + slopes) * BY_HAND_SCORE)
 
 
-def _any_estimator(seed: int) -> Iterator[Finding]:
+def _any_estimator(seed: int) -> Iterator[Evidence]:
     x = BY_HAND.log_ratio
     exact = BY_HAND.mean(x * BY_HAND_SCORE)
     yield smallest("k2 in reward and loss, q = (.8, .2), p = (.5, .5), d/dq", _both(k2(x), x), "=", exact)
@@ -155,7 +155,7 @@ def _any_estimator(seed: int) -> Iterator[Finding]:
         )
 
 
-def _half_each(seed: int) -> Iterator[Finding]:
+def _half_each(seed: int) -> Iterator[Evidence]:
     x = BY_HAND.log_ratio
     exact = BY_HAND.mean(x * BY_HAND_SCORE)
     yield smallest("½ k3 in the reward and ½ in the loss, d/dq", 0.5 * _both(k3(x), 1 - np.exp(-x)), "=", exact)
@@ -167,7 +167,7 @@ def _half_each(seed: int) -> Iterator[Finding]:
     yield realistic("‖½∇KL‖ against ‖∇KL‖", size / 2, "=", size)
 
 
-def _off_policy(seed: int) -> Iterator[Finding]:
+def _off_policy(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     for name in ("k1_reward", "k1_loss", "k3_reward", "k3_loss"):
         yield stated(f"{name}, rows from μ, off ∇KL(q‖p) by", _off(world, name, REVERSE_KL), ">", 0.01)
@@ -184,7 +184,7 @@ def cumulative(q: Array, p: Array, mask: Array, behavior_logprobs: Array) -> Arr
     return (mask * weight * k3(q - p)).sum(-1)
 
 
-def _collapse(seed: int) -> Iterator[Finding]:
+def _collapse(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield instead("variance of the gradient of k1 in the loss, whose mean is 0", world.spread(np.ones(5)), ">", 0.0)
     found = descents()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DEEPSEEK, LLAMA, NEMO, VERL
 from kullback.claims.worlds import (
     Pair,
@@ -21,13 +21,13 @@ from kullback.estimators.divergences import k3
 from kullback.targets import REVERSE_KL
 
 
-def _rollout_metrics(seed: int) -> Iterator[Finding]:
+def _rollout_metrics(seed: int) -> Iterator[Evidence]:
     world = pair(seed)  # q samples (the engine), p is the trainer's policy
     rho = world.r
     yield stated("E_μ[ρ − log ρ − 1]", world.mean(rho - np.log(rho) - 1), "=", world.kl)
 
 
-def _chi2_metrics(seed: int) -> Iterator[Finding]:
+def _chi2_metrics(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_μ[ρ²] − 1", world.mean(world.r**2) - 1, "=", float(np.sum((world.p - world.q) ** 2 / world.q)))
     sequences = tree(seed)
@@ -36,7 +36,7 @@ def _chi2_metrics(seed: int) -> Iterator[Finding]:
     yield stated("E_μ[(Πρ_t)²] − 1", float(sequences.probability @ ratio**2) - 1, "=", float(np.sum((p - q) ** 2 / q)))
 
 
-def _effective(seed: int) -> Iterator[Finding]:
+def _effective(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=20, scale=1.5)
     rho = world.r
     share = 1 / (1 + world.chi2)
@@ -46,7 +46,7 @@ def _effective(seed: int) -> Iterator[Finding]:
         yield say(f"1/mean(w̃²), weights {which}, against 1/(1 + χ²)", 1 / world.mean(scaled**2), "=", share)
 
 
-def _token_weights() -> Iterator[Finding]:
+def _token_weights() -> Iterator[Evidence]:
     ratio = np.array([3.0, 0.5])
     yield smallest(
         "Π_t min(ρ_t, 2) for ρ = 3, ½, as documented, against the code's weight of the second token",
@@ -62,7 +62,7 @@ def _token_weights() -> Iterator[Finding]:
     )
 
 
-def _nucleus(seed: int) -> Iterator[Finding]:
+def _nucleus(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=6, scale=1.5)
     order = np.argsort(-world.q)
     kept = np.zeros(6, dtype=bool)
@@ -86,7 +86,7 @@ def _nucleus(seed: int) -> Iterator[Finding]:
     yield instead("E[k3], both renormalised on S", both.mean(k3(both.log_ratio)), "=", both.kl)
 
 
-def _kept(seed: int) -> Iterator[Finding]:
+def _kept(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     ended = ends_itself(world.policy.tokens, world.policy.mask)
     kl = float(world.exact(REVERSE_KL))
@@ -112,7 +112,7 @@ def ends_itself(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(tokens[np.arange(len(tokens)), last] == 0)
 
 
-def _iid() -> Iterator[Finding]:
+def _iid() -> Iterator[Evidence]:
     # A chain of two states that stays with chance s; token KL 1 in one state and 0 in the other; n tokens.
     def ratio(stay: float, n: int = 256) -> float:
         rho = 2 * stay - 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import LI, TINKER, XIHUAI
 from kullback.claims.worlds import (
     BY_HAND,
@@ -40,13 +40,13 @@ def score_mean(world: Pair, mu: np.ndarray, coefficients: np.ndarray) -> np.ndar
     return np.asarray(weights - world.q * weights.sum())
 
 
-def _weighted_k1(seed: int) -> Iterator[Finding]:
+def _weighted_k1(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     got = score_mean(world, mu, rho * (world.log_ratio + 1))
     yield stated("E_μ[ρ(ℓ + 1)∇log q] off ∇KL(q‖p) by", relative(got, world.gradient(world.log_ratio)), "=", 0.0)
 
 
-def _identical(seed: int) -> Iterator[Finding]:
+def _identical(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     x = world.log_ratio
     # ∇(ρk3) = ρ(k3 + k3′)∇log q and ∇(sg(ρ)k2) = ρℓ∇log q.
@@ -58,7 +58,7 @@ def _identical(seed: int) -> Iterator[Finding]:
     yield stated("E_μ[ρℓ∇log q] off ∇KL(q‖p) by", relative(got, world.gradient(x)), "=", 0.0)
 
 
-def _weighted_k2(seed: int) -> Iterator[Finding]:
+def _weighted_k2(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     x = world.log_ratio
     got = score_mean(world, mu, rho * (x + 0.5 * x**2))
@@ -66,7 +66,7 @@ def _weighted_k2(seed: int) -> Iterator[Finding]:
     yield instead("off ∇E_q[k2] by", relative(got, world.gradient(x + 0.5 * x**2)), "=", 0.0)
 
 
-def _gap(seed: int) -> Iterator[Finding]:
+def _gap(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["k3_sequence_reward"].fn)
     yield stated("k3 of sequences in the reward off ∇KL(q‖p) − ∇KL(p‖q) by", off(got, world, KL_GAP), "=", 0.0)
@@ -74,7 +74,7 @@ def _gap(seed: int) -> Iterator[Finding]:
     yield instead("its size over ‖∇KL(q‖p)‖", size, "≠", 1.0)
 
 
-def _variance_difference(seed: int) -> Iterator[Finding]:
+def _variance_difference(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     x, square = world.log_ratio, world.score_square
 
@@ -97,7 +97,7 @@ def centred(world: Pair, n: int, others: bool) -> np.ndarray:
     return total
 
 
-def _centring(seed: int) -> Iterator[Finding]:
+def _centring(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=4)
     exact = world.gradient(world.log_ratio)
     for n in (2, 4):
@@ -108,7 +108,7 @@ def _centring(seed: int) -> Iterator[Finding]:
         )
 
 
-def _growth() -> Iterator[Finding]:
+def _growth() -> Iterator[Evidence]:
     for chi2, printed, digits in ((0.01, 7.3, 0.06), (0.05, 17_292.0, 1.0)):
         yield stated(f"(1 + {chi2})^200", (1 + chi2) ** 200, "=", printed, tolerance=digits)
     token = pair(0, outcomes=3)
@@ -123,7 +123,7 @@ def _growth() -> Iterator[Finding]:
     yield stated("Var of the ratio of 5 equal tokens, by enumeration", float(whole), "=", second**5 - 1)
 
 
-def _ratio_grows(seed: int) -> Iterator[Finding]:
+def _ratio_grows(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_μ[ρ_t]", world.mean(world.r), ">", 1.0)
     yield smallest("E_μ[ρ_t], μ = (.8, .2), π = (.5, .5)", BY_HAND.mean(BY_HAND.r), ">", 1.0)
@@ -136,7 +136,7 @@ def _ratio_grows(seed: int) -> Iterator[Finding]:
     yield realistic("E of its logarithm", -policy.reverse_kl(reference), ">", 0.0)
 
 
-def _horizons() -> Iterator[Finding]:
+def _horizons() -> Iterator[Evidence]:
     for length, printed, digits in ((10, 1.01, 2), (1000, 2.72, 2), (2000, 7.39, 2), (5000, 148.4, 1)):
         half = 0.5 * 10.0**-digits
         yield stated(f"1.001^{length:,}", 1.001**length, "=", printed, tolerance=half)
@@ -145,7 +145,7 @@ def _horizons() -> Iterator[Finding]:
     yield within("log 5 / 0.001", math.log(5) / 0.001, "=", 1609, tolerance=0.5)
 
 
-def _mean_of_means(seed: int) -> Iterator[Finding]:
+def _mean_of_means(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     ratio = np.where(world.policy.mask, world.policy.logprobs - world.reference.logprobs, 0.0)
     length = world.policy.mask.sum(axis=1)
@@ -161,7 +161,7 @@ def _mean_of_means(seed: int) -> Iterator[Finding]:
     )
 
 
-def _masked(seed: int) -> Iterator[Finding]:
+def _masked(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     f = np.random.default_rng(seed).normal(size=5)
     cap = float(np.sort(rho)[-2])
@@ -180,7 +180,7 @@ def normalised(world: Pair, mu: np.ndarray, n: int) -> float:
     return float(chance @ (weights @ world.log_ratio / weights.sum(axis=1)))
 
 
-def _self_normalised() -> Iterator[Finding]:
+def _self_normalised() -> Iterator[Evidence]:
     world, mu = pair(0, outcomes=3), np.array([0.6, 0.2, 0.2])
     bias = {n: normalised(world, mu, n) - world.kl for n in (1, 16, 32)}
     yield stated("|bias| with 32 samples", abs(bias[32]), "<", abs(bias[1]))

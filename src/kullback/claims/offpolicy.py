@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DEEPSEEK, NEMO, RPG, SLIME, TRL
 from kullback.claims.worlds import (
     ENDLESS,
@@ -30,7 +30,7 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_REVERSE_KL, STATEWISE_REVERSE_KL
 
 
-def _unnormalised(seed: int) -> Iterator[Finding]:
+def _unnormalised(seed: int) -> Iterator[Evidence]:
     rng = np.random.default_rng(seed)
     old, new = rng.uniform(0.1, 1.0, size=(2, 5))
     y = new / old
@@ -79,24 +79,24 @@ def _objective(world: World, name: str, old: np.ndarray, reward: np.ndarray) -> 
     return np.asarray(torch.autograd.grad(total, world.policy.logits, retain_graph=True)[0].numpy())
 
 
-def _rpg_losses(seed: int) -> Iterator[Finding]:
+def _rpg_losses(seed: int) -> Iterator[Evidence]:
     for name, direct, _, objective in rpg_rows(seed):
         yield stated(f"gradient of the {name} loss off that of its objective by", relative(direct, objective), "=", 0.0)
 
 
-def _rpg_reinforce(seed: int) -> Iterator[Finding]:
+def _rpg_reinforce(seed: int) -> Iterator[Evidence]:
     for name, direct, reinforce, _ in rpg_rows(seed):
         yield stated(f"REINFORCE form of {name} off the loss by", relative(reinforce, direct), "=", 0.0)
 
 
-def _best_and_last() -> Iterator[Finding]:
+def _best_and_last() -> Iterator[Evidence]:
     yield smallest("RPG-URKL on AIME25: best", 0.4938, "≥", 0.5261)
     for name, last, best in (("GRPO", 0.3354, 0.4063), ("DAPO", 0.4469, 0.4740), ("RPG-UFKL", 0.4698, 0.4865)):
         yield instead(f"{name} on AIME25: best", best, "≥", last)
     yield realistic("best − last of that entry, of no consequence for the method", 0.4938 - 0.5261, "≥", 0.0)
 
 
-def _corrected(seed: int) -> Iterator[Finding]:
+def _corrected(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     got = followed(world, SURROGATES["k3_token_ratio"].fn)
     yield within(
@@ -122,7 +122,7 @@ def _corrected(seed: int) -> Iterator[Finding]:
     )
 
 
-def _unbounded(seed: int) -> Iterator[Finding]:
+def _unbounded(seed: int) -> Iterator[Evidence]:
     q = 10.0 ** -np.arange(1, 9)
     yield stated("|1 − r| of k3 in the loss at q = 1e-8, p = 0.1", float(abs(1 - 0.1 / q[-1])), ">", 1e6)
     yield stated("the corrected coefficient |ℓ| there", float(abs(math.log(q[-1] / 0.1))), "<", 20.0)
@@ -135,7 +135,7 @@ def _unbounded(seed: int) -> Iterator[Finding]:
     )
 
 
-def _length_means(seed: int) -> Iterator[Finding]:
+def _length_means(seed: int) -> Iterator[Evidence]:
     fixed = _fixed_length(seed)
     for world, say, where in ((fixed, within, "of one length"), (tree(seed), stated, "that end by themselves")):
         lengths = world.policy.mask.sum(axis=1)
@@ -169,7 +169,7 @@ def _fixed_length(seed: int) -> World:
     return World(*(TreeLM(table, 0, 3) for table in tables))
 
 
-def _old_samples(seed: int) -> Iterator[Finding]:
+def _old_samples(seed: int) -> Iterator[Evidence]:
     on, off_policy = tree(seed), tree(seed, off_policy=True)
     for world, say, where in ((on, within, "the policy"), (off_policy, stated, "π_old")):
         values = world.summand(K3, "token")

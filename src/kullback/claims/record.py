@@ -33,7 +33,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Evidence:
     """One number that was computed, and what it is held against.
 
     Attributes:
@@ -85,14 +85,14 @@ _EXACTLY: dict[str, Callable[[float, float], bool]] = {
     "≥": lambda a, b: a >= b,
 }
 
-stated = partial(Finding, Role.STATED)
-smallest = partial(Finding, Role.SMALLEST)
-within = partial(Finding, Role.WITHIN)
-instead = partial(Finding, Role.INSTEAD)
-realistic = partial(Finding, Role.REALISTIC)
+stated = partial(Evidence, Role.STATED)
+smallest = partial(Evidence, Role.SMALLEST)
+within = partial(Evidence, Role.WITHIN)
+instead = partial(Evidence, Role.INSTEAD)
+realistic = partial(Evidence, Role.REALISTIC)
 
 
-def judged(findings: Iterable[Finding]) -> Verdict:
+def judged(evidence: Iterable[Evidence]) -> Verdict:
     """The verdict that numbers lead to.
 
     A statement holds if every number about it as stated does; holds under a condition if not, but every number
@@ -105,7 +105,7 @@ def judged(findings: Iterable[Finding]) -> Verdict:
         >>> judged([stated("2 + 2", 4, "=", 5), within("2 + 2", 4, "=", 4)]).value
         'holds under a condition'
     """
-    found = list(findings)
+    found = list(evidence)
     as_stated = [f.holds for f in found if f.role in (Role.STATED, Role.SMALLEST)]
     under_condition = [f.holds for f in found if f.role is Role.WITHIN]
     if not as_stated:
@@ -171,7 +171,7 @@ class Claim:
     statement: str
     verdict: Verdict
     why: str
-    computation: Callable[..., Iterable[Finding]]
+    computation: Callable[..., Iterable[Evidence]]
     code: str
     condition: str = ""
     meant: str = ""
@@ -193,7 +193,7 @@ class Claim:
         """Whether it is about all worlds, so that its computation takes the seed of a random one."""
         return bool(inspect.signature(self.computation).parameters)
 
-    def findings(self, seed: int = 0) -> tuple[Finding, ...]:
+    def evidence(self, seed: int = 0) -> tuple[Evidence, ...]:
         """The numbers, computed now; `seed` draws the world where the claim is general.
 
         Raises:
@@ -201,16 +201,19 @@ class Claim:
 
         Example:
             >>> import kullback as kb
-            >>> [finding] = kb.CLAIMS["schulman-k1-unbiased"].findings(seed=7)
-            >>> finding.holds
+            >>> [number] = kb.CLAIMS["schulman-k1-unbiased"].evidence(seed=7)
+            >>> number.holds
             True
         """
         found = self.computation(seed) if self.general else self.computation()
         return tuple(found)
 
+    findings = evidence
+    """Its name before; the word is also what ``--json`` prints."""
+
     def decide(self, seed: int = 0) -> Verdict:
         """The verdict that the numbers lead to in one world."""
-        return judged(self.findings(seed))
+        return judged(self.evidence(seed))
 
     def __repr__(self) -> str:
         return f"<claim {self.id}: {self.verdict.value}>"

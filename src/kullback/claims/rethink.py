@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import LI, RETHINK, RETHINK_ZH
 from kullback.claims.worlds import (
     BY_HAND,
@@ -25,7 +25,7 @@ from kullback.claims.worlds import (
 from kullback.estimators.divergences import k1, k2, k3
 
 
-def _flipped(seed: int) -> Iterator[Finding]:
+def _flipped(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     for found, say in ((world, stated), (BY_HAND, smallest)):
         ratio = found.q / found.p
@@ -44,7 +44,7 @@ def _flipped(seed: int) -> Iterator[Finding]:
         )
 
 
-def _flipped_mean_zero(seed: int) -> Iterator[Finding]:
+def _flipped_mean_zero(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_q[r − 1], r = q/p", world.mean(world.q / world.p - 1), "=", 0.0)
     yield smallest("the same, q = (.8, .2), p = (.5, .5)", BY_HAND.mean(BY_HAND.q / BY_HAND.p - 1), "=", 0.0)
@@ -53,7 +53,7 @@ def _flipped_mean_zero(seed: int) -> Iterator[Finding]:
     yield realistic("E_q[r − 1], Gaussian, KL 0.5", math.expm1(1.0), "=", 0.0)
 
 
-def _two_signs(seed: int) -> Iterator[Finding]:
+def _two_signs(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_q[−log r], r = q/p", world.mean(-np.log(world.q / world.p)), "=", world.kl)
     yield smallest("the same, q = (.8, .2), p = (.5, .5)", -BY_HAND.kl, "=", BY_HAND.kl)
@@ -65,7 +65,7 @@ def _two_signs(seed: int) -> Iterator[Finding]:
     )
 
 
-def _direction(seed: int) -> Iterator[Finding]:
+def _direction(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     for found, say in ((world, stated), (BY_HAND, smallest)):
         yield say("E_q[k3], samples from q", found.mean(k3(found.log_ratio)), "=", found.forward_kl)
@@ -75,7 +75,7 @@ def _direction(seed: int) -> Iterator[Finding]:
     yield realistic("KL(q‖p) of sequences", policy.reverse_kl(reference), "=", policy.forward_kl(reference))
 
 
-def _old_policy() -> Iterator[Finding]:
+def _old_policy() -> Iterator[Evidence]:
     reward, strength, rate = np.array([0.0, 1.0]), 0.2, 0.2
     start = np.array([0.0, -2.0])
 
@@ -98,7 +98,7 @@ def _old_policy() -> Iterator[Finding]:
     yield instead("the same, penalty to the reference: q ∝ p·exp(R/β)", after(2000, True), "=", limit, tolerance=1e-3)
 
 
-def _grpo_differs() -> Iterator[Finding]:
+def _grpo_differs() -> Iterator[Evidence]:
     found, (policy, reference) = descents(), language()
     drawn = rollouts()
     kl = policy.reverse_kl(reference)
@@ -121,7 +121,7 @@ def _grpo_differs() -> Iterator[Finding]:
     )
 
 
-def _both_signs(seed: int) -> Iterator[Finding]:
+def _both_signs(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=50, scale=2.0)
     for t in (1.0, 2.0, 3.0):
         share = float(world.q @ (world.log_ratio <= -t))
@@ -140,7 +140,7 @@ def _both_signs(seed: int) -> Iterator[Finding]:
     )
 
 
-def _sign_flips(seed: int) -> Iterator[Finding]:
+def _sign_flips(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     values = world.log_ratio
     lifted = values - values.min()
@@ -150,7 +150,7 @@ def _sign_flips(seed: int) -> Iterator[Finding]:
     )
 
 
-def _heavy_tails() -> Iterator[Finding]:
+def _heavy_tails() -> Iterator[Evidence]:
     eps = 0.025
     even = Pair(np.array([0.5, 0.5]), np.array([0.5 + eps, 0.5 - eps]))
     spread = math.sqrt(even.variance(even.log_ratio)) / even.kl
@@ -175,7 +175,7 @@ def _heavy_tails() -> Iterator[Finding]:
     yield realistic("its sd/KL", float(values.std() / values.mean()), ">", 1.0)
 
 
-def _squaring() -> Iterator[Finding]:
+def _squaring() -> Iterator[Evidence]:
     small, large = np.array([0.1, 0.5, 1.9]), np.array([2.1, 5.0, 10.0])
     yield within("largest ½ℓ²/|ℓ| for |ℓ| < 2", float((k2(small) / small).max()), "<", 1.0)
     yield stated("largest ½ℓ²/|ℓ| for |ℓ| up to 10", float((k2(large) / large).max()), "<", 1.0)
@@ -183,7 +183,7 @@ def _squaring() -> Iterator[Finding]:
     yield realistic("share of sequences with |ℓ| > 2, which squaring magnifies", float(np.mean(values > 2)), "=", 0.0)
 
 
-def _tighter() -> Iterator[Finding]:
+def _tighter() -> Iterator[Evidence]:
     one, three = k1(CROSSED.log_ratio), k3(CROSSED.log_ratio)
     yield smallest(
         "range of k3, q = (.9, .1), p = (.1, .9), against that of k1", float(np.ptp(three)), "<", float(np.ptp(one))
@@ -203,7 +203,7 @@ def _tighter() -> Iterator[Finding]:
     )
 
 
-def _highly_correlated() -> Iterator[Finding]:
+def _highly_correlated() -> Iterator[Evidence]:
     def correlation(world: Gaussian) -> float:
         return -(world.kl + world.forward_kl) / math.sqrt(world.var_k1 * world.chi2)
 

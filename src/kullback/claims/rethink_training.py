@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH
 from kullback.claims.worlds import HORIZON, VOCAB, Gaussian, Pair, language, rollouts, sampled, tree
 from kullback.estimators import RAO_BLACKWELL
@@ -20,7 +20,7 @@ def gradient_noise(square: float, coefficient: float) -> float:
     return (square / 2 + 1 - coefficient) ** 2 + 2 * square
 
 
-def _value_noise() -> Iterator[Finding]:
+def _value_noise() -> Iterator[Evidence]:
     apart, near = Gaussian(1.0), Gaussian(0.1)
     quiet = apart.best_coefficient
     yield smallest(
@@ -36,7 +36,7 @@ def _value_noise() -> Iterator[Finding]:
     yield realistic("the same of their gradients (λ = 0 over λ = 1)", ratio, "=", near.var_k1 / near.var_k3)
 
 
-def _unstable() -> Iterator[Finding]:
+def _unstable() -> Iterator[Evidence]:
     policy, reference = language()
     kl = policy.reverse_kl(reference)
     for kind in ("k1", "k3", "rao_blackwell"):
@@ -59,7 +59,7 @@ def plug_in(leave_one_out: bool) -> float:
     return total
 
 
-def _infinitely_many() -> Iterator[Finding]:
+def _infinitely_many() -> Iterator[Evidence]:
     kl = Gaussian(1.0).kl
     yield smallest("E of mean k1 + 1/n at n = 4, an estimate that is right at n = ∞", kl + 1 / 4, "=", kl)
     yield stated(
@@ -86,7 +86,7 @@ def _infinitely_many() -> Iterator[Finding]:
     )
 
 
-def _cost() -> Iterator[Finding]:
+def _cost() -> Iterator[Evidence]:
     yield smallest("terms of an estimate with 1 sample over those of the sum, V = 50,000", 1 / 50_000, ">", 1.0)
     yield realistic("terms of k3 over those of the exact token KL, V = 151,936", 1 / 151_936, ">", 1.0)
     policy, reference = language()
@@ -94,7 +94,7 @@ def _cost() -> Iterator[Finding]:
     yield instead("samples of k1 for one of the exact token KLs at equal error, realistic world", variance, ">", 1.0)
 
 
-def _k2_bias() -> Iterator[Finding]:
+def _k2_bias() -> Iterator[Evidence]:
     for gaussian, say in ((Gaussian(0.1), within), (Gaussian(1.0), stated)):
         yield say(f"bias of k2 over KL, KL {gaussian.kl:g}", gaussian.mean_k2 / gaussian.kl - 1, "<", 0.01)
     drawn = rollouts()
@@ -104,7 +104,7 @@ def _k2_bias() -> Iterator[Finding]:
     yield realistic("bias of k2 of a sequence over KL", bias, "<", 0.01)
 
 
-def _sampling_needed(seed: int) -> Iterator[Finding]:
+def _sampling_needed(seed: int) -> Iterator[Evidence]:
     others = math.log10(VOCAB - 1)
     sequences = HORIZON * others
     yield within(

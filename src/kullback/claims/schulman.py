@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DRAFT, NEMO, RETHINK, RETHINK_ZH, SCHULMAN, SLIME, XIHUAI, XU, ZHANG
 from kullback.claims.worlds import (
     CROSSED,
@@ -23,7 +23,7 @@ from kullback.estimators import ESTIMATORS
 from kullback.estimators.divergences import k1, k2, k3
 
 
-def _k1_unbiased(seed: int) -> Iterator[Finding]:
+def _k1_unbiased(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     direct = float(world.q @ np.log(world.q / world.p))
     yield stated("E[k1]", world.mean(k1(world.log_ratio)), "=", direct)
@@ -34,7 +34,7 @@ def _sums() -> np.ndarray:
     return np.asarray(drawn.total(drawn.log_ratio))
 
 
-def _second_order(seed: int) -> Iterator[Finding]:
+def _second_order(seed: int) -> Iterator[Evidence]:
     def ratio(distance: float) -> float:
         world = close_pair(seed, distance)
         return world.mean(k2(world.log_ratio)) / world.kl
@@ -50,7 +50,7 @@ def _second_order(seed: int) -> Iterator[Finding]:
     )
 
 
-def _all_second_order(seed: int) -> Iterator[Finding]:
+def _all_second_order(seed: int) -> Iterator[Evidence]:
     curvature = {
         "forward_k3": 1.0,
         "jeffreys": 2.0,
@@ -66,7 +66,7 @@ def _all_second_order(seed: int) -> Iterator[Finding]:
         yield stated(f"{name} over KL", ratio, "=", second, tolerance=1e-3)
 
 
-def _not_convex() -> Iterator[Finding]:
+def _not_convex() -> Iterator[Evidence]:
     split = k2(np.log([3.0, 30.0])).mean()
     merged = float(k2(np.log(np.array([16.5])))[0])
     yield smallest("Σ q f(p/q) of r = 3 and 30 over that of the merged r = 16.5", split, "≥", merged)
@@ -78,7 +78,7 @@ def _not_convex() -> Iterator[Finding]:
     yield realistic("share of sequences with r > e", float(np.mean(_sums() < -1)), "=", 0.0)
 
 
-def _k3_unbiased(seed: int) -> Iterator[Finding]:
+def _k3_unbiased(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield within("E[k3], p inside the support of q", world.mean(k3(world.log_ratio)), "=", world.kl)
     p = np.append(0.75 * world.p, 0.25)
@@ -90,12 +90,12 @@ def _k3_unbiased(seed: int) -> Iterator[Finding]:
     yield instead("what is missing, p outside the support of q", kl - cut.mean(values), "=", 0.25)
 
 
-def _k3_nonnegative(seed: int) -> Iterator[Finding]:
+def _k3_nonnegative(seed: int) -> Iterator[Evidence]:
     x = np.random.default_rng(seed).normal(size=1000) * 10.0 ** np.linspace(-12, 2, 1000)
     yield stated("least k3 over 1,000 log-ratios from 1e-12 to 100", float(k3(x).min()), "≥", 0.0, tolerance=0.0)
 
 
-def _k3_quieter(seed: int) -> Iterator[Finding]:
+def _k3_quieter(seed: int) -> Iterator[Evidence]:
     world = pair(seed, scale=0.3)
     yield within("χ² over 2J", world.chi2 / (2 * world.jeffreys), "<", 1.0)
     yield within("Var k3 where χ² < 2J", world.variance(k3(world.log_ratio)), "<", world.variance(world.log_ratio))
@@ -115,14 +115,14 @@ def _k3_quieter(seed: int) -> Iterator[Finding]:
     yield realistic("Var Σ_t k3_t", policy.variance(reference, "k3"), "<", policy.variance(reference, "k1"))
 
 
-def _any_coefficient(seed: int) -> Iterator[Finding]:
+def _any_coefficient(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     for coefficient in (-1.0, 0.3, 2.0, 17.0):
         values = world.log_ratio + coefficient * (world.r - 1)
         yield stated(f"E[−log r + λ(r − 1)], λ = {coefficient:g}", world.mean(values), "=", world.kl)
 
 
-def _closed_form(seed: int) -> Iterator[Finding]:
+def _closed_form(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     control = world.r - 1
     best = -world.mean((world.log_ratio - world.kl) * control) / world.variance(control)
@@ -143,7 +143,7 @@ def _closed_form(seed: int) -> Iterator[Finding]:
     )
 
 
-def _only_one(seed: int) -> Iterator[Finding]:
+def _only_one(seed: int) -> Iterator[Evidence]:
     r = np.exp(np.linspace(-6, 6, 4001))
     yield stated("least of −log r + (r − 1)", float((-np.log(r) + (r - 1)).min()), "≥", 0.0)
     coefficient = float(np.exp(np.random.default_rng(seed).uniform(0.2, 2.0) * (-1) ** seed))
@@ -151,7 +151,7 @@ def _only_one(seed: int) -> Iterator[Finding]:
     yield stated(f"least of −log r + λ(r − 1) at λ = {coefficient:.3g}, reached at r = 1/λ", least, "<", 0.0)
 
 
-def _gap(seed: int) -> Iterator[Finding]:
+def _gap(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     members = {
         "forward_k3": world.forward_kl,
@@ -165,14 +165,14 @@ def _gap(seed: int) -> Iterator[Finding]:
         yield stated(f"its least value, {name}", float(values.min()), "≥", 0.0, tolerance=0.0)
 
 
-def _forward(seed: int) -> Iterator[Finding]:
+def _forward(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     values = world.r * np.log(world.r) - (world.r - 1)
     yield stated("E[r log r − (r − 1)]", world.mean(values), "=", world.forward_kl)
     yield stated("its least value", float(values.min()), "≥", 0.0)
 
 
-def _covariance(seed: int) -> Iterator[Finding]:
+def _covariance(seed: int) -> Iterator[Evidence]:
     world = pair(seed, scale=2.0)
     covariance = world.mean((world.log_ratio - world.kl) * (world.r - 1))
     yield stated("Cov(−log r, r − 1)", covariance, "<", 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, stated, within
 from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
 from kullback.claims.worlds import (
     Gaussian,
@@ -21,7 +21,7 @@ PRINTED = 0.0051
 """Half a unit of the second decimal, and the noise of ten million samples."""
 
 
-def _half_negative() -> Iterator[Finding]:
+def _half_negative() -> Iterator[Evidence]:
     from scipy.stats import norm
 
     def share(shift: float) -> float:
@@ -37,31 +37,31 @@ def _sums() -> np.ndarray:
     return np.asarray(drawn.total(drawn.log_ratio))
 
 
-def _table_values() -> Iterator[Finding]:
+def _table_values() -> Iterator[Evidence]:
     for world, kl in ((NEAR, 0.005), (APART, 0.5)):
         yield stated(f"KL at shift {world.shift:g}", world.kl, "=", kl)
 
 
-def _table_k1() -> Iterator[Finding]:
+def _table_k1() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 20.0), (APART, 2.0)):
         yield stated(f"stdev/true of k1 at KL {world.kl:g}", math.sqrt(world.var_k1) / world.kl, "=", printed)
 
 
-def _table_k2_bias() -> Iterator[Finding]:
+def _table_k2_bias() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 0.002), (APART, 0.25)):
         bias = world.mean_k2 / world.kl - 1
         yield stated(f"bias/true of k2 at KL {world.kl:g}", bias, "=", printed, tolerance=1e-3)
         yield instead(f"the same, exactly μ²/4 at KL {world.kl:g}", bias, "=", world.shift**2 / 4)
 
 
-def _table_k2() -> Iterator[Finding]:
+def _table_k2() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 1.42), (APART, 1.73)):
         spread = math.sqrt(world.var_k2) / world.kl
         yield stated(f"stdev/true of k2 at KL {world.kl:g}", spread, "=", printed, tolerance=PRINTED)
         yield instead("the same, exactly √(2 + μ²)", spread, "=", math.sqrt(2 + world.shift**2))
 
 
-def _table_k3() -> Iterator[Finding]:
+def _table_k3() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 1.42), (APART, 1.7)):
         spread = math.sqrt(world.var_k3) / world.kl
         yield stated(f"stdev/true of k3 at KL {world.kl:g}", spread, "=", printed, tolerance=PRINTED)
@@ -69,7 +69,7 @@ def _table_k3() -> Iterator[Finding]:
         yield instead("stdev/true with the best coefficient", least, "<", spread)
 
 
-def _k2_quieter() -> Iterator[Finding]:
+def _k2_quieter() -> Iterator[Evidence]:
     from scipy.optimize import brentq
 
     crossing = math.sqrt(brentq(lambda x: Gaussian(math.sqrt(x)).var_k2 - x, 0.5, 2.0))
@@ -84,7 +84,7 @@ def _k2_quieter() -> Iterator[Finding]:
     )
 
 
-def _better_than_k2() -> Iterator[Finding]:
+def _better_than_k2() -> Iterator[Evidence]:
     from scipy.optimize import brentq
 
     for shift, say in ((0.1, within), (1.0, within), (1.5, stated)):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import NEMO, OPENRLHF, SLIME, TINKER, TRL, VERL
 from kullback.claims.worlds import (
     BY_HAND,
@@ -31,7 +31,7 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL, SAMPLED_REVERSE_KL, STATEWISE_REVERSE_KL
 
 
-def _own_token(seed: int) -> Iterator[Finding]:
+def _own_token(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["k1_own_token_reward"].fn)
     yield instead(
@@ -46,7 +46,7 @@ def _own_token(seed: int) -> Iterator[Finding]:
     yield realistic("the same in the realistic world", gap, "=", 0.0)
 
 
-def _clamps(seed: int) -> Iterator[Finding]:
+def _clamps(seed: int) -> Iterator[Evidence]:
     clamped = Clamped(K3, log_ratio=20.0, value=10.0)
     far = tree(seed, scale=12.0)
     yield within(
@@ -66,7 +66,7 @@ def _clamps(seed: int) -> Iterator[Finding]:
     yield realistic("what clamping loses of Σ_t k3_t", float(-values.mean()), "=", 0.0)
 
 
-def _k1_loss(seed: int) -> Iterator[Finding]:
+def _k1_loss(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["k1_loss"].fn)
     yield stated("‖E ∇Σ_t k1_t‖", float(np.linalg.norm(got)), ">", 0.0)
@@ -83,7 +83,7 @@ def _k1_loss(seed: int) -> Iterator[Finding]:
     )
 
 
-def _k3_reward(seed: int) -> Iterator[Finding]:
+def _k3_reward(seed: int) -> Iterator[Evidence]:
     score = np.array([1 / 0.8, -1 / 0.2])
     got = BY_HAND.mean(k3(BY_HAND.log_ratio) * score)
     exact = BY_HAND.mean(BY_HAND.log_ratio * score)
@@ -97,7 +97,7 @@ def _k3_reward(seed: int) -> Iterator[Finding]:
     yield realistic("k3 of whole sequences in the reward, off ∇KL(q‖p) by", lost, "=", 0.0)
 
 
-def _plus(seed: int) -> Iterator[Finding]:
+def _plus(seed: int) -> Iterator[Evidence]:
     one, world = live_pair(pair(seed)), live_tree(seed)
     yield within(
         "k3+ off ∇KL(q‖p) by, one token", off(followed(one, SURROGATES["k3_plus"].fn), one, REVERSE_KL), "=", 0.0
@@ -109,7 +109,7 @@ def _plus(seed: int) -> Iterator[Finding]:
     yield stated("off ∇KL(q‖p) of sequences by", off(got, world, REVERSE_KL), "=", 0.0)
 
 
-def _head_sum(seed: int) -> Iterator[Finding]:
+def _head_sum(seed: int) -> Iterator[Evidence]:
     even, skewed = Pair(np.array([0.5, 0.5]), np.array([0.9, 0.1])), pair(seed, outcomes=12, scale=1.5)
     yield smallest(
         "Σ_head q log(q/p), q = (.5, .5), p = (.9, .1), head = p's top token",
@@ -131,7 +131,7 @@ def _head_sum(seed: int) -> Iterator[Finding]:
     )
 
 
-def _broadcast(seed: int) -> Iterator[Finding]:
+def _broadcast(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     for name, say in (("k3_geometric_ratio", stated), ("k3_token_ratio", instead)):
         got = followed(world, SURROGATES[name].fn)

@@ -273,7 +273,7 @@ def rollouts() -> Rollouts:
 
 
 def sampled(values: np.ndarray) -> dict[str, float]:
-    """`computed` and `error` of a finding: a mean, and four standard errors of it."""
+    """`computed` and `error` of evidence: a mean, and four standard errors of it."""
     return {
         "computed": float(np.mean(values)),
         "error": 4 * float(np.std(values, ddof=1)) / math.sqrt(len(values)),

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, DEEPSEEK, LIU, TANG, XIHUAI, XU
 from kullback.claims.worlds import (
     BY_HAND,
@@ -27,7 +27,7 @@ BY_HAND_SCORE = np.array([1 / 0.8, -1 / 0.2])
 """∂log q/∂q(first) of q = (.8, .2)."""
 
 
-def _gradient_of_k1(seed: int) -> Iterator[Finding]:
+def _gradient_of_k1(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["f_N"].fn)
     yield stated("‖E ∂f_N‖, sequences", float(np.linalg.norm(got)), "=", 0.0)
@@ -41,7 +41,7 @@ def mean_square(coefficients: np.ndarray) -> float:
     return BY_HAND.mean((coefficients * BY_HAND_SCORE - wanted) ** 2)
 
 
-def _worst(seed: int) -> Iterator[Finding]:
+def _worst(seed: int) -> Iterator[Evidence]:
     yield smallest("mean squared error of ∂f_N", mean_square(np.ones(2)), "≥", mean_square(BY_HAND.log_ratio - 5))
     world = pair(seed)
     wanted = world.gradient(world.log_ratio)
@@ -51,7 +51,7 @@ def _worst(seed: int) -> Iterator[Finding]:
     yield realistic("‖∇KL(q‖p)‖, all of which it misses", float(np.linalg.norm(descents().reverse)), "=", 0.0)
 
 
-def _squared(seed: int) -> Iterator[Finding]:
+def _squared(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated(
         "E[ℓ·∇log q], one draw, off ∇KL(q‖p) by",
@@ -83,7 +83,7 @@ def _moved(logits: np.ndarray, place: int, step: float) -> np.ndarray:
     return np.asarray(moved / moved.sum())
 
 
-def _any_constant(seed: int) -> Iterator[Finding]:
+def _any_constant(seed: int) -> Iterator[Evidence]:
     live = live_tree(seed)
     for constant in (-3.0, 1.0, 10.0):
         got = followed(live, partial(squared_about, constant=constant))
@@ -95,7 +95,7 @@ def _any_constant(seed: int) -> Iterator[Finding]:
     yield instead("variance at c* + 0.1 against c*", world.spread(world.log_ratio + best + 0.1), ">", quiet)
 
 
-def _gradient_of_k3(seed: int) -> Iterator[Finding]:
+def _gradient_of_k3(seed: int) -> Iterator[Evidence]:
     for distance, say in ((0.01, within), (2.0, stated)):
         world = close_pair(seed, distance)
         exact = world.gradient(world.log_ratio)
@@ -109,7 +109,7 @@ def _gradient_of_k3(seed: int) -> Iterator[Finding]:
     yield realistic("∇KL(p‖q) off ∇KL(q‖p) by", relative(found.forward, found.reverse), "=", 0.0)
 
 
-def _tempting(seed: int) -> Iterator[Finding]:
+def _tempting(seed: int) -> Iterator[Evidence]:
     live = live_tree(seed)
     for name in ("f_N", "f_S"):
         yield stated(
@@ -117,7 +117,7 @@ def _tempting(seed: int) -> Iterator[Finding]:
         )
 
 
-def _explains(seed: int) -> Iterator[Finding]:
+def _explains(seed: int) -> Iterator[Evidence]:
     found = descents()
     pairs = {"k3 of whole outputs": found.forward, "k3 of tokens": found.statewise_forward}
     for name, got in pairs.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, ZHANG
 from kullback.claims.worlds import ENDLESS, Gaussian, Pair, pair, rollouts, sampled, tree
 from kullback.estimators import K1, K3
@@ -15,7 +15,7 @@ from kullback.estimators.divergences import k1, k3
 from kullback.targets import REVERSE_KL, TARGETS
 
 
-def _stepwise(seed: int) -> Iterator[Finding]:
+def _stepwise(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     steps = np.sum(np.where(world.policy.mask, world.policy.logprobs - world.reference.logprobs, 0.0), axis=1)
     whole = world.policy.sequence_logprobs - world.reference.sequence_logprobs
@@ -23,13 +23,13 @@ def _stepwise(seed: int) -> Iterator[Finding]:
     yield stated("E Σ_t ℓ_t", float(world.value(K1, "token")), "=", float(world.exact(REVERSE_KL)))
 
 
-def _positive(seed: int) -> Iterator[Finding]:
+def _positive(seed: int) -> Iterator[Evidence]:
     yield within("KL of two different distributions", pair(seed).kl, ">", 0.0)
     same = pair(seed).q
     yield stated("KL of a distribution and itself", Pair(same, same).kl, ">", 0.0)
 
 
-def _mean_zero(seed: int) -> Iterator[Finding]:
+def _mean_zero(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     ratio = np.exp(world.reference.sequence_logprobs - world.policy.sequence_logprobs)
     yield within("E_q[p(x)/q(x) − 1], cut at a horizon", float(world.probability @ (ratio - 1)), "=", 0.0)
@@ -49,7 +49,7 @@ def _steps(ratio: np.ndarray) -> np.ndarray:
     return np.asarray(np.sum(before * (ratio - 1), axis=-1))
 
 
-def _no_steps() -> Iterator[Finding]:
+def _no_steps() -> Iterator[Evidence]:
     ratio = np.array([2.0, 0.5])
     yield smallest(
         "Σ_t r_{1:t−1}(r_t − 1) for r = 2, ½, against Π r_t − 1", float(_steps(ratio)), "≠", float(np.prod(ratio) - 1)
@@ -68,13 +68,13 @@ def _no_steps() -> Iterator[Finding]:
     yield realistic("largest relative difference over 20,000 sequences", float(gap.max()), "≠", 0.0)
 
 
-def _different(seed: int) -> Iterator[Finding]:
+def _different(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     gap = np.abs(world.summand(K3, "token") - world.summand(K3, "sequence"))
     yield stated("largest |Eq. 2 − Eq. 1| of a sequence", float(gap.max()), ">", 0.0)
 
 
-def _biased(seed: int) -> Iterator[Finding]:
+def _biased(seed: int) -> Iterator[Evidence]:
     world = tree(seed, vocab=3, horizon=4)
     extra = float(world.expectation(lambda q, p, mask: np.where(mask, np.expm1(p - q), 0.0)))
     yield stated("E Σ_t (r_t − 1)", extra, "≠", 0.0)
@@ -95,11 +95,11 @@ def _biased(seed: int) -> Iterator[Finding]:
     )
 
 
-def _nonnegative(seed: int) -> Iterator[Finding]:
+def _nonnegative(seed: int) -> Iterator[Evidence]:
     yield stated("least Eq. 2 of a sequence", float(tree(seed, scale=3.0).summand(K3, "token").min()), "≥", 0.0)
 
 
-def _low_variance() -> Iterator[Finding]:
+def _low_variance() -> Iterator[Evidence]:
     near = tree(0, scale=0.1)
     one, three = (_variance(np.asarray(near.probability), near.summand(k, "sequence")) for k in (K1, K3))
     yield within("Var of k3 of a sequence, models close", three, "<", one)
@@ -130,7 +130,7 @@ def _variance(chance: np.ndarray, values: np.ndarray) -> float:
     return float(chance @ (values - chance @ values) ** 2)
 
 
-def _biased_is_fine() -> Iterator[Finding]:
+def _biased_is_fine() -> Iterator[Evidence]:
     world = Gaussian(1.0)
     bias = world.mean_k2 - world.kl
     limit = (world.var_k1 - world.var_k2) / bias**2
@@ -146,7 +146,7 @@ def _biased_is_fine() -> Iterator[Finding]:
     )
 
 
-def _any_divergence(seed: int) -> Iterator[Finding]:
+def _any_divergence(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     for name in ("reverse_kl", "pearson_chi2", "squared_hellinger", "jensen_shannon", "total_variation"):
         by_state = float(world.exact(TARGETS[f"statewise_{name}"]))
