@@ -188,9 +188,8 @@ CLAIMS = (
         source=AMINI("theorem 2 and abstract"),
         statement="The variance of the Rao-Blackwellised estimate is at most that of k1.",
         verdict=Verdict.FAILS,
-        why="Each term is conditioned on another past, so the sum is no single Rao-Blackwell step: Var(k1) = Var(C) "
-        "+ Var(M) "
-        "+ 2Cov(C, M) with C = Σ KL_t, M = Σ(ℓ_t − KL_t), and Cov(C, M) may be negative.",
+        why="Each term is conditioned on another past, so the sum is no single Rao-Blackwell step: "
+        "Var(k1) = Var(C) + Var(M) + 2Cov(C, M) with C = Σ KL_t, M = Σ(ℓ_t − KL_t), and Cov(C, M) may be negative.",
         condition="One token, or given the prefixes, or Cov(C, M) ≥ −½Var(M). C + αM with the best α is never worse "
         "than either.",
         computation=_variance,
@@ -200,9 +199,8 @@ CLAIMS = (
             "print(round(w.mean(rb), 5), round(w.covariance(mc, mc), 5), round(w.covariance(rb, rb), 5))",
         ),
         meant="What happens in practice: in their experiments, and in nearly all random models, it is smaller.",
-        by_hand="(.5, .5) against (.25, .75), then after 0 twice (.5, .5), after 1 (.01, .99) against (.99, .01): "
-        "the token KL "
-        "is 0 or 4.50, which is noise that the sampled ℓ's cancel.",
+        by_hand="(.5, .5) against (.25, .75), then after 0 twice (.5, .5), after 1 (.01, .99) against (.99, .01): the "
+        "token KL is 0 or 4.50, which is noise that the sampled ℓ's cancel.",
     ),
     Claim(
         id="amini-rb-gradient-variance",
@@ -221,8 +219,7 @@ CLAIMS = (
         ),
         meant="What they measure on 36 models (−24.6 % in the variance of the norm); of random models 1 % disagree.",
         by_hand="Tokens (.993) against (.02), then after 0 (.0006) against (.99), after 1 (.0001) against (.03): "
-        "0.1449 "
-        "against 0.00225, in the logits of a 1.",
+        "0.1449 against 0.00225, in the logits of a 1.",
     ),
     Claim(
         id="amini-rb-gradient-unbiased",
@@ -290,9 +287,8 @@ CLAIMS = (
         statement="On GPT-2 tuned for sentiment: k1 6.76 ± 0.16, string k3 6.28 ± 2.54, Rao-Blackwell 6.76 ± 0.11 "
         "at M = 1.",
         verdict=Verdict.UNDECIDED,
-        why="It needs their models. What can be said: the spreads fall like 1/√M as they should, and string k3 at "
-        "6.28 with "
-        "±2.54 is the undershoot of a heavy tail, not bias.",
+        why="It needs their models. What can be said: the spreads fall like 1/√M as they should, and string k3 at 6.28 "
+        "with ±2.54 is the undershoot of a heavy tail, not bias.",
         computation=_table,
         code=lines("print([round(x / m**0.5, 3) for x in (0.16, 2.54, 0.11) for m in (5, 10)])"),
     ),

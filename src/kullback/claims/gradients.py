@@ -310,8 +310,7 @@ CLAIMS = (
         statement="Adding k1 to the loss adds nothing but noise.",
         verdict=Verdict.CONDITION,
         why="Its mean is 0, but with k1 in the reward it acts as a baseline of −1: the variance changes by "
-        "E[‖s‖²(2ℓ + 1)], "
-        "which can be negative.",
+        "E[‖s‖²(2ℓ + 1)], which can be negative.",
         condition="E[‖s‖²(2ℓ + 1)] > 0, as it is while ℓ > −½ nearly always.",
         computation=_adds_noise,
         code=lines(
@@ -375,8 +374,7 @@ CLAIMS = (
         source=COMEDY("section 3"),
         statement="None of k1, k3 in reward, loss or both gives an unbiased gradient of the sequence KL off-policy.",
         verdict=Verdict.HOLDS,
-        why="Their rows come from μ. Σ_t ρ_{1:t}k_t with the weights in the graph has mean KL(q‖p) for every q, so "
-        "its "
+        why="Their rows come from μ. Σ_t ρ_{1:t}k_t with the weights in the graph has mean KL(q‖p) for every q, so its "
         "derivative is unbiased: the open problem has a solution.",
         condition="supp q ⊆ supp μ. The weights' variance grows with the length.",
         computation=_off_policy,
@@ -394,9 +392,8 @@ CLAIMS = (
         statement="K1 in the loss and K3 in the reward make training collapse; K3 in the loss is stable but "
         "generalises worse.",
         verdict=Verdict.UNDECIDED,
-        why="It takes their models and GPUs. What can be said: k1 in the loss is pure noise, and k3 in the loss "
-        "points nearly "
-        "along the KL's gradient while the models are close.",
+        why="It takes their models and GPUs. What can be said: k1 in the loss is pure noise, and k3 in the loss points "
+        "nearly along the KL's gradient while the models are close.",
         computation=_collapse,
         code=lines(
             "from kullback.claims.worlds import descents",

@@ -144,8 +144,7 @@ CLAIMS = (
         statement="Between N(0.1, 0.2) and N(0, 1) the standard deviation of k3 is 8.8, that of k1 0.69.",
         verdict=Verdict.FAILS,
         why="With samples from N(0.1, 0.2²), p²/q grows like exp(+11.5x²): the variance of k3 is infinite, and a "
-        "sample's "
-        "spread is an accident of its size. k1's .679 is finite and about right.",
+        "sample's spread is an accident of its size. k1's .679 is finite and about right.",
         condition="σ² of p below twice that of q.",
         computation=_spread,
         code=lines(

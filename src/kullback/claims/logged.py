@@ -194,8 +194,7 @@ CLAIMS = (
         statement="Under top-p sampling, unfiltered log-probs on both sides give the policy's KL.",
         verdict=Verdict.CONDITION,
         why="The samples are the truncated policy's: k1 has mean KL(q̃‖p) + log q(S). The two sides are consistent "
-        "with each "
-        "other, but not with the sampler.",
+        "with each other, but not with the sampler.",
         condition="No filtering; or log-probs of q̃, with k1 or exact token KLs, for KL(q̃‖p); or both renormalised "
         "on S.",
         computation=_nucleus,
@@ -213,9 +212,8 @@ CLAIMS = (
         source=NEMO("overlong filtering"),
         statement="With truncated sequences left out, the mean KL of the rest is still the policy's KL.",
         verdict=Verdict.CONDITION,
-        why="Whether a sequence will end is not known when its tokens are drawn, so E[1{kept}(r_t − 1)] ≠ 0: k1 and "
-        "k3 get "
-        "different limits, neither the KL.",
+        why="Whether a sequence will end is not known when its tokens are drawn, so E[1{kept}(r_t − 1)] ≠ 0: k1 and k3 "
+        "get different limits, neither the KL.",
         condition="Nothing is filtered by what came later.",
         computation=_kept,
         code=lines(
@@ -231,9 +229,8 @@ CLAIMS = (
         source=LLAMA("mean_and_uncertainty"),
         statement="The mean token KL of a text has the printed error, sd/√tokens.",
         verdict=Verdict.CONDITION,
-        why="Tokens of one text are not independent: with correlation ρ from one to the next the error is √((1 + "
-        "ρ)/(1 − ρ)) "
-        "times as large.",
+        why="Tokens of one text are not independent: with correlation ρ from one to the next the error is "
+        "√((1 + ρ)/(1 − ρ)) times as large.",
         condition="Independent tokens; else cluster by document or window.",
         computation=_iid,
         code=lines(

@@ -251,12 +251,10 @@ CLAIMS = (
         source=DEEPSEEK("V3.2, eq. (7)"),
         statement="Multiplying each token's k3 by π/π_old makes the KL's gradient unbiased.",
         verdict=Verdict.CONDITION,
-        why="E_μ[ρ_t k3_t | prefix] = KL(q_t‖p_t) as a function of q. The prefixes stay those that were drawn, so "
-        "what a "
-        "token does to later KLs is missing, on-policy too.",
+        why="E_μ[ρ_t k3_t | prefix] = KL(q_t‖p_t) as a function of q. The prefixes stay those that were drawn, so what "
+        "a token does to later KLs is missing, on-policy too.",
         condition="For the KL of the next token at the sampled prefixes; the ratio in the graph, not clipped. For "
-        "sequences "
-        "the weight is ρ_{1:t}.",
+        "sequences the weight is ρ_{1:t}.",
         computation=_corrected,
         code=lines(
             "from kullback import REVERSE_KL, SURROGATES as S",
@@ -288,9 +286,8 @@ CLAIMS = (
         source=DEEPSEEK("GRPO, 1/|o| Σ_t"),
         statement="Averaged over each output's tokens, the per-token k3 is an unbiased estimate of the KL a token.",
         verdict=Verdict.CONDITION,
-        why="The length is not known when a token is drawn, so E[(1/T)Σ(r_t − 1)] ≠ 0 and E[S/T] ≠ E[S]/E[T]: k1 "
-        "and k3 have "
-        "two limits, and neither is KL/E[T].",
+        why="The length is not known when a token is drawn, so E[(1/T)Σ(r_t − 1)] ≠ 0 and E[S/T] ≠ E[S]/E[T]: k1 and "
+        "k3 have two limits, and neither is KL/E[T].",
         condition="All outputs of one length; or divide the sum by a constant, or totals by totals.",
         computation=_length_means,
         code=lines(

@@ -290,8 +290,7 @@ CLAIMS = (
         source=RETHINK("“keep the new policy from drifting too far from the old one”"),
         statement="A KL term to the old policy keeps the policy from drifting.",
         verdict=Verdict.CONDITION,
-        why="It bounds one update. As the old policy follows, nothing holds the sum of the updates: a two-armed "
-        "bandit "
+        why="It bounds one update. As the old policy follows, nothing holds the sum of the updates: a two-armed bandit "
         "walks to the end, where a penalty to the reference stops at q ∝ p·exp(R/β).",
         condition="Within one update, as in PPO's trust region. RLHF and GRPO penalise the KL to a fixed reference.",
         computation=_old_policy,
@@ -340,8 +339,7 @@ CLAIMS = (
         statement="That k1 changes sign is not by itself the reason for its variance.",
         verdict=Verdict.HOLDS,
         why="Var(k1 + c) = Var(k1): lifted until it is never negative it varies as before; halved, with the same "
-        "signs, "
-        "it varies a quarter as much.",
+        "signs, it varies a quarter as much.",
         computation=_sign_flips,
         code=lines(
             "from kullback.claims.worlds import pair",

@@ -135,9 +135,8 @@ CLAIMS = (
         source=RETHINK("“Talking About Variance”"),
         statement="A noisy KL estimate makes the gradient noisy: what is quiet in value is quiet in gradient.",
         verdict=Verdict.FAILS,
-        why="All (ℓ + 1 − λ)s have the same mean, and their noise is least at λ = 1 + E[ℓ‖s‖²]/E‖s‖² (Gaussian: 1 + "
-        "KL), "
-        "not at J/χ², where the value is quietest.",
+        why="All (ℓ + 1 − λ)s have the same mean, and their noise is least at "
+        "λ = 1 + E[ℓ‖s‖²]/E‖s‖² (Gaussian: 1 + KL), not at J/χ², where the value is quietest.",
         condition="Look at the gradient's own variance; a baseline does for it what λ does for the value.",
         computation=_value_noise,
         code=lines(
@@ -155,8 +154,7 @@ CLAIMS = (
         statement="The variance of k1 makes training and the KL coefficient unstable; k2 or k3 make them stable.",
         verdict=Verdict.UNDECIDED,
         why="Stability of training is an experiment. What can be said is how wrong a batch's KL is, and that a "
-        "coefficient "
-        "is moved by it only if it adapts.",
+        "coefficient is moved by it only if it adapts.",
         computation=_unstable,
         code=lines(
             "from kullback.claims.worlds import language",
@@ -172,8 +170,7 @@ CLAIMS = (
         statement="Unbiased means that with infinitely many samples the mean equals the true KL.",
         verdict=Verdict.FAILS,
         why="That is consistency. A control variate fitted on its own batch is consistent and, with 3 samples, has "
-        "mean "
-        ".1124 where the KL is .2749.",
+        "mean .1124 where the KL is .2749.",
         condition="Unbiased: the expectation is the KL at every number of samples.",
         computation=_infinitely_many,
         code=lines(
@@ -189,8 +186,7 @@ CLAIMS = (
         source=RETHINK("“So why can’t we just compute KL exactly”"),
         statement="Sequences grow exponentially with length, so their KL cannot be computed exactly.",
         verdict=Verdict.CONDITION,
-        why="The chain rule needs one vocabulary sum a prefix. Where few prefixes matter (a Markov model) it is "
-        "exact: "
+        why="The chain rule needs one vocabulary sum a prefix. Where few prefixes matter (a Markov model) it is exact: "
         "48·64² terms instead of 64^48. Otherwise only the prefixes are sampled.",
         condition="Prefixes of a general model must be sampled; tokens need not be.",
         computation=_sampling_needed,

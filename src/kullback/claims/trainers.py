@@ -167,9 +167,8 @@ CLAIMS = (
         source=TRL("PPOConfig.kl_estimator"),
         statement="In the reward, k3 is an unbiased estimator of lower variance and so strictly better than k1.",
         verdict=Verdict.FAILS,
-        why="As a value, yes. In the reward it is multiplied by ∇log q, and E[k3·s] = ∇KL(q‖p) − ∇KL(p‖q), which "
-        "can even "
-        "point the other way.",
+        why="As a value, yes. In the reward it is multiplied by ∇log q, and E[k3·s] = ∇KL(q‖p) − ∇KL(p‖q), which can "
+        "even point the other way.",
         condition="k1 in the reward; or k3 in the reward and in the loss, β each.",
         computation=_k3_reward,
         code=lines(
@@ -221,9 +220,8 @@ CLAIMS = (
         source=VERL("distillation, top-k KL (issue 7856)"),
         statement="The KL over the teacher's top k tokens is a KL and can be clamped at 0.",
         verdict=Verdict.FAILS,
-        why="Σ_head q log(q/p) is not a KL: it is at least Q log(Q/P), which is negative where q has less mass in "
-        "the head. "
-        "Clamping it at 0 removes the gradient there.",
+        why="Σ_head q log(q/p) is not a KL: it is at least Q log(Q/P), which is negative where q has less mass in the "
+        "head. Clamping it at 0 removes the gradient there.",
         condition="A bucket for the rest (a lower bound of the KL, ≥ 0), or a sampled tail (unbiased).",
         computation=_head_sum,
         code=lines(

@@ -256,9 +256,8 @@ CLAIMS = (
         source=EMA_PG("table 1 and algorithm 1"),
         statement="The top-k reverse KL, Σ_head q log(q/p) + 1(tail)·π/sg(π)·sg(ℓ), has an unbiased gradient.",
         verdict=Verdict.FAILS,
-        why="Differentiating the head's q log(q/p) leaves Σ_head ∇q = ∇(head mass), which only the tail's own ∇ℓ "
-        "would cancel: "
-        "the detached ℓ has none.",
+        why="Differentiating the head's q log(q/p) leaves Σ_head ∇q = ∇(head mass), which only the tail's own ∇ℓ would "
+        "cancel: the detached ℓ has none.",
         condition="Leave ℓ in the tail attached, or subtract m − sg(m), m the head's mass; or k = 0 or k = V.",
         computation=_top_reverse,
         code=lines(

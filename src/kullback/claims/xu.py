@@ -150,8 +150,7 @@ CLAIMS = (
         source=XU("“For estimator f_N”"),
         statement="∂f_N is the worst possible estimator of the gradient.",
         verdict=Verdict.FAILS,
-        why="It has mean 0, but an unbiased ∂½(c + ℓ)² with an unlucky c has a larger mean squared error; and the "
-        "same "
+        why="It has mean 0, but an unbiased ∂½(c + ℓ)² with an unlucky c has a larger mean squared error; and the same "
         "k1, put into the reward, is unbiased.",
         condition="The worst in what it is after: its mean carries nothing of the gradient.",
         computation=_worst,
@@ -237,8 +236,7 @@ CLAIMS = (
         statement="That ∂f_S approximates f_X may explain why f_S is useful in DeepSeek-R1's training.",
         verdict=Verdict.UNDECIDED,
         why="What made R1 work is no computation. What can be said: in the realistic world what k3 follows points "
-        "nearly "
-        "along ∇KL(q‖p); R1's samples come from π_old, for which ∂f_S follows neither KL.",
+        "nearly along ∇KL(q‖p); R1's samples come from π_old, for which ∂f_S follows neither KL.",
         computation=_explains,
         code=lines(
             "from kullback.claims.worlds import descents",

@@ -239,8 +239,7 @@ CLAIMS = (
         verdict=Verdict.FAILS,
         why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: "
         "by the tower rule the sum has mean 0.",
-        condition="It is biased only if a drawn token is left out, weighted by something that is not known "
-        "beforehand "
+        condition="It is biased only if a drawn token is left out, weighted by something that is not known beforehand "
         "(such as the final length), or drawn from another distribution than q.",
         computation=_biased,
         code=lines(
@@ -289,8 +288,7 @@ CLAIMS = (
         source=ZHANG("last paragraphs"),
         statement="Being biased is not necessarily bad: k2 may be the better estimate.",
         verdict=Verdict.CONDITION,
-        why="Mean squared error is variance/n + bias². k2 wins for n < (Var k1 − Var k2)/bias²: 16 samples at KL "
-        "0.5, "
+        why="Mean squared error is variance/n + bias². k2 wins for n < (Var k1 − Var k2)/bias²: 16 samples at KL 0.5, "
         "64 million at KL 0.005.",
         condition="Few samples for the distance; a mean over a long run keeps the bias and loses the variance.",
         computation=_biased_is_fine,
