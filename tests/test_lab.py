@@ -29,7 +29,7 @@ from kullback.lab.language_models import ways
 from kullback.lab.sample_plan import PlanRow
 from kullback.lab.training_runs import ARMS, _Problem
 from kullback.oracle import World, reference_world, relative_variance
-from kullback.oracle.gradients import gradient_of
+from kullback.oracle.loss_gradients import gradient_of
 from kullback.report.pictures import draw
 
 

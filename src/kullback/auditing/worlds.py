@@ -11,7 +11,7 @@ import numpy as np
 from kullback.arrays import Array, Float64
 from kullback.errors import MissingPackageError
 from kullback.oracle import TreeLM, World, exact_gradient
-from kullback.oracle.gradients import world_columns
+from kullback.oracle.loss_gradients import world_columns
 from kullback.targets import Target
 
 SAMPLERS = ("on_policy", "off_policy", "from_reference")

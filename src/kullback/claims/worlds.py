@@ -13,7 +13,7 @@ import numpy as np
 from kullback.arrays import Array, Float64
 from kullback.errors import MissingPackageError
 from kullback.oracle import MarkovGradient, MarkovLM, TreeLM, World, exact_gradient
-from kullback.oracle.gradients import gradient_of, world_columns
+from kullback.oracle.loss_gradients import gradient_of, world_columns
 from kullback.targets import Target
 
 

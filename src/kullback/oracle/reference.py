@@ -11,7 +11,7 @@ from kullback.estimation.block import Tokens
 from kullback.estimation.controls import CONTROLS
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator
-from kullback.oracle.gradients import LossMoments, exact_gradient, loss_moments
+from kullback.oracle.loss_gradients import LossMoments, exact_gradient, loss_moments
 from kullback.oracle.tree import TreeLM
 from kullback.oracle.world import World
 from kullback.targets import REVERSE_KL
