@@ -1,4 +1,4 @@
-"""What trainers and tools log: rollout metrics, filtered samples, printed errors."""
+"""verl, NeMo-RL and llama.cpp: what is logged, as rollout metrics, filtered samples, printed errors."""
 
 from __future__ import annotations
 

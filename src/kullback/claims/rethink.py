@@ -1,4 +1,4 @@
-"""002 and 003: one article on KL estimation for language models, in English and in Chinese."""
+"""002 and 003, “Re-understanding KL Approximation”: one article, in English and in Chinese."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""002 and 003: what the article says about training, cost and the number of samples."""
+"""002 and 003, “Re-understanding KL Approximation”: the article on training, cost and the number of samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH
 from kullback.claims.worlds import HORIZON, VOCAB, Gaussian, Pair, language, rollouts, sampled, tree
 from kullback.estimators import RAO_BLACKWELL
 from kullback.targets import REVERSE_KL
@@ -194,7 +194,7 @@ CLAIMS = (
             "from math import log10",
             "print(round(log10(47 * 64**2 + 64), 6), round(48 * log10(63), 6))",
         ),
-        also=(DRAFT("“exponential in V”"), RETHINK_ZH("指数级")),
+        also=(APPLICATIONS("“exponential in V”"), RETHINK_ZH("指数级")),
     ),
     Claim(
         id="003-estimator-cost",
@@ -222,6 +222,6 @@ CLAIMS = (
             "for w in (Gaussian(0.1), Gaussian(1.0)):",
             "    print(round(w.mean_k2 / w.kl - 1, 6))",
         ),
-        also=(RETHINK("“the bias can be quite small”"), DRAFT("“suprisingly low bias”")),
+        also=(RETHINK("“the bias can be quite small”"), APPLICATIONS("“suprisingly low bias”")),
     ),
 )

@@ -1,4 +1,4 @@
-"""What Schulman's post says, which all the others rest on."""
+"""Schulman's post, which all the others rest on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import DRAFT, NEMO, RETHINK, RETHINK_ZH, SCHULMAN, SLIME, XIHUAI, XU, ZHANG
+from kullback.claims.sources import APPLICATIONS, NEMO, RETHINK, RETHINK_ZH, SCHULMAN, SLIME, XIHUAI, XU, ZHANG
 from kullback.claims.worlds import (
     CROSSED,
     EVEN,
@@ -194,7 +194,7 @@ CLAIMS = (
             "world = pair(seed=0)",
             "print(round(float(world.q @ kb.K1(world.log_ratio)), 9))",
         ),
-        also=(ZHANG("second formula"), DRAFT("k1"), RETHINK("k1"), RETHINK_ZH("k1"), XU("f_N")),
+        also=(ZHANG("second formula"), APPLICATIONS("k1"), RETHINK("k1"), RETHINK_ZH("k1"), XU("f_N")),
     ),
     Claim(
         id="schulman-k2-second-order",
@@ -257,7 +257,7 @@ CLAIMS = (
             "q, p = np.array([0.5, 0.5]), np.array([0.5, 0.25])",
             "print(round(float(q @ (kb.K1(np.log(q / p)) - kb.K3(np.log(q / p)))), 6))",
         ),
-        also=(ZHANG("k3"), DRAFT("k3"), RETHINK("k3"), XU("f_S"), SLIME("compute_approx_kl")),
+        also=(ZHANG("k3"), APPLICATIONS("k3"), RETHINK("k3"), XU("f_S"), SLIME("compute_approx_kl")),
     ),
     Claim(
         id="schulman-k3-nonnegative",
@@ -309,7 +309,7 @@ CLAIMS = (
             "world = pair(seed=0)",
             "print([round(world.mean(kb.ControlVariate(c).fn(world.log_ratio)), 9) for c in (-1.0, 0.3, 17.0)])",
         ),
-        also=(DRAFT("k3"),),
+        also=(APPLICATIONS("k3"),),
     ),
     Claim(
         id="schulman-no-closed-form",
@@ -327,7 +327,11 @@ CLAIMS = (
         ),
         meant="That λ = 1 is good enough without knowing λ*: near p = q it is, since λ* → 1.",
         by_hand="q = (½, ½), p = (¼, ¾): J = ¼ log 3, χ² = ¼, λ* = log 3 = 1.0986, and there the variance is 0.",
-        also=(DRAFT("“The hard part is choosing the λ”"), RETHINK("“isn’t easy to get”"), RETHINK_ZH("难以解析求出")),
+        also=(
+            APPLICATIONS("“The hard part is choosing the λ”"),
+            RETHINK("“isn’t easy to get”"),
+            RETHINK_ZH("难以解析求出"),
+        ),
     ),
     Claim(
         id="schulman-coefficient-one",
@@ -386,6 +390,6 @@ CLAIMS = (
             "world = pair(seed=0, scale=2.0)",
             "print(round(world.mean((world.log_ratio - world.kl) * (world.r - 1)), 9))",
         ),
-        also=(DRAFT("k3"), RETHINK("“that correlation is negative”"), RETHINK_ZH("相关性是负的")),
+        also=(APPLICATIONS("k3"), RETHINK("“that correlation is negative”"), RETHINK_ZH("相关性是负的")),
     ),
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, stated, within
-from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
 from kullback.claims.worlds import (
     Gaussian,
     rollouts,
@@ -186,7 +186,7 @@ CLAIMS = (
             "print(round((5**0.5 - 1) / 2, 6), [(w.var_k1, w.var_k2) for w in map(Gaussian, (0.5, 2.0))])",
         ),
         also=(
-            DRAFT("k2"),
+            APPLICATIONS("k2"),
             RETHINK("“Empirically, k2 really does have much lower variance”"),
             RETHINK_ZH("方差确实远低于"),
         ),
@@ -208,6 +208,6 @@ CLAIMS = (
             "print(round(x / 2, 6), round(y / 2, 6), round(y**0.5, 6))",
         ),
         meant="What the second table shows, at KL 0.5; it says “appears”.",
-        also=(DRAFT("“The best estimator”"), TRL("PPOConfig.kl_estimator")),
+        also=(APPLICATIONS("“The best estimator”"), TRL("PPOConfig.kl_estimator")),
     ),
 )

@@ -1,4 +1,4 @@
-"""What the documentation and the comments of trainers say about their losses and rewards."""
+"""TRL, verl, slime and Tinker: what trainers' documentation and comments say of their losses and rewards."""
 
 from __future__ import annotations
 

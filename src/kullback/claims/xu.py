@@ -1,4 +1,4 @@
-"""004: estimating the gradient of the KL divergence."""
+"""Xu (004): estimating the gradient of the KL divergence."""
 
 from __future__ import annotations
 

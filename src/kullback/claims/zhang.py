@@ -1,4 +1,4 @@
-"""000: a note on TRL's KL estimate, token by token against whole sequences."""
+"""Zhang (000): a note on TRL's KL estimate, token by token against whole sequences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, ZHANG
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, ZHANG
 from kullback.claims.worlds import ENDLESS, Gaussian, Pair, pair, rollouts, sampled, tree
 from kullback.estimators import K1, K3
 from kullback.estimators.divergences import k1, k3
@@ -198,7 +198,7 @@ CLAIMS = (
             "p = np.where(np.arange(79) == 0, 0.5, 0.0)",
             "print(round(float(q @ (p / q - 1)), 9))",
         ),
-        also=(DRAFT("lemma 1"), RETHINK("“its expectation is”"), RETHINK_ZH("期望是")),
+        also=(APPLICATIONS("lemma 1"), RETHINK("“its expectation is”"), RETHINK_ZH("期望是")),
     ),
     Claim(
         id="000-no-steps",

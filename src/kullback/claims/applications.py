@@ -1,4 +1,4 @@
-"""001: a draft on approximating the KL divergence."""
+"""001, “Approximating KL Divergence (and its applications in RL)”: a draft after Schulman's post."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated
-from kullback.claims.sources import DRAFT
+from kullback.claims.sources import APPLICATIONS
 from kullback.claims.worlds import BY_HAND, EVEN, Gaussian, Pair, descents, language, live_tree, pair
 from kullback.estimators.divergences import k3
 from kullback.oracle import World, exact_gradient
@@ -87,7 +87,7 @@ def _best() -> Iterator[Evidence]:
 CLAIMS = (
     Claim(
         id="001-kl-from-p",
-        source=DRAFT("third formula"),
+        source=APPLICATIONS("third formula"),
         statement="With samples from p, KL(q‖p) = E_p[−r log r].",
         verdict=Verdict.FAILS,
         why="E_p[−r log r] = Σ p (p/q) log(q/p): it has p²/q where q should stand, and is negative here.",
@@ -104,7 +104,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-mean-of-log-r",
-        source=DRAFT("after the definition"),
+        source=APPLICATIONS("after the definition"),
         statement="KL(q‖p) is the mean of the random variable log r, r = p/q, under q.",
         verdict=Verdict.FAILS,
         why="E_q[log p/q] = −KL(q‖p).",
@@ -120,7 +120,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-objective-between-fixed-models",
-        source=DRAFT("“The Why?”"),
+        source=APPLICATIONS("“The Why?”"),
         statement="The RL objective includes KL(π_ref‖π_old), whose minimisation keeps the policy near the reference.",
         verdict=Verdict.FAILS,
         why="Neither model is being trained, so the term is a constant and its gradient is 0.",
@@ -136,7 +136,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-vocabulary-intractable",
-        source=DRAFT("“The Why?”"),
+        source=APPLICATIONS("“The Why?”"),
         statement="The KL of one token is a sum over the vocabulary, which quickly becomes intractable.",
         verdict=Verdict.FAILS,
         why="The logits are there: the sum takes about 3 operations an entry, the LM head that made them 2·width.",
@@ -149,7 +149,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-k3-best",
-        source=DRAFT("heading of k3"),
+        source=APPLICATIONS("heading of k3"),
         statement="k3 is the best estimator of the KL.",
         verdict=Verdict.FAILS,
         why="Within −log r + λ(r − 1) the best λ is J/χ², not 1; exact token KLs and their controls are another step.",

@@ -1,4 +1,4 @@
-"""Tang & Munos and “A Comedy of Estimators”: what the estimators follow when they are differentiated."""
+"""Tang & Munos and “A Comedy of Estimators”: what an estimator follows in the loss, in the reward, or in both."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ CLAIMS = (
         computation=_reward_to_go,
         code=lines(
             "from kullback import REVERSE_KL",
-            "from kullback.claims.gradients import to_go",
+            "from kullback.claims.placement import to_go",
             "from kullback.claims.worlds import followed, live_tree, off",
             "world = live_tree(seed=0)",
             "print(round(off(followed(world, to_go), world, REVERSE_KL), 9))",
@@ -380,7 +380,7 @@ CLAIMS = (
         computation=_off_policy,
         code=lines(
             "from kullback import REVERSE_KL, SURROGATES as S",
-            "from kullback.claims.gradients import cumulative",
+            "from kullback.claims.placement import cumulative",
             "from kullback.claims.worlds import followed, live_tree, off",
             "world = live_tree(0, off_policy=True)",
             "print([round(off(followed(world, f), world, REVERSE_KL), 6) for f in (S['k1_reward'].fn, cumulative)])",
