@@ -12,8 +12,8 @@ from kullback.claims.sources import DEEPSEEK, LLAMA, NEMO, VERL
 from kullback.claims.worlds import (
     Pair,
     pair,
-    rollouts,
     sampled,
+    texts,
     tree,
 )
 from kullback.estimators import K1, K3
@@ -54,7 +54,7 @@ def _token_weights() -> Iterator[Evidence]:
         "=",
         float(np.minimum(ratio, 2.0)[-1]),
     )
-    drawn = rollouts()
+    drawn = texts()
     tokens = np.minimum(np.exp(-drawn.log_ratio), 2.0)
     gap = np.abs(np.log(np.cumprod(tokens, axis=1)) - np.log(tokens))[drawn.mask]
     yield realistic(
@@ -96,11 +96,11 @@ def _kept(seed: int) -> Iterator[Evidence]:
         yield stated(f"E Σ_t {name}_t of the sequences that ended", got, "=", kl)
     yield within("E Σ_t k1_t, every sequence kept", float(world.value(K1, "token")), "=", kl)
     yield instead("k1 and k3 no longer agree: k3 − k1", values["k3"] - values["k1"], "≠", 0.0)
-    drawn = rollouts()
+    drawn = texts()
     short = ~drawn.mask.all(axis=1)
     yield realistic(
         "E Σ_t k1_t of those that ended before 48 tokens",
-        **sampled(drawn.total(drawn.log_ratio)[short]),
+        **sampled(drawn.sums[short]),
         relation="=",
         claimed=float(drawn.total(drawn.token_kl).mean()),
     )
@@ -121,7 +121,7 @@ def _iid() -> Iterator[Evidence]:
 
     yield within("true error over the one printed, tokens independent", ratio(0.5), "=", 1.0)
     yield stated("the same, neighbouring tokens alike 9 times in 10", ratio(0.9), "=", 1.0)
-    drawn = rollouts()
+    drawn = texts()
     rows = drawn.mask.all(axis=1)
     kl = drawn.token_kl[rows]
     printed = kl.std() / math.sqrt(kl.size)

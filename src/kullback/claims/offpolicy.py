@@ -19,8 +19,8 @@ from kullback.claims.worlds import (
     off,
     pair,
     relative,
-    rollouts,
     sampled,
+    texts,
     tree,
 )
 from kullback.estimators import K3
@@ -151,11 +151,11 @@ def _length_means(seed: int) -> Iterator[Evidence]:
     k1 = float(token.log_ratio[0]) * inverse + rest * (1 - inverse)
     yield instead("E[(1/T)Σ_t k1_t], tokens (.1, .45, .45) against (.05, .6, .35)", k1, "=", 0.163805, tolerance=5.1e-7)
     yield instead("KL/E[T] there", ENDLESS.kl * end, "=", 0.052949, tolerance=5.1e-7)
-    drawn = rollouts()
+    drawn = texts()
     lengths = drawn.mask.sum(axis=1)
     yield realistic(
         "E[(1/T)Σ_t k1_t] in millinats",
-        **sampled(1e3 * drawn.total(drawn.log_ratio) / lengths),
+        **sampled(1e3 * drawn.sums / lengths),
         relation="=",
         claimed=1e3 * float(drawn.log_ratio.sum() / lengths.sum()),
     )

@@ -12,6 +12,7 @@ from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, rea
 from kullback.claims.sources import COMEDY, LIU, TANG, TRL, XIHUAI
 from kullback.claims.worlds import (
     BY_HAND,
+    BY_HAND_SCORE,
     CROSSED,
     Gaussian,
     close_pair,
@@ -128,10 +129,6 @@ def _k3_reward(seed: int) -> Iterator[Evidence]:
     yield stated("Σ_t k3_t in the loss off ∇KL(q‖p) by", _off(world, "k3_loss", REVERSE_KL), ">", 0.01)
     found = descents()
     yield realistic("k3 in the loss, realistic world", relative(found.statewise_forward, found.reverse), "=", 0.0)
-
-
-BY_HAND_SCORE = np.array([1 / 0.8, -1 / 0.2])
-"""∂log q/∂q(first) of q = (.8, .2)."""
 
 
 def _both(values: np.ndarray, slopes: np.ndarray) -> float:

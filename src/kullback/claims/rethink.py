@@ -18,9 +18,9 @@ from kullback.claims.worlds import (
     language,
     pair,
     relative,
-    rollouts,
     sampled,
     softmax,
+    texts,
 )
 from kullback.estimators.divergences import k1, k2, k3
 
@@ -58,11 +58,9 @@ def _two_signs(seed: int) -> Iterator[Evidence]:
     yield stated("E_q[−log r], r = q/p", world.mean(-np.log(world.q / world.p)), "=", world.kl)
     yield smallest("the same, q = (.8, .2), p = (.5, .5)", -BY_HAND.kl, "=", BY_HAND.kl)
     yield instead("E_q[log r], r = q/p", world.mean(np.log(world.q / world.p)), "=", world.kl)
-    drawn = rollouts()
+    drawn = texts()
     kl = drawn.total(drawn.token_kl)
-    yield realistic(
-        "E_q[−log r] of sequences", **sampled(-drawn.total(drawn.log_ratio)), relation="=", claimed=float(kl.mean())
-    )
+    yield realistic("E_q[−log r] of sequences", **sampled(-drawn.sums), relation="=", claimed=float(kl.mean()))
 
 
 def _direction(seed: int) -> Iterator[Evidence]:
@@ -100,12 +98,12 @@ def _old_policy() -> Iterator[Evidence]:
 
 def _grpo_differs() -> Iterator[Evidence]:
     found, (policy, reference) = descents(), language()
-    drawn = rollouts()
+    drawn = texts()
     kl = policy.reverse_kl(reference)
     yield within(
         "mean of k3 a token, summed: the value", **sampled(drawn.total(k3(drawn.log_ratio))), relation="=", claimed=kl
     )
-    yield within("mean of k1 a token, summed", **sampled(drawn.total(drawn.log_ratio)), relation="=", claimed=kl)
+    yield within("mean of k1 a token, summed", **sampled(drawn.sums), relation="=", claimed=kl)
     yield stated(
         "distance of GRPO's gradient (k3 in the loss) from PPO's (k1 in the reward)",
         relative(found.statewise_forward, found.reverse),
@@ -131,7 +129,7 @@ def _both_signs(seed: int) -> Iterator[Evidence]:
     yield smallest(
         "P(log q/p = −5) under q, one outcome of p = 1e-4, against P(log q/p = 5)", rare, "≥", 1e-4 * math.exp(5.0)
     )
-    drawn = rollouts().log_ratio[rollouts().mask]
+    drawn = texts().log_ratio[texts().mask]
     yield realistic(
         "share of tokens with log q/p ≤ −1, against that with log q/p ≥ 1",
         float(np.mean(drawn <= -1.0)),
@@ -168,7 +166,7 @@ def _heavy_tails() -> Iterator[Evidence]:
     square = 0.5**2
     w = math.exp(square)
     yield instead("kurtosis of r (log-normal), KL 0.125, which k3 inherits", w**4 + 2 * w**3 + 3 * w**2 - 3, ">", 3.0)
-    values = rollouts().total(rollouts().log_ratio)
+    values = texts().sums
     centred = values - values.mean()
     fourth = float((centred**4).mean() / (centred**2).mean() ** 2)
     yield realistic("kurtosis of Σ_t k1_t, 3 for a Gaussian", fourth, "=", 3.0, tolerance=0.3)
@@ -179,7 +177,7 @@ def _squaring() -> Iterator[Evidence]:
     small, large = np.array([0.1, 0.5, 1.9]), np.array([2.1, 5.0, 10.0])
     yield within("largest ½ℓ²/|ℓ| for |ℓ| < 2", float((k2(small) / small).max()), "<", 1.0)
     yield stated("largest ½ℓ²/|ℓ| for |ℓ| up to 10", float((k2(large) / large).max()), "<", 1.0)
-    values = np.abs(rollouts().total(rollouts().log_ratio))
+    values = np.abs(texts().sums)
     yield realistic("share of sequences with |ℓ| > 2, which squaring magnifies", float(np.mean(values > 2)), "=", 0.0)
 
 
@@ -192,8 +190,8 @@ def _tighter() -> Iterator[Evidence]:
     heavy = Gaussian(0.0, math.sqrt(2))
     yield stated("variance of k3, N(0, 1) against N(0, 2)", heavy.var_k3, "<", heavy.var_k1)
     yield instead("variance of k1 there", heavy.var_k1, "=", 0.125)
-    drawn = rollouts()
-    total = drawn.total(drawn.log_ratio)
+    drawn = texts()
+    total = drawn.sums
     yield realistic("variance of k3 of a sequence", float(np.var(k3(total))), "<", float(np.var(total)))
     yield realistic(
         "variance of Σ_t k3_t, for which it holds",
@@ -209,7 +207,7 @@ def _highly_correlated() -> Iterator[Evidence]:
 
     yield within("correlation of r − 1 and −log r, KL 0.005", correlation(Gaussian(0.1)), "<", -0.9)
     yield stated("the same at KL 2", correlation(Gaussian(2.0)), "<", -0.9)
-    total = rollouts().total(rollouts().log_ratio)
+    total = texts().sums
     yield realistic("the same of sequences", float(np.corrcoef(np.expm1(-total), total)[0, 1]), "<", -0.9)
 
 

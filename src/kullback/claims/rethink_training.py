@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH
-from kullback.claims.worlds import HORIZON, VOCAB, Gaussian, Pair, language, rollouts, sampled, tree
+from kullback.claims.worlds import HORIZON, VOCAB, Gaussian, Pair, language, sampled, texts, tree
 from kullback.estimators import RAO_BLACKWELL
 from kullback.targets import REVERSE_KL
 
@@ -70,8 +70,8 @@ def _infinitely_many() -> Iterator[Evidence]:
     )
     yield instead("the same, fitted leave-one-out", plug_in(True), "=", PROBABILITIES.kl)
     yield instead("KL", PROBABILITIES.kl, "=", 0.2749, tolerance=5e-5)
-    drawn = rollouts()
-    total = drawn.total(drawn.log_ratio)[:19_998].reshape(-1, 3)
+    drawn = texts()
+    total = drawn.sums[:19_998].reshape(-1, 3)
     h = np.expm1(-total)
     fitted = -np.sum(total * h, axis=1) / np.sum(h**2, axis=1)
     values = total.mean(axis=1) + fitted * h.mean(axis=1)
@@ -97,10 +97,10 @@ def _cost() -> Iterator[Evidence]:
 def _k2_bias() -> Iterator[Evidence]:
     for gaussian, say in ((Gaussian(0.1), within), (Gaussian(1.0), stated)):
         yield say(f"bias of k2 over KL, KL {gaussian.kl:g}", gaussian.mean_k2 / gaussian.kl - 1, "<", 0.01)
-    drawn = rollouts()
+    drawn = texts()
     policy, reference = language()
     kl = policy.reverse_kl(reference)
-    bias = float(np.mean(0.5 * drawn.total(drawn.log_ratio) ** 2)) / kl - 1
+    bias = float(np.mean(0.5 * drawn.sums**2)) / kl - 1
     yield realistic("bias of k2 of a sequence over KL", bias, "<", 0.01)
 
 
@@ -123,7 +123,7 @@ def _sampling_needed(seed: int) -> Iterator[Evidence]:
         float(world.exact(REVERSE_KL)),
     )
     policy, reference = language()
-    estimate = sampled(rollouts().total(rollouts().token_kl))
+    estimate = sampled(texts().total(texts().token_kl))
     yield realistic(
         "the same by sampling 20,000 sequences", **estimate, relation="=", claimed=policy.reverse_kl(reference)
     )

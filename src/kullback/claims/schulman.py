@@ -17,7 +17,7 @@ from kullback.claims.worlds import (
     close_pair,
     language,
     pair,
-    rollouts,
+    texts,
 )
 from kullback.estimators import ESTIMATORS
 from kullback.estimators.divergences import k1, k2, k3
@@ -27,11 +27,6 @@ def _k1_unbiased(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     direct = float(world.q @ np.log(world.q / world.p))
     yield stated("E[k1]", world.mean(k1(world.log_ratio)), "=", direct)
-
-
-def _sums() -> np.ndarray:
-    drawn = rollouts()
-    return np.asarray(drawn.total(drawn.log_ratio))
 
 
 def _second_order(seed: int) -> Iterator[Evidence]:
@@ -72,10 +67,10 @@ def _not_convex() -> Iterator[Evidence]:
     yield smallest("Σ q f(p/q) of r = 3 and 30 over that of the merged r = 16.5", split, "≥", merged)
     inside = k2(np.log([0.5, 2.5])).mean()
     yield instead("the same of r = 0.5 and 2.5, both below e", inside, "≥", float(k2(np.log(np.array([1.5])))[0]))
-    share = rollouts()
+    share = texts()
     beyond = np.mean(share.log_ratio[share.mask] < -1)
     yield realistic("share of tokens with r > e, where ½(log r)² is concave", float(beyond), "=", 0.0)
-    yield realistic("share of sequences with r > e", float(np.mean(_sums() < -1)), "=", 0.0)
+    yield realistic("share of sequences with r > e", float(np.mean(texts().sums < -1)), "=", 0.0)
 
 
 def _k3_unbiased(seed: int) -> Iterator[Evidence]:
@@ -132,7 +127,7 @@ def _closed_form(seed: int) -> Iterator[Evidence]:
     for gaussian in (Gaussian(0.1), Gaussian(1.0)):
         square = gaussian.shift**2
         yield instead(f"λ* at KL {gaussian.kl:g}", gaussian.best_coefficient, "=", square / math.expm1(square))
-    total = _sums()
+    total = texts().sums
     control = np.expm1(-total)
     yield realistic(
         "λ* of whole sequences, estimated",

@@ -11,8 +11,8 @@ from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, rea
 from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
 from kullback.claims.worlds import (
     Gaussian,
-    rollouts,
     sampled,
+    texts,
 )
 from kullback.estimators.divergences import k2
 
@@ -29,12 +29,7 @@ def _half_negative() -> Iterator[Evidence]:
 
     yield within("P(k1 < 0), Gaussian, KL 0.005", share(0.1), "=", 0.5, tolerance=0.05)
     yield stated("P(k1 < 0), Gaussian, KL 0.5", share(1.0), "=", 0.5, tolerance=0.05)
-    yield realistic("P(Σℓ < 0), sequences", **sampled(_sums() < 0), relation="=", claimed=0.5, tolerance=0.05)
-
-
-def _sums() -> np.ndarray:
-    drawn = rollouts()
-    return np.asarray(drawn.total(drawn.log_ratio))
+    yield realistic("P(Σℓ < 0), sequences", **sampled(texts().sums < 0), relation="=", claimed=0.5, tolerance=0.05)
 
 
 def _table_values() -> Iterator[Evidence]:
@@ -78,9 +73,9 @@ def _k2_quieter() -> Iterator[Evidence]:
         yield within(f"Var k2 at KL {world.kl:.3g}", world.var_k2, "<", world.var_k1)
     yield stated("Var k2 at KL 2", Gaussian(2.0).var_k2, "<", Gaussian(2.0).var_k1)
     yield instead("KL at which they cross", Gaussian(crossing).kl, "=", (math.sqrt(5) - 1) / 2)
-    drawn = rollouts()
+    drawn = texts()
     yield realistic(
-        "Var Σ_t k2_t of sequences", float(np.var(drawn.total(k2(drawn.log_ratio)))), "<", float(np.var(_sums()))
+        "Var Σ_t k2_t of sequences", float(np.var(drawn.total(k2(drawn.log_ratio)))), "<", float(np.var(drawn.sums))
     )
 
 

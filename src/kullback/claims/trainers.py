@@ -11,6 +11,7 @@ from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, rea
 from kullback.claims.sources import NEMO, OPENRLHF, SLIME, TINKER, TRL, VERL
 from kullback.claims.worlds import (
     BY_HAND,
+    BY_HAND_SCORE,
     Pair,
     descents,
     followed,
@@ -20,8 +21,8 @@ from kullback.claims.worlds import (
     off,
     pair,
     relative,
-    rollouts,
     sampled,
+    texts,
     tree,
     updated,
 )
@@ -61,7 +62,7 @@ def _clamps(seed: int) -> Iterator[Evidence]:
     yield instead(
         "what clamping loses there", float(far.exact(REVERSE_KL)) - float(far.value(clamped, "token")), ">", 0.0
     )
-    drawn = rollouts()
+    drawn = texts()
     values = drawn.total(clamped.fn(drawn.log_ratio)) - drawn.total(k3(drawn.log_ratio))
     yield realistic("what clamping loses of Σ_t k3_t", float(-values.mean()), "=", 0.0)
 
@@ -70,8 +71,7 @@ def _k1_loss(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["k1_loss"].fn)
     yield stated("‖E ∇Σ_t k1_t‖", float(np.linalg.norm(got)), ">", 0.0)
-    score = np.array([1 / 0.8, -1 / 0.2])
-    yield smallest("E ∇k1, q = (.8, .2), p = (.5, .5), d/dq", BY_HAND.mean(score), ">", 0.0)
+    yield smallest("E ∇k1, q = (.8, .2), p = (.5, .5), d/dq", BY_HAND.mean(BY_HAND_SCORE), ">", 0.0)
     yield instead(
         "k1 in the reward, off ∇KL(q‖p) by",
         off(followed(world, SURROGATES["k1_reward"].fn), world, REVERSE_KL),
@@ -84,9 +84,8 @@ def _k1_loss(seed: int) -> Iterator[Evidence]:
 
 
 def _k3_reward(seed: int) -> Iterator[Evidence]:
-    score = np.array([1 / 0.8, -1 / 0.2])
-    got = BY_HAND.mean(k3(BY_HAND.log_ratio) * score)
-    exact = BY_HAND.mean(BY_HAND.log_ratio * score)
+    got = BY_HAND.mean(k3(BY_HAND.log_ratio) * BY_HAND_SCORE)
+    exact = BY_HAND.mean(BY_HAND.log_ratio * BY_HAND_SCORE)
     yield smallest("E[k3·s], q = (.8, .2), p = (.5, .5), d/dq", got, "=", exact)
     yield instead("E[k1·s]", exact, "=", math.log(4))
     world = live_tree(seed)
@@ -145,7 +144,7 @@ def _broadcast(seed: int) -> Iterator[Evidence]:
         BY_HAND.kl,
     )
     # The realistic policy has sampled, and was trained on: ρ = updated/policy.
-    drawn, new = rollouts(), updated()
+    drawn, new = texts(), updated()
     weight = np.where(drawn.mask, new.score(drawn.tokens) - drawn.q, 0.0).sum(axis=1) / drawn.mask.sum(axis=1)
     ratio = np.where(drawn.mask, new.score(drawn.tokens) - drawn.p, 0.0)
     meant = drawn.total(new.token_kl(language()[1], drawn.tokens))

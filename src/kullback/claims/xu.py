@@ -11,6 +11,7 @@ from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, rea
 from kullback.claims.sources import COMEDY, DEEPSEEK, LIU, TANG, XIHUAI, XU
 from kullback.claims.worlds import (
     BY_HAND,
+    BY_HAND_SCORE,
     Pair,
     close_pair,
     descents,
@@ -22,9 +23,6 @@ from kullback.claims.worlds import (
 )
 from kullback.surrogates import SURROGATES, squared_about
 from kullback.targets import FORWARD_KL, REVERSE_KL
-
-BY_HAND_SCORE = np.array([1 / 0.8, -1 / 0.2])
-"""∂log q/∂q(first) of q = (.8, .2)."""
 
 
 def _gradient_of_k1(seed: int) -> Iterator[Evidence]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, ZHANG
-from kullback.claims.worlds import ENDLESS, Gaussian, Pair, pair, rollouts, sampled, tree
+from kullback.claims.worlds import ENDLESS, Gaussian, Pair, pair, sampled, texts, tree
 from kullback.estimators import K1, K3
 from kullback.estimators.divergences import k1, k3
 from kullback.targets import REVERSE_KL, TARGETS
@@ -62,8 +62,8 @@ def _no_steps() -> Iterator[Evidence]:
         "≠",
         0.0,
     )
-    drawn = rollouts()
-    direct = np.expm1(-drawn.total(drawn.log_ratio))
+    drawn = texts()
+    direct = np.expm1(-drawn.sums)
     gap = np.abs(_steps(np.exp(-drawn.log_ratio)) - direct) / (1 + np.abs(direct))
     yield realistic("largest relative difference over 20,000 sequences", float(gap.max()), "≠", 0.0)
 
@@ -86,7 +86,7 @@ def _biased(seed: int) -> Iterator[Evidence]:
     going_on = world.policy.mask & (world.policy.tokens != world.policy.eos)
     extra = world.expectation(lambda q, p, mask: np.where(going_on, np.expm1(p - q), 0.0))
     yield instead("the same without the tokens that end a sequence", float(extra), "≠", 0.0)
-    drawn = rollouts()
+    drawn = texts()
     yield realistic(
         "E Σ_t (r_t − 1), 20,000 sequences",
         **sampled(drawn.total(np.expm1(-drawn.log_ratio))),
@@ -121,8 +121,8 @@ def _low_variance() -> Iterator[Evidence]:
     ends = np.array([0.9, -0.1, -0.1])  # 1{end} − q(end), whose mean is 0
     quiet = ENDLESS.variance(np.full(3, token.kl) + ENDLESS.kl * ends)
     yield instead("variance of Rao-Blackwell with the control 1{end} − q(end)", quiet, "=", 0.0)
-    drawn = rollouts()
-    total = drawn.total(drawn.log_ratio)
+    drawn = texts()
+    total = drawn.sums
     yield realistic("Var of k3 of a sequence", float(np.var(k3(total))), "<", float(np.var(total)))
 
 

@@ -1,0 +1,66 @@
+"""Trees of sequences drawn from a seed, in NumPy or, for gradients, in torch; what a loss follows in them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+
+from kullback.arrays import Array, Float64
+from kullback.claims.worlds.pairs import Pair
+from kullback.errors import MissingPackageError
+from kullback.oracle import TreeLM, World, exact_gradient
+from kullback.oracle.loss_gradients import gradient_of, world_columns
+from kullback.targets import Target
+
+
+def tree(seed: int, *, vocab: int = 3, horizon: int = 3, scale: float = 1.0, off_policy: bool = False) -> World:
+    """A random pair of tree models in NumPy, with a third one that samples if `off_policy`."""
+    return World(*(TreeLM(table, 0, horizon) for table in _tables(seed, vocab, horizon, scale, off_policy)))
+
+
+def live_tree(seed: int, *, vocab: int = 3, horizon: int = 3, scale: float = 1.0, off_policy: bool = False) -> World:
+    """The same in torch, with a policy that takes gradients."""
+    tables = _tables(seed, vocab, horizon, scale, off_policy)
+    return _live(tables, horizon)
+
+
+def live_pair(pair: Pair) -> World:
+    """A pair as a tree of one token, in torch."""
+    return _live([np.log(pair.q)[None], np.log(pair.p)[None]], 1)
+
+
+def _tables(seed: int, vocab: int, horizon: int, scale: float, off_policy: bool) -> list[Float64]:
+    rng = np.random.default_rng(seed)
+    prefixes = sum((vocab - 1) ** t for t in range(horizon))
+    return [scale * rng.normal(size=(prefixes, vocab)) for _ in range(3 if off_policy else 2)]
+
+
+def _live(tables: list[Float64], horizon: int) -> World:
+    try:
+        import torch
+    except ImportError:
+        raise MissingPackageError("torch", "torch") from None
+    policy = torch.tensor(tables[0], dtype=torch.float64, requires_grad=True)
+    others = [torch.tensor(table, dtype=torch.float64) for table in tables[1:]]
+    return World(*(TreeLM(table, 0, horizon) for table in (policy, *others)))
+
+
+def followed(world: World, loss: Callable[..., Array]) -> Float64:
+    """The mean over what is sampled of a loss's gradient, samples held fixed; a loss gives a number a row."""
+    columns = world_columns(world)
+    wanted = [name for name in list(inspect.signature(loss).parameters)[3:] if name in columns]
+    arrays = [columns[name] for name in ("logprobs", "ref_logprobs", "mask")]
+    rows = loss(*arrays, **{name: columns[name] for name in wanted})
+    return gradient_of((world.probability * rows).sum(), world.policy.logits)
+
+
+def off(got: Float64, world: World, target: Target) -> float:
+    """‖got − ∇target‖/‖∇target‖."""
+    return relative(got, exact_gradient(world, target))
+
+
+def relative(got: Float64, wanted: Float64) -> float:
+    """‖got − wanted‖/‖wanted‖."""
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
