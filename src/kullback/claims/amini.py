@@ -5,16 +5,32 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Array, cumulative_sum, stop_gradient
+from kullback.arrays import cumulative_sum, stop_gradient, to_numpy
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import AMINI
-from kullback.claims.worlds import UNLUCKY, Pair, TwoSteps, followed, language, live_tree, off, pair, tree
+from kullback.claims.worlds import (
+    UNLUCKY,
+    Pair,
+    TwoSteps,
+    chances,
+    followed,
+    language,
+    live_tree,
+    off,
+    pair,
+    ratios,
+    tree,
+)
 from kullback.estimators import K3, RAO_BLACKWELL
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _unbiased(seed: int) -> Iterator[Evidence]:
@@ -23,7 +39,7 @@ def _unbiased(seed: int) -> Iterator[Evidence]:
 
 
 def _nonnegative(seed: int) -> Iterator[Evidence]:
-    yield stated("least Σ_t KL_t", float(tree(seed).summand(RAO_BLACKWELL, "token").min()), "≥", 0.0)
+    yield stated("least Σ_t KL_t", float(to_numpy(tree(seed).summand(RAO_BLACKWELL, "token")).min()), "≥", 0.0)
 
 
 def _variance() -> Iterator[Evidence]:
@@ -79,7 +95,7 @@ def _gradient_variance() -> Iterator[Evidence]:
     )
 
 
-def rows(q: Array, p: Array, mask: Array, token_kl: Array) -> Array:
+def rows(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, token_kl: torch.Tensor) -> torch.Tensor:
     """Σ_t KL_t with its gradient and, carried by the tokens before, its score."""
     before = cumulative_sum(q) - q
     return (token_kl + stop_gradient(token_kl) * (before - stop_gradient(before))).sum(-1)
@@ -124,10 +140,10 @@ def _no_gain() -> Iterator[Evidence]:
 
 def _string_control(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    ratio = world.policy.sequence_logprobs - world.reference.sequence_logprobs
-    gap = np.abs(ratio + np.exp(-ratio) - 1 - world.summand(K3, "sequence"))
+    ratio = ratios(world)
+    gap = np.abs(ratio + np.exp(-ratio) - 1 - to_numpy(world.summand(K3, "sequence")))
     yield stated("largest |ℓ + 1·(r − 1) − k3(ℓ)| of a sequence", float(gap.max()), "=", 0.0)
-    chance, control = world.probability, np.exp(-ratio) - 1
+    chance, control = chances(world), np.exp(-ratio) - 1
     kl = float(chance @ ratio)
     best = -float(chance @ ((ratio - kl) * control)) / float(chance @ control**2)
     quiet = float(chance @ (ratio + best * control - kl) ** 2)

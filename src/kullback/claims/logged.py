@@ -7,15 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kullback.arrays import to_numpy
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DEEPSEEK, LLAMA, NEMO, VERL
-from kullback.claims.worlds import (
-    Pair,
-    pair,
-    sampled,
-    texts,
-    tree,
-)
+from kullback.claims.worlds import Pair, chances, pair, ratios, sampled, texts, tree
 from kullback.estimators import K1, K3
 from kullback.estimators.divergences import k3
 from kullback.targets import REVERSE_KL
@@ -31,9 +26,9 @@ def _chi2_metrics(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_μ[ρ²] − 1", world.mean(world.r**2) - 1, "=", float(np.sum((world.p - world.q) ** 2 / world.q)))
     sequences = tree(seed)
-    ratio = np.exp(sequences.reference.sequence_logprobs - sequences.policy.sequence_logprobs)
-    q, p = (np.exp(lm.sequence_logprobs) for lm in (sequences.policy, sequences.reference))
-    yield stated("E_μ[(Πρ_t)²] − 1", float(sequences.probability @ ratio**2) - 1, "=", float(np.sum((p - q) ** 2 / q)))
+    ratio = np.exp(-ratios(sequences))
+    q, p = (np.exp(to_numpy(lm.sequence_logprobs)) for lm in (sequences.policy, sequences.reference))
+    yield stated("E_μ[(Πρ_t)²] − 1", float(chances(sequences) @ ratio**2) - 1, "=", float(np.sum((p - q) ** 2 / q)))
 
 
 def _effective(seed: int) -> Iterator[Evidence]:
@@ -90,8 +85,8 @@ def _kept(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     ended = ends_itself(world.policy.tokens, world.policy.mask)
     kl = float(world.exact(REVERSE_KL))
-    chance = np.where(ended, world.probability, 0.0)
-    values = {k.name: float(chance @ world.summand(k, "token") / chance.sum()) for k in (K1, K3)}
+    chance = np.where(ended, chances(world), 0.0)
+    values = {k.name: float(chance @ to_numpy(world.summand(k, "token")) / chance.sum()) for k in (K1, K3)}
     for name, got in values.items():
         yield stated(f"E Σ_t {name}_t of the sequences that ended", got, "=", kl)
     yield within("E Σ_t k1_t, every sequence kept", float(world.value(K1, "token")), "=", kl)

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kullback.arrays import Float64
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import LI, TINKER, XIHUAI
 from kullback.claims.worlds import (
     BY_HAND,
     Pair,
+    chances,
     followed,
     language,
     live_tree,
@@ -21,6 +23,7 @@ from kullback.claims.worlds import (
     relative,
     sampled,
     texts,
+    token_ratios,
     tree,
 )
 from kullback.oracle import exact_gradient
@@ -28,13 +31,13 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import KL_GAP, REVERSE_KL
 
 
-def three_models(seed: int) -> tuple[Pair, np.ndarray, np.ndarray]:
+def three_models(seed: int) -> tuple[Pair, Float64, Float64]:
     """q against p, what draws the samples, and ρ = q/μ."""
     world, mu = pair(seed), pair(seed + 500).q
     return world, mu, world.q / mu
 
 
-def score_mean(world: Pair, mu: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+def score_mean(world: Pair, mu: Float64, coefficients: Float64) -> Float64:
     """E_μ[c·∇log q] in the logits of q."""
     weights = mu * coefficients
     return np.asarray(weights - world.q * weights.sum())
@@ -78,7 +81,7 @@ def _variance_difference(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     x, square = world.log_ratio, world.score_square
 
-    def variance(coefficients: np.ndarray) -> float:
+    def variance(coefficients: Float64) -> float:
         mean = score_mean(world, mu, coefficients)
         return float(mu @ (coefficients**2 * square) - mean @ mean)
 
@@ -86,7 +89,7 @@ def _variance_difference(seed: int) -> Iterator[Evidence]:
     yield stated("Var[ρ(ℓ + 1)s] − Var[ρℓs]", difference, "=", float(mu @ (rho**2 * square * (2 * x + 1))))
 
 
-def centred(world: Pair, n: int, others: bool) -> np.ndarray:
+def centred(world: Pair, n: int, others: bool) -> Float64:
     """E over all batches of n of the mean of (ℓ_i − b)∇log q_i, b the mean of the batch or of the others."""
     total = np.zeros(len(world.q))
     for batch in itertools.product(range(len(world.q)), repeat=n):
@@ -145,18 +148,15 @@ def _horizons() -> Iterator[Evidence]:
 
 def _mean_of_means(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    ratio = np.where(world.policy.mask, world.policy.logprobs - world.reference.logprobs, 0.0)
-    length = world.policy.mask.sum(axis=1)
+    total, length = token_ratios(world).sum(axis=1), world.policy.mask.sum(axis=1)
     kl = float(world.exact(REVERSE_KL))
     yield stated(
         "E[(1/T)Σ_t ℓ_t], T random, against KL/E[T]",
-        float(world.probability @ (ratio.sum(axis=1) / length)),
+        float(chances(world) @ (total / length)),
         "=",
-        kl / float(world.probability @ length),
+        kl / float(chances(world) @ length),
     )
-    yield within(
-        "E[(1/T)Σ_t ℓ_t], T = 3 whatever is drawn", float(world.probability @ (ratio.sum(axis=1) / 3)), "=", kl / 3
-    )
+    yield within("E[(1/T)Σ_t ℓ_t], T = 3 whatever is drawn", float(chances(world) @ (total / 3)), "=", kl / 3)
 
 
 def _masked(seed: int) -> Iterator[Evidence]:
@@ -169,7 +169,7 @@ def _masked(seed: int) -> Iterator[Evidence]:
     yield stated("its variance", float(mu @ values**2 - (mu @ values) ** 2), "≤", cap**2 * float(mu @ f**2))
 
 
-def normalised(world: Pair, mu: np.ndarray, n: int) -> float:
+def normalised(world: Pair, mu: Float64, n: int) -> float:
     """E over all batches of n of Σρf/Σρ, f = ℓ, three outcomes: by how often each was drawn."""
     counts = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)])
     ways = [math.factorial(n) / math.prod(math.factorial(c) for c in row) for row in counts.tolist()]

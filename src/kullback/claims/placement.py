@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Array, cumulative_sum, stop_gradient
+from kullback.arrays import Float64, cumulative_sum, stop_gradient
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, LIU, TANG, TRL, XIHUAI
 from kullback.claims.worlds import (
@@ -23,6 +24,7 @@ from kullback.claims.worlds import (
     off,
     pair,
     relative,
+    tensor,
 )
 from kullback.estimators.divergences import k1, k2, k3
 from kullback.losses import kl_loss
@@ -30,6 +32,9 @@ from kullback.oracle import World, exact_gradient, loss_moments
 from kullback.oracle.loss_gradients import gradient_of
 from kullback.surrogates import SURROGATES
 from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, Target
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _off(world: World, name: str, target: Target) -> float:
@@ -65,7 +70,7 @@ def _partial(seed: int) -> Iterator[Evidence]:
     yield realistic("the same in the realistic world", relative(found.statewise_reverse, found.reverse), "=", 0.0)
 
 
-def to_go(q: Array, p: Array, mask: Array) -> Array:
+def to_go(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Σ_t (Σ_{u≥t} ℓ_u)·log q_t, the coefficients held fixed."""
     ratio = stop_gradient(q - p)
     left = cumulative_sum(ratio.flip(-1)).flip(-1)
@@ -94,8 +99,8 @@ def _error_by_samples() -> Iterator[Evidence]:
 
 def _split(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
-    live = world.policy.sequence_logprobs.exp()
-    ratio = world.policy.logprobs - world.reference.logprobs
+    live = tensor(world.policy.sequence_logprobs).exp()
+    ratio = tensor(world.policy.logprobs) - tensor(world.reference.logprobs)
     for name, kernel in (("k1", k1), ("k2", k2), ("k3", k3)):
         values = kernel(ratio).sum(-1)
         whole = gradient_of((live * values).sum(), world.policy.logits)
@@ -131,7 +136,7 @@ def _k3_reward(seed: int) -> Iterator[Evidence]:
     yield realistic("k3 in the loss, realistic world", relative(found.statewise_forward, found.reverse), "=", 0.0)
 
 
-def _both(values: np.ndarray, slopes: np.ndarray) -> float:
+def _both(values: Float64, slopes: Float64) -> float:
     """E[k·s] + E[k′(ℓ)·s]: reward and loss together, by hand."""
     return BY_HAND.mean((values + slopes) * BY_HAND_SCORE)
 
@@ -175,7 +180,7 @@ def _off_policy(seed: int) -> Iterator[Evidence]:
     yield instead("kullback.kl_loss, off by", relative(right, exact_gradient(world, REVERSE_KL)), "=", 0.0)
 
 
-def cumulative(q: Array, p: Array, mask: Array, behavior_logprobs: Array) -> Array:
+def cumulative(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, behavior_logprobs: torch.Tensor) -> torch.Tensor:
     """Σ_t ρ_{1:t} k3_t, ρ_{1:t} = Π_{i≤t} q_i/μ_i, nothing detached but μ."""
     weight = cumulative_sum(q - behavior_logprobs).exp()
     return (mask * weight * k3(q - p)).sum(-1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Array, stop_gradient
+from kullback.arrays import stop_gradient
 from kullback.claims.amini import designs
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated
 from kullback.claims.sources import EMA_PG, KOOL, LAMBDA, TRUST, VILNIS, VOPD
@@ -16,6 +17,7 @@ from kullback.claims.worlds import (
     BY_HAND,
     Gaussian,
     Pair,
+    chances,
     close_pair,
     descents,
     followed,
@@ -23,6 +25,7 @@ from kullback.claims.worlds import (
     live_tree,
     off,
     pair,
+    token_ratios,
     tree,
 )
 from kullback.estimators.divergences import k3
@@ -34,6 +37,9 @@ from kullback.targets import (
     TARGETS,
     TOTAL_VARIATION,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 SLOPES = np.array([1.0, -1.0])
 """d(q, 1 − q)/dq."""
@@ -92,17 +98,17 @@ def _top_values(seed: int) -> Iterator[Evidence]:
     yield instead("with k3 in the tail instead: biased by p(tail) − q(tail)", naive - world.kl, "=", gap)
 
 
-def k3_plus(q: Array, p: Array, mask: Array) -> Array:
+def k3_plus(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """π/sg(π)·k3."""
     return (mask * (q - stop_gradient(q)).exp() * k3(q - p)).sum(-1)
 
 
-def k4(q: Array, p: Array, mask: Array) -> Array:
+def k4(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """π/sg(π)·sg(ℓ)."""
     return (mask * (q - stop_gradient(q)).exp() * stop_gradient(q - p)).sum(-1)
 
 
-def k5(q: Array, p: Array, mask: Array) -> Array:
+def k5(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """sg(w)·log w + log(π/sg(π)), w = π_ref/π."""
     return (mask * (stop_gradient((p - q).exp()) * (p - q) + q - stop_gradient(q))).sum(-1)
 
@@ -113,7 +119,7 @@ def _forms(seed: int) -> Iterator[Evidence]:
         yield stated(f"{loss.__name__} off {target.name} by", off(followed(world, loss), world, target), "=", 0.0)
 
 
-def baselined(q: Array, p: Array, mask: Array, token_kl: Array) -> Array:
+def baselined(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, token_kl: torch.Tensor) -> torch.Tensor:
     """Σ_t sg(ℓ_t − KL_t)·log q_t."""
     return (mask * stop_gradient(q - p - token_kl) * q).sum(-1)
 
@@ -198,7 +204,7 @@ def _sets(seed: int) -> Iterator[Evidence]:
 
 def _arithmetic(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    edges = np.concatenate([[0.0], np.cumsum(world.probability)])
+    edges = np.concatenate([[0.0], np.cumsum(chances(world))])
     edges[-1] = 1.0
     n = 4
     # Codes (u + i)/n: the batch mean is piecewise constant in u, with jumps where a code meets an edge.
@@ -206,12 +212,12 @@ def _arithmetic(seed: int) -> Iterator[Evidence]:
     middles, widths = (jumps[1:] + jumps[:-1]) / 2, np.diff(jumps)
     codes = (middles[:, None] + np.arange(n)) / n
     drawn = np.searchsorted(edges, codes, side="right") - 1
-    values = (world.policy.logprobs - world.reference.logprobs).sum(axis=1)
+    values = token_ratios(world).sum(axis=1)
     batch = values[drawn].mean(axis=1)
     exact = float(world.exact(REVERSE_KL))
     yield stated("E of k1 over 4 arithmetic codes, integrated exactly", float(widths @ batch), "=", exact)
     spread = float(widths @ (batch - exact) ** 2)
-    independent = float(world.probability @ (values - exact) ** 2) / n
+    independent = float(chances(world) @ (values - exact) ** 2) / n
     yield instead("its variance over that of 4 independent draws", spread / independent, "≤", 4.0)
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from kullback.arrays import Float64
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, DEEPSEEK, LIU, TANG, XIHUAI, XU
 from kullback.claims.worlds import (
@@ -33,7 +34,7 @@ def _gradient_of_k1(seed: int) -> Iterator[Evidence]:
     yield stated("‖E ∂Σ_t k1_t‖", float(np.linalg.norm(got)), "=", 0.0)
 
 
-def mean_square(coefficients: np.ndarray) -> float:
+def mean_square(coefficients: Float64) -> float:
     """E‖c·∂log q − ∂KL‖² in the probability of the first of two outcomes, q = (.8, .2), p = (.5, .5)."""
     wanted = BY_HAND.mean(BY_HAND.log_ratio * BY_HAND_SCORE)
     return BY_HAND.mean((coefficients * BY_HAND_SCORE - wanted) ** 2)
@@ -65,7 +66,7 @@ def _squared(seed: int) -> Iterator[Evidence]:
     yield instead("E ∂Σ_t ½ℓ_t², as trainers write it, off by", off(got, live, REVERSE_KL), ">", 0.01)
 
 
-def _finite(world: Pair) -> np.ndarray:
+def _finite(world: Pair) -> Float64:
     """∇KL(q‖p) in the logits of q, by central differences."""
     logits, step = np.log(world.q), 1e-6
     return np.array(
@@ -76,7 +77,7 @@ def _finite(world: Pair) -> np.ndarray:
     )
 
 
-def _moved(logits: np.ndarray, place: int, step: float) -> np.ndarray:
+def _moved(logits: Float64, place: int, step: float) -> Float64:
     moved = np.exp(logits + step * (np.arange(len(logits)) == place))
     return np.asarray(moved / moved.sum())
 

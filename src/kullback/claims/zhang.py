@@ -7,9 +7,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kullback.arrays import Float64, to_numpy
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, ZHANG
-from kullback.claims.worlds import ENDLESS, Gaussian, Pair, pair, sampled, texts, tree
+from kullback.claims.worlds import (
+    ENDLESS,
+    Gaussian,
+    Pair,
+    chances,
+    pair,
+    ratios,
+    sampled,
+    texts,
+    token_ratios,
+    tree,
+)
 from kullback.estimators import K1, K3
 from kullback.estimators.divergences import k1, k3
 from kullback.targets import REVERSE_KL, TARGETS
@@ -17,9 +29,8 @@ from kullback.targets import REVERSE_KL, TARGETS
 
 def _stepwise(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    steps = np.sum(np.where(world.policy.mask, world.policy.logprobs - world.reference.logprobs, 0.0), axis=1)
-    whole = world.policy.sequence_logprobs - world.reference.sequence_logprobs
-    yield stated("largest |log q(x)/p(x) − Σ_t ℓ_t|", float(np.abs(whole - steps).max()), "=", 0.0)
+    gap = np.abs(ratios(world) - token_ratios(world).sum(axis=1))
+    yield stated("largest |log q(x)/p(x) − Σ_t ℓ_t|", float(gap.max()), "=", 0.0)
     yield stated("E Σ_t ℓ_t", float(world.value(K1, "token")), "=", float(world.exact(REVERSE_KL)))
 
 
@@ -31,8 +42,8 @@ def _positive(seed: int) -> Iterator[Evidence]:
 
 def _mean_zero(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    ratio = np.exp(world.reference.sequence_logprobs - world.policy.sequence_logprobs)
-    yield within("E_q[p(x)/q(x) − 1], cut at a horizon", float(world.probability @ (ratio - 1)), "=", 0.0)
+    ratio = np.exp(-ratios(world))
+    yield within("E_q[p(x)/q(x) − 1], cut at a horizon", float(chances(world) @ (ratio - 1)), "=", 0.0)
     # q ends with ½ at every step; p ends with ½ at the first step and never after.
     length = np.arange(1, 80)
     q = 0.5**length
@@ -42,7 +53,7 @@ def _mean_zero(seed: int) -> Iterator[Evidence]:
     yield instead("E[r_t − 1] at each of its later steps", token, "=", 0.0)
 
 
-def _steps(ratio: np.ndarray) -> np.ndarray:
+def _steps(ratio: Float64) -> Float64:
     """Σ_t r_{1:t−1}(r_t − 1) along the last axis."""
     total = np.cumprod(ratio, axis=-1)
     before = np.concatenate([np.ones_like(total[..., :1]), total[..., :-1]], axis=-1)
@@ -70,22 +81,22 @@ def _no_steps() -> Iterator[Evidence]:
 
 def _different(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    gap = np.abs(world.summand(K3, "token") - world.summand(K3, "sequence"))
+    gap = np.abs(to_numpy(world.summand(K3, "token")) - to_numpy(world.summand(K3, "sequence")))
     yield stated("largest |Eq. 2 − Eq. 1| of a sequence", float(gap.max()), ">", 0.0)
 
 
 def _biased(seed: int) -> Iterator[Evidence]:
     world = tree(seed, vocab=3, horizon=4)
-    extra = float(world.expectation(lambda q, p, mask: np.where(mask, np.expm1(p - q), 0.0)))
-    yield stated("E Σ_t (r_t − 1)", extra, "≠", 0.0)
+    extra = np.expm1(-token_ratios(world))
+    yield stated("E Σ_t (r_t − 1)", float(np.sum(chances(world) * extra.sum(axis=1))), "≠", 0.0)
     by_hand = 0.25 * sum((a - 1) + (b - 1) for a in (0.5, 1.5) for b in (0.5, 1.5))
     yield smallest("the same, two tokens with r = ½ or 3/2", by_hand, "≠", 0.0)
     kl = float(world.exact(REVERSE_KL))
     yield instead("E of Eq. 2", float(world.value(K3, "token")), "=", kl)
     yield instead("E of Eq. 1", float(world.value(K3, "sequence")), "=", kl)
     going_on = world.policy.mask & (world.policy.tokens != world.policy.eos)
-    extra = world.expectation(lambda q, p, mask: np.where(going_on, np.expm1(p - q), 0.0))
-    yield instead("the same without the tokens that end a sequence", float(extra), "≠", 0.0)
+    rest = float(np.sum(chances(world) * np.sum(extra * going_on, axis=1)))
+    yield instead("the same without the tokens that end a sequence", rest, "≠", 0.0)
     drawn = texts()
     yield realistic(
         "E Σ_t (r_t − 1), 20,000 sequences",
@@ -96,12 +107,13 @@ def _biased(seed: int) -> Iterator[Evidence]:
 
 
 def _nonnegative(seed: int) -> Iterator[Evidence]:
-    yield stated("least Eq. 2 of a sequence", float(tree(seed, scale=3.0).summand(K3, "token").min()), "≥", 0.0)
+    values = to_numpy(tree(seed, scale=3.0).summand(K3, "token"))
+    yield stated("least Eq. 2 of a sequence", float(values.min()), "≥", 0.0)
 
 
 def _low_variance() -> Iterator[Evidence]:
     near = tree(0, scale=0.1)
-    one, three = (_variance(np.asarray(near.probability), near.summand(k, "sequence")) for k in (K1, K3))
+    one, three = (_variance(chances(near), to_numpy(near.summand(k, "sequence"))) for k in (K1, K3))
     yield within("Var of k3 of a sequence, models close", three, "<", one)
     sequence = math.inf if ENDLESS.growth >= 1 else 0.0
     yield stated(
@@ -126,7 +138,7 @@ def _low_variance() -> Iterator[Evidence]:
     yield realistic("Var of k3 of a sequence", float(np.var(k3(total))), "<", float(np.var(total)))
 
 
-def _variance(chance: np.ndarray, values: np.ndarray) -> float:
+def _variance(chance: Float64, values: Float64) -> float:
     return float(chance @ (values - chance @ values) ** 2)
 
 

@@ -17,7 +17,18 @@ from kullback.claims.worlds.realistic import (
     updated,
 )
 from kullback.claims.worlds.tokens import ENDLESS, UNLUCKY, Memoryless, TwoSteps
-from kullback.claims.worlds.trees import followed, live_pair, live_tree, off, relative, tree
+from kullback.claims.worlds.trees import (
+    chances,
+    followed,
+    live_pair,
+    live_tree,
+    off,
+    ratios,
+    relative,
+    tensor,
+    token_ratios,
+    tree,
+)
 
 __all__ = [
     "BY_HAND",
@@ -34,6 +45,7 @@ __all__ = [
     "Pair",
     "Texts",
     "TwoSteps",
+    "chances",
     "close_pair",
     "descents",
     "followed",
@@ -42,10 +54,13 @@ __all__ = [
     "live_tree",
     "off",
     "pair",
+    "ratios",
     "relative",
     "sampled",
     "softmax",
+    "tensor",
     "texts",
+    "token_ratios",
     "tree",
     "updated",
 ]

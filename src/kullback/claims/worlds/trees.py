@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Array, Float64
+from kullback.arrays import Array, Float64, is_torch, namespace, to_numpy
 from kullback.claims.worlds.pairs import Pair
-from kullback.errors import MissingPackageError
+from kullback.errors import InputError, MissingPackageError
 from kullback.oracle import TreeLM, World, exact_gradient
 from kullback.oracle.loss_gradients import gradient_of, world_columns
 from kullback.targets import Target
+
+if TYPE_CHECKING:
+    import torch
 
 
 def tree(seed: int, *, vocab: int = 3, horizon: int = 3, scale: float = 1.0, off_policy: bool = False) -> World:
@@ -47,13 +51,39 @@ def _live(tables: list[Float64], horizon: int) -> World:
     return World(*(TreeLM(table, 0, horizon) for table in (policy, *others)))
 
 
+def chances(world: World) -> Float64:
+    """Probability of every sequence under what draws them, (sequences,)."""
+    return to_numpy(world.probability)
+
+
+def ratios(world: World) -> Float64:
+    """ℓ of every sequence, (sequences,)."""
+    return np.asarray(to_numpy(world.policy.sequence_logprobs) - to_numpy(world.reference.sequence_logprobs))
+
+
+def token_ratios(world: World) -> Float64:
+    """ℓ_t of every sequence, (sequences, horizon), 0 where masked."""
+    return np.asarray(to_numpy(world.policy.logprobs) - to_numpy(world.reference.logprobs))
+
+
+def tensor(array: Array) -> torch.Tensor:
+    """An array of a live tree as the tensor that it is.
+
+    Raises:
+        InputError: the array is another library's.
+    """
+    if not is_torch(array):
+        raise InputError(f"a {type(array).__name__} came, but a tensor is needed: take a live tree")
+    return array
+
+
 def followed(world: World, loss: Callable[..., Array]) -> Float64:
     """The mean over what is sampled of a loss's gradient, samples held fixed; a loss gives a number a row."""
     columns = world_columns(world)
     wanted = [name for name in list(inspect.signature(loss).parameters)[3:] if name in columns]
     arrays = [columns[name] for name in ("logprobs", "ref_logprobs", "mask")]
     rows = loss(*arrays, **{name: columns[name] for name in wanted})
-    return gradient_of((world.probability * rows).sum(), world.policy.logits)
+    return gradient_of(namespace(rows).sum(world.probability * rows), world.policy.logits)
 
 
 def off(got: Float64, world: World, target: Target) -> float:
