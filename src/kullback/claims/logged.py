@@ -95,9 +95,9 @@ def _kept(seed: int) -> Iterator[Evidence]:
     short = ~drawn.mask.all(axis=1)
     yield realistic(
         "E Σ_t k1_t of those that ended before 48 tokens",
-        **sampled(drawn.sums[short]),
-        relation="=",
-        claimed=float(drawn.total(drawn.token_kl).mean()),
+        sampled(drawn.sums[short]),
+        "=",
+        float(drawn.total(drawn.token_kl).mean()),
     )
 
 

@@ -132,7 +132,7 @@ def _ratio_grows(seed: int) -> Iterator[Evidence]:
     yield smallest("E_μ[ρ_t], μ = (.8, .2), π = (.5, .5)", BY_HAND.mean(BY_HAND.r), ">", 1.0)
     yield instead("E_μ[log ρ_t], the drift, −KL(μ‖π)", world.mean(np.log(world.r)), "=", -world.kl)
     drawn = texts()
-    yield realistic("E of the ratio of sequences", **sampled(np.exp(-drawn.sums)), relation=">", claimed=1.0)
+    yield realistic("E of the ratio of sequences", sampled(np.exp(-drawn.sums)), ">", 1.0)
     policy, reference = language()
     yield realistic("E of its logarithm", -policy.reverse_kl(reference), ">", 0.0)
 

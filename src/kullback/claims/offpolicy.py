@@ -162,9 +162,9 @@ def _length_means(seed: int) -> Iterator[Evidence]:
     lengths = drawn.mask.sum(axis=1)
     yield realistic(
         "E[(1/T)Σ_t k1_t] in millinats",
-        **sampled(1e3 * drawn.sums / lengths),
-        relation="=",
-        claimed=1e3 * float(drawn.log_ratio.sum() / lengths.sum()),
+        sampled(1e3 * drawn.sums / lengths),
+        "=",
+        1e3 * float(drawn.log_ratio.sum() / lengths.sum()),
     )
 
 

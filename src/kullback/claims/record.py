@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Literal
 
 RELATIVE = 1e-9
 """Rounding that every comparison allows, relative to the number it is held against."""
+
+Relation = Literal["=", "≠", "<", "≤", ">", "≥"]
 
 
 class Verdict(StrEnum):
@@ -33,6 +36,14 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """A mean of samples and the half-width of its interval, which the relations of `Evidence` allow for."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """One number that was computed, and what it is held against.
 
@@ -41,7 +52,7 @@ class Evidence:
             condition, what holds besides or instead, or its size in a realistic world.
         what: what was computed.
         computed: the number.
-        relation: "=", "≠", "<", "≤", ">" or "≥".
+        relation: how the one is said to stand to the other.
         claimed: what the statement makes of it.
         tolerance: absolute error allowed, for numbers printed with few digits.
         error: half-width of the interval of a sampled number; 0 for an exact one.
@@ -50,7 +61,7 @@ class Evidence:
     role: Role
     what: str
     computed: float
-    relation: str
+    relation: Relation
     claimed: float
     tolerance: float = RELATIVE
     error: float = 0.0
@@ -58,7 +69,7 @@ class Evidence:
     @property
     def holds(self) -> bool:
         """Whether the relation holds, beyond rounding and sampling error for the strict ones."""
-        if math.isinf(self.claimed) or math.isinf(self.computed):
+        if math.isinf(self.claimed) or math.isinf(self.computed):  # inf − inf has no slack
             return _EXACTLY[self.relation](self.computed, self.claimed)
         slack = max(self.tolerance, RELATIVE * abs(self.claimed)) + self.error
         gap = self.computed - self.claimed
@@ -76,7 +87,7 @@ class Evidence:
         return f"{self.what}: {shown} {self.relation} {self.claimed:.6g}{'' if self.holds else ', which is not so'}"
 
 
-_EXACTLY: dict[str, Callable[[float, float], bool]] = {
+_EXACTLY: dict[Relation, Callable[[float, float], bool]] = {
     "=": lambda a, b: a == b,
     "≠": lambda a, b: a != b,
     "<": lambda a, b: a < b,
@@ -85,11 +96,35 @@ _EXACTLY: dict[str, Callable[[float, float], bool]] = {
     "≥": lambda a, b: a >= b,
 }
 
-stated = partial(Evidence, Role.STATED)
-smallest = partial(Evidence, Role.SMALLEST)
-within = partial(Evidence, Role.WITHIN)
-instead = partial(Evidence, Role.INSTEAD)
-realistic = partial(Evidence, Role.REALISTIC)
+
+def _evidence(
+    role: Role,
+    what: str,
+    computed: float | Sampled,
+    relation: Relation,
+    claimed: float,
+    *,
+    tolerance: float = RELATIVE,
+    error: float = 0.0,
+) -> Evidence:
+    number = computed if isinstance(computed, Sampled) else Sampled(computed, error)
+    return Evidence(
+        role=role,
+        what=what,
+        computed=number.value,
+        relation=relation,
+        claimed=claimed,
+        tolerance=tolerance,
+        error=number.error,
+    )
+
+
+# So that evidence reads as a sentence: stated("E[k1]", computed, "=", claimed).
+stated = partial(_evidence, Role.STATED)
+smallest = partial(_evidence, Role.SMALLEST)
+within = partial(_evidence, Role.WITHIN)
+instead = partial(_evidence, Role.INSTEAD)
+realistic = partial(_evidence, Role.REALISTIC)
 
 
 def judged(evidence: Iterable[Evidence]) -> Verdict:
@@ -145,7 +180,7 @@ class Place:
         return f"{self.source.title}, {self.where}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A published statement and what a computation makes of it.
 

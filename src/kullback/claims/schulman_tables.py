@@ -29,7 +29,7 @@ def _half_negative() -> Iterator[Evidence]:
 
     yield within("P(k1 < 0), Gaussian, KL 0.005", share(0.1), "=", 0.5, tolerance=0.05)
     yield stated("P(k1 < 0), Gaussian, KL 0.5", share(1.0), "=", 0.5, tolerance=0.05)
-    yield realistic("P(Σℓ < 0), sequences", **sampled(texts().sums < 0), relation="=", claimed=0.5, tolerance=0.05)
+    yield realistic("P(Σℓ < 0), sequences", sampled(texts().sums < 0), "=", 0.5, tolerance=0.05)
 
 
 def _table_values() -> Iterator[Evidence]:

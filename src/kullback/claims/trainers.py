@@ -150,14 +150,12 @@ def _broadcast(seed: int) -> Iterator[Evidence]:
     meant = drawn.total(new.token_kl(language()[1], drawn.tokens))
     yield realistic(
         "E_μ[(Πρ)^(1/T) Σ_t k3_t] after an update",
-        **sampled(np.exp(weight) * k3(ratio).sum(axis=1)),
-        relation="=",
-        claimed=float(meant.mean()),
+        sampled(np.exp(weight) * k3(ratio).sum(axis=1)),
+        "=",
+        float(meant.mean()),
     )
     token = np.where(drawn.mask, np.exp(new.score(drawn.tokens) - drawn.q), 0.0)
-    yield realistic(
-        "E_μ[Σ_t ρ_t k3_t]", **sampled((token * k3(ratio)).sum(axis=1)), relation="=", claimed=float(meant.mean())
-    )
+    yield realistic("E_μ[Σ_t ρ_t k3_t]", sampled((token * k3(ratio)).sum(axis=1)), "=", float(meant.mean()))
 
 
 CLAIMS = (

@@ -8,7 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.arrays import Float64, to_numpy
-from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import (
+    Claim,
+    Evidence,
+    Relation,
+    Verdict,
+    instead,
+    lines,
+    realistic,
+    smallest,
+    stated,
+    within,
+)
 from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, ZHANG
 from kullback.claims.worlds import (
     ENDLESS,
@@ -100,9 +111,9 @@ def _biased(seed: int) -> Iterator[Evidence]:
     drawn = texts()
     yield realistic(
         "E Σ_t (r_t − 1), 20,000 sequences",
-        **sampled(drawn.total(np.expm1(-drawn.log_ratio))),
-        relation="≠",
-        claimed=0.0,
+        sampled(drawn.total(np.expm1(-drawn.log_ratio))),
+        "≠",
+        0.0,
     )
 
 
@@ -163,7 +174,7 @@ def _any_divergence(seed: int) -> Iterator[Evidence]:
     for name in ("reverse_kl", "pearson_chi2", "squared_hellinger", "jensen_shannon", "total_variation"):
         by_state = float(world.exact(TARGETS[f"statewise_{name}"]))
         whole = float(world.exact(TARGETS[name]))
-        relation = "=" if name == "reverse_kl" else "≠"
+        relation: Relation = "=" if name == "reverse_kl" else "≠"
         yield instead(f"Σ_t E[{name} of the next tokens] against that of sequences", by_state, relation, whole)
 
 

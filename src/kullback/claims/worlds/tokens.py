@@ -30,6 +30,7 @@ class Memoryless:
 
     def variance(self, values: Float64) -> float:
         """Var Σ_t k_t of k by token, from the end token's part, the others' and their number, which is geometric."""
+        # Given how many go on, their sum has that many times the variance and the mean of one: add up both parts.
         end = float(self.q[0])
         rest = Pair(self.q[1:] / (1 - end), self.p[1:])
         others = (1 - end) / end * rest.variance(values[1:])
