@@ -21,6 +21,7 @@ from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
 from kullback.jobs.local import Progress
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM
+from kullback.oracle.tree import prefix_count
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 
@@ -290,8 +291,7 @@ class _Problem:
     def __init__(self, betas: Sequence[float], samples: int, seeds: int) -> None:
         import torch
 
-        prefixes = sum((VOCAB - 1) ** t for t in range(HORIZON))
-        logits = np.random.default_rng(0).normal(size=(prefixes, VOCAB))
+        logits = np.random.default_rng(0).normal(size=(prefix_count(VOCAB, HORIZON), VOCAB))
         self.tree = TreeLM(logits, EOS, HORIZON)
         self.betas, self.samples, self.seeds = tuple(betas), samples, seeds
         self.runs = len(betas) * seeds

@@ -12,7 +12,7 @@ from kullback.estimation.controls import CONTROLS
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator
 from kullback.oracle.loss_gradients import LossMoments, exact_gradient, loss_moments
-from kullback.oracle.tree import TreeLM
+from kullback.oracle.tree import TreeLM, prefix_count
 from kullback.oracle.world import World
 from kullback.targets import REVERSE_KL
 
@@ -33,7 +33,7 @@ def reference_world(distance: str | float, *, torch: bool = False, staleness: fl
             on-policy.
     """
     moved = DISTANCES[distance] if isinstance(distance, str) else distance
-    prefixes = sum((VOCAB - 1) ** t for t in range(HORIZON))
+    prefixes = prefix_count(VOCAB, HORIZON)
     index = np.arange(prefixes * VOCAB, dtype=np.float64).reshape(prefixes, VOCAB)
     reference = 1.5 * np.sin(1.7 * index + 0.3)
     policy = reference + moved * np.sin(2.9 * index + 1.1)
