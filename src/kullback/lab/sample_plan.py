@@ -18,8 +18,7 @@ from kullback.arrays import Float64
 from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError
 from kullback.estimation.accumulator import estimate
-from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS
+from kullback.estimation.block import Block
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
@@ -327,12 +326,12 @@ def _estimated(batch: Sequences, estimator: Estimator, level: Level) -> tuple[Es
     )
     rows = []
     for block in batch.blocks():
-        tokens = Tokens.of(block, level, None)
+        tokens = Block.of(block, level, None)
         x = tokens.token_kl if estimator.reads == "token_kl" else tokens.log_ratio
         with np.errstate(all="ignore"):
             part = tokens.sums(np.asarray(estimator.fn(x)))
-            for name, coefficient in value.coefficients.items():
-                part = part + coefficient * tokens.sums(CONTROLS[name].fn(tokens))
+            for control in estimator.controls:
+                part = part + value.coefficients[control.name] * tokens.sums(control.fn(tokens))
         rows.append(part)
     together = np.concatenate(rows)
     if not np.isfinite(together).all():

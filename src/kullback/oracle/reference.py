@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64, to_numpy
-from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS
+from kullback.estimation.block import Block
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator
 from kullback.oracle.loss_gradients import LossMoments, exact_gradient, loss_moments
@@ -75,6 +74,6 @@ def _tree(logits: Any) -> TreeLM:
 
 def _controls(world: World, estimator: Estimator, level: str) -> Float64:
     block = Sequences.of(world.policy.logprobs, world.reference.logprobs, world.policy.mask, token_kl=world.token_kl)
-    tokens = Tokens.of(block, level, None)
-    columns = [tokens.sums(CONTROLS[name].fn(tokens)) for name in estimator.controls]
+    tokens = Block.of(block, level, None)
+    columns = [tokens.sums(control.fn(tokens)) for control in estimator.controls]
     return np.stack(columns, axis=1) if columns else np.zeros((len(block), 0))
