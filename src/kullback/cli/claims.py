@@ -71,7 +71,7 @@ def _show(claim: Claim, seed: int, as_json: bool) -> None:
     from kullback.report.claims import record, shown
 
     if as_json:
-        typer.echo(json.dumps(record(claim, claim.findings(seed)), ensure_ascii=False))
+        typer.echo(json.dumps(record(claim, claim.evidence(seed)), ensure_ascii=False))
     else:
         screen = console()
         screen.print(shown(claim, seed))

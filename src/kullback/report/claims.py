@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from kullback.claims import CLAIMS, Claim, Finding, Source, Verdict
+from kullback.claims import CLAIMS, Claim, Evidence, Source, Verdict
 from kullback.documents import Table as Exhibit
 
 ROUNDING = 1e-8
@@ -53,7 +53,7 @@ def paragraphs(claim: Claim) -> list[tuple[str, str]]:
     return [(heading, text) for heading, text in parts if text]
 
 
-def record(claim: Claim, findings: Iterable[Finding] | None = None) -> dict[str, Any]:
+def record(claim: Claim, evidence: Iterable[Evidence] | None = None) -> dict[str, Any]:
     """A claim as plain data, with its numbers where they were computed."""
     shown: dict[str, Any] = {
         "id": claim.id,
@@ -69,7 +69,7 @@ def record(claim: Claim, findings: Iterable[Finding] | None = None) -> dict[str,
         "general": claim.general,
         "code": claim.code,
     }
-    if findings is not None:
+    if evidence is not None:
         shown["findings"] = [
             {
                 "role": f.role.value,
@@ -80,7 +80,7 @@ def record(claim: Claim, findings: Iterable[Finding] | None = None) -> dict[str,
                 "error": f.error,
                 "holds": f.holds,
             }
-            for f in findings
+            for f in evidence
         ]
     return shown
 
@@ -95,8 +95,8 @@ def shown(claim: Claim, seed: int = 0) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in ("", "what", "computed", "claimed", "so?"):
         table.add_column(name, overflow="fold")
-    for finding in claim.findings(seed):
-        table.add_row(*map(escape, _cells(finding)))
+    for piece in claim.evidence(seed):
+        table.add_row(*map(escape, _cells(piece)))
     told = Table.grid(padding=(0, 2))
     told.add_column(style="dim", no_wrap=True)
     told.add_column(overflow="fold")
@@ -114,25 +114,25 @@ def shown(claim: Claim, seed: int = 0) -> RenderableType:
     return Group(*parts)
 
 
-def _cells(finding: Finding) -> tuple[str, ...]:
+def _cells(piece: Evidence) -> tuple[str, ...]:
     return (
-        finding.role.value,
-        finding.what,
-        number(finding),
-        f"{finding.relation} {finding.claimed:.6g}",
-        said(finding),
+        piece.role.value,
+        piece.what,
+        number(piece),
+        f"{piece.relation} {piece.claimed:.6g}",
+        said(piece),
     )
 
 
-def number(finding: Finding) -> str:
+def number(piece: Evidence) -> str:
     """A computed number with its sampling error, if any."""
-    return _rounded(finding.computed) + (f" ± {finding.error:.2g}" if finding.error else "")
+    return _rounded(piece.computed) + (f" ± {piece.error:.2g}" if piece.error else "")
 
 
-def claimed(finding: Finding) -> str:
+def claimed(piece: Evidence) -> str:
     """What it is held against, and how far it may be from that."""
-    allowed = f" ± {finding.tolerance:.2g}" if finding.tolerance > ROUNDING else ""
-    return f"{finding.relation} {_rounded(finding.claimed)}{allowed}"
+    allowed = f" ± {piece.tolerance:.2g}" if piece.tolerance > ROUNDING else ""
+    return f"{piece.relation} {_rounded(piece.claimed)}{allowed}"
 
 
 def _rounded(value: float) -> str:
@@ -140,9 +140,9 @@ def _rounded(value: float) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:.6g}"
 
 
-def said(finding: Finding) -> str:
+def said(piece: Evidence) -> str:
     """Whether a number is as claimed; of a size in a realistic world the number itself is the message."""
-    return "yes" if finding.holds else "no"
+    return "yes" if piece.holds else "no"
 
 
 def output(claim: Claim) -> str:
@@ -192,7 +192,7 @@ def _section(source: Source) -> str:
 def _entry(claim: Claim) -> str:
     told = "\n".join(f"- {heading}: {text}" for heading, text in paragraphs(claim)[1:])
     rows = "\n".join(
-        f"- {f.role.value}: {f.what} is {number(f)}; said to be {claimed(f)}: {said(f)}" for f in claim.findings()
+        f"- {f.role.value}: {f.what} is {number(f)}; said to be {claimed(f)}: {said(f)}" for f in claim.evidence()
     )
     where = "; ".join([claim.source.where, *(f"{p.source.key}: {p.where}" for p in claim.also)])
     return (
