@@ -61,7 +61,11 @@ class Accumulator:
         batch: Sequences | Mapping[str, Any] | Numbers,
         ref_logprobs: Numbers | None = None,
         mask: Numbers | None = None,
-        **columns: Any,
+        *,
+        behavior_logprobs: Numbers | None = None,
+        token_kl: Numbers | None = None,
+        ref_mass: Numbers | None = None,
+        groups: Groups | None = None,
     ) -> Accumulator:
         """Add sequences: a mapping from column names to arrays, or the arrays as `kullback.estimate` takes them.
 
@@ -71,7 +75,15 @@ class Accumulator:
         if not isinstance(batch, Sequences | Mapping):
             if ref_logprobs is None:
                 raise InputError("update got logprobs alone, but ref_logprobs of the same tokens are needed too")
-            batch = Sequences.of(batch, ref_logprobs, mask, **columns)
+            batch = Sequences.of(
+                batch,
+                ref_logprobs,
+                mask,
+                behavior_logprobs=behavior_logprobs,
+                token_kl=token_kl,
+                ref_mass=ref_mass,
+                groups=groups,
+            )
         sequences = Sequences.of_batch(batch)
         self._recipe.check(sequences)
         summary = self._summary

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from kullback.arrays import Float64
+
+Cells = slice | np.ndarray | Sequence[int]
+"""Which cells of a table."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ class Moments:
             third + 3 * mean * second + self.count * mean**3,
         )
 
-    def __getitem__(self, cells: Any) -> Moments:
+    def __getitem__(self, cells: Cells) -> Moments:
         """Some of the cells, or all in another order."""
         return Moments(*(a[cells] for a in self._arrays))
 
-    def placed(self, cells: Any, values: Moments) -> Moments:
+    def placed(self, cells: Cells, values: Moments) -> Moments:
         """The same table with some cells (each at most once) holding other values."""
         arrays = [np.copy(a) for a in self._arrays]
         for array, new in zip(arrays, values._arrays, strict=True):
