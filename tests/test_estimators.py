@@ -16,6 +16,12 @@ from conftest import Backend, host
 import kullback as kb
 from kullback.errors import InputError, NameUnknownError
 
+
+def clipped(r: mp.mpf) -> mp.mpf:
+    """ℓ within ±20."""
+    return min(max(-mp.log(r), -20), 20)
+
+
 R = {  # per-sample formulas as functions of r = p/q, written independently for many digits
     "k1": lambda r: -mp.log(r),
     "k2": lambda r: mp.log(r) ** 2 / 2,
@@ -31,10 +37,44 @@ R = {  # per-sample formulas as functions of r = p/q, written independently for 
     "total_variation_abs": lambda r: abs(r - 1) / 2,
     "alpha_0.5": lambda r: (mp.sqrt(r) - (r - 1) / 2 - 1) / (mp.mpf(-1) / 4),
     "skew_0.1": lambda r: -mp.log(1 - mp.mpf(0.1) + mp.mpf(0.1) * r),
+    "renyi_2": lambda r: 1 / r,
+    "k1_clamped_10": lambda r: min(max(-mp.log(r), -10), 10),
+    "k3_clamped_20_10": lambda r: min(mp.exp(-clipped(r)) - 1 + clipped(r), 10),
+}
+NOT_A_FUNCTION_OF_THE_RATIO = {
+    "control_variate": "fitted on a batch",
+    "rao_blackwell": "reads the token KL",
+    "rao_blackwell_controlled": "reads the token KL, and is fitted on a batch",
+}
+LIMITS = {  # at ℓ = ∞, where r = 0, and at ℓ = −∞, where r = ∞
+    "k1": (np.inf, -np.inf),
+    "k2": (np.inf, np.inf),
+    "k3": (np.inf, np.inf),
+    "forward_k1": (0, np.inf),
+    "forward_k3": (1, np.inf),
+    "jeffreys": (np.inf, np.inf),
+    "pearson_chi2": (1, np.inf),
+    "neyman_chi2": (np.inf, np.inf),
+    "squared_hellinger": (0.5, np.inf),
+    "jensen_shannon": (np.log(2) / 2, np.inf),
+    "total_variation": (1, 0),
+    "total_variation_abs": (0.5, np.inf),
+    "alpha_0.5": (2, np.inf),
+    "skew_0.1": (-np.log(0.9), -np.inf),
+    "renyi_2": (np.inf, 0),
+    "k1_clamped_10": (10, -10),
+    "k3_clamped_20_10": (10, 10),
 }
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-14}
 RANGE = {np.float32: (1.1e-19, 88.0), np.float64: (1.5e-154, 709.0)}  # ℓ² underflows … e^|ℓ| overflows
-FUNCTIONS = [e for e in kb.ESTIMATORS if e.name in R]
+FUNCTIONS = [e for e in kb.ESTIMATORS if e.name not in NOT_A_FUNCTION_OF_THE_RATIO]
+
+
+def test_every_estimator_has_a_reference_or_a_reason() -> None:
+    assert set(R) | set(NOT_A_FUNCTION_OF_THE_RATIO) == set(kb.ESTIMATORS.names)
+    assert set(R) == set(LIMITS) == {e.name for e in FUNCTIONS}
+    for name in NOT_A_FUNCTION_OF_THE_RATIO:
+        assert kb.ESTIMATORS[name].controls or kb.ESTIMATORS[name].reads != "log_ratio"
 
 
 def grid(dtype: type) -> np.ndarray:
@@ -103,22 +143,8 @@ def test_overflow_is_inf_with_a_warning_that_names_the_place(backend: Backend) -
 
 @pytest.mark.parametrize("estimator", FUNCTIONS, ids=lambda e: e.name)
 def test_infinite_log_ratios_have_their_limits(estimator: kb.Estimator, backend: Backend) -> None:
-    """ℓ = ∞ is r = 0, and ℓ = −∞ is r = ∞."""
-    inf, log2 = np.inf, np.log(2)
-    limits = {
-        "k1": (inf, -inf),
-        "forward_k1": (0, inf),
-        "forward_k3": (1, inf),
-        "pearson_chi2": (1, inf),
-        "squared_hellinger": (0.5, inf),
-        "jensen_shannon": (log2 / 2, inf),
-        "total_variation": (1, 0),
-        "total_variation_abs": (0.5, inf),
-        "alpha_0.5": (2, inf),
-        "skew_0.1": (-np.log(0.9), -inf),
-    }
     got = host(estimator(backend.array(np.array([np.inf, -np.inf]))))
-    np.testing.assert_allclose(got, limits.get(estimator.name, (inf, inf)), rtol=1e-14)
+    np.testing.assert_allclose(got, LIMITS[estimator.name], rtol=1e-14)
 
 
 @pytest.mark.parametrize("estimator", FUNCTIONS, ids=lambda e: e.name)
