@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
+from kullback.claims.pages import number
 from kullback.models.loading import BUILTIN
-from kullback.report.claims import number
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
 

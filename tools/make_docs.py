@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kullback.auditing.rules import RULES
 from kullback.auditing.rules.record import Rule
-from kullback.report import claims
-from kullback.report.families import estimator_table, surrogate_table, target_table
+from kullback.claims import pages as claims
+from kullback.jobs.catalogue import estimator_table, surrogate_table, target_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

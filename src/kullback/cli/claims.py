@@ -58,8 +58,8 @@ def _known(name: str, names: Iterable[str], what: str) -> str:
 
 
 def _list(chosen: list[Claim], as_json: bool) -> None:
+    from kullback.claims.pages import claim_table, record
     from kullback.report import terminal
-    from kullback.report.claims import claim_table, record
 
     if as_json:
         typer.echo(json.dumps({"claims": [record(claim) for claim in chosen]}, ensure_ascii=False))
@@ -68,7 +68,7 @@ def _list(chosen: list[Claim], as_json: bool) -> None:
 
 
 def _show(claim: Claim, seed: int, as_json: bool) -> None:
-    from kullback.report.claims import record, shown
+    from kullback.claims.pages import record, shown
 
     if as_json:
         typer.echo(json.dumps(record(claim, claim.findings(seed)), ensure_ascii=False))

@@ -19,8 +19,8 @@ def estimators(
 
         kullback estimators --json
     """
+    from kullback.jobs.catalogue import estimator_table, surrogate_table, target_table
     from kullback.report import terminal
-    from kullback.report.families import estimator_table, surrogate_table, target_table
 
     tables = (estimator_table(), surrogate_table(), target_table())
     if as_json:
