@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
-from kullback.claims.pages import number
+from kullback.claims.pages import computed
+from kullback.documents import text_of
 from kullback.models.loading import BUILTIN
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
@@ -92,7 +93,7 @@ def test_claims_shows_one_with_its_numbers_and_code(capsys: pytest.CaptureFixtur
     for text in (claim.id, claim.verdict.value, claim.statement, *claim.code.splitlines()):
         assert " ".join(text.split()) in words
     for finding in claim.findings():
-        assert number(finding) in out
+        assert text_of(computed(finding)) in out
     status, out, _ = run(capsys, "claims", claim.id, "--json", "--seed", "3")
     assert [f["computed"] for f in json.loads(out)["findings"]] == [f.computed for f in claim.findings(3)]
 

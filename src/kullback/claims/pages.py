@@ -4,42 +4,101 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
-from kullback.claims import CLAIMS, Claim, Finding, Source, Verdict
-from kullback.documents import Table as Exhibit
+from kullback.claims.family import CLAIMS
+from kullback.claims.record import Claim, Finding, Source, Verdict
+from kullback.documents import (
+    Block,
+    Cell,
+    Code,
+    Document,
+    Facts,
+    Heading,
+    Note,
+    Number,
+    Record,
+    Table,
+    Tone,
+    text_of,
+)
+from kullback.documents import Verdict as Answer
 
 ROUNDING = 1e-8
 """Below this a number is shown as 0."""
 
-COLOURS = {
-    Verdict.HOLDS: "green",
-    Verdict.CONDITION: "yellow",
-    Verdict.FAILS: "red",
-    Verdict.UNDECIDED: "cyan",
+TONES: dict[Verdict, Tone] = {
+    Verdict.HOLDS: "good",
+    Verdict.CONDITION: "warning",
+    Verdict.FAILS: "bad",
+    Verdict.UNDECIDED: "hint",
 }
 
 
-def claim_table(claims: Iterable[Claim]) -> Exhibit:
-    """One line a claim."""
-    rows = tuple((claim.id, claim.statement, claim.verdict.name.lower()) for claim in claims)
-    return Exhibit(
-        title="Claims",
-        note="`kullback claims ID` shows one, its numbers computed on the spot.",
-        columns=("claim", "statement", "verdict"),
-        rows=rows,
-    )
+@dataclass(frozen=True)
+class ClaimList:
+    """Some of the claims."""
+
+    claims: tuple[Claim, ...]
+
+    def to_dict(self) -> Record:
+        """What ``--json`` prints."""
+        return {"claims": [record(claim) for claim in self.claims]}
+
+    def document(self) -> Document:
+        """One line a claim."""
+        table = Table(
+            title="Claims",
+            note="`kullback claims ID` shows one, its numbers computed on the spot.",
+            columns=("claim", "statement", "verdict"),
+            rows=tuple((claim.id, claim.statement, claim.verdict.name.lower()) for claim in self.claims),
+        )
+        return Document("", (table,))
 
 
-def paragraphs(claim: Claim) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class DecidedClaim:
+    """A claim with its numbers, of one random world where it is about all."""
+
+    claim: Claim
+    seed: int
+    findings: tuple[Finding, ...]
+
+    def to_dict(self) -> Record:
+        """What ``--json`` prints."""
+        return record(self.claim, self.findings)
+
+    def document(self) -> Document:
+        """What it says, what is so, and the code to see it."""
+        drawn = f"about all worlds; these numbers are of the random world {self.seed} (--seed)"
+        numbers = Table(
+            title="",
+            note="",
+            columns=("", "what", "computed", "claimed", "so?"),
+            rows=tuple(
+                (f.role.value, f.what, computed(f), f"{f.relation} {f.claimed:.6g}", said(f)) for f in self.findings
+            ),
+        )
+        return Document(
+            title=self.claim.id,
+            blocks=(
+                Answer(self.claim.verdict.value, TONES[self.claim.verdict]),
+                Facts(paragraphs(self.claim)),
+                *([Note(drawn, tone="quiet")] if self.claim.general else []),
+                numbers,
+                Code(self.claim.code),
+            ),
+        )
+
+
+def decided(claim: Claim, seed: int = 0) -> DecidedClaim:
+    """A claim with its numbers, computed now."""
+    return DecidedClaim(claim, seed, claim.findings(seed))
+
+
+def paragraphs(claim: Claim) -> tuple[tuple[str, str], ...]:
     """What there is to say about a claim, each with its heading."""
     fails = claim.verdict is Verdict.FAILS
     parts = [
@@ -50,12 +109,12 @@ def paragraphs(claim: Claim) -> list[tuple[str, str]]:
         ("Repaired by" if fails else "Condition", claim.condition),
         ("In fairness", claim.meant),
     ]
-    return [(heading, text) for heading, text in parts if text]
+    return tuple((heading, text) for heading, text in parts if text)
 
 
-def record(claim: Claim, findings: Iterable[Finding] | None = None) -> dict[str, Any]:
+def record(claim: Claim, findings: Iterable[Finding] | None = None) -> Record:
     """A claim as plain data, with its numbers where they were computed."""
-    shown: dict[str, Any] = {
+    shown: Record = {
         "id": claim.id,
         "source": claim.source.source.key,
         "where": str(claim.source),
@@ -90,43 +149,11 @@ def _plain(value: float) -> float | str:
     return value if isfinite(value) else str(value)
 
 
-def shown(claim: Claim, seed: int = 0) -> RenderableType:
-    """One claim on a terminal, its numbers computed now; its code is to be printed below, unwrapped."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in ("", "what", "computed", "claimed", "so?"):
-        table.add_column(name, overflow="fold")
-    for finding in claim.findings(seed):
-        table.add_row(*map(escape, _cells(finding)))
-    told = Table.grid(padding=(0, 2))
-    told.add_column(style="dim", no_wrap=True)
-    told.add_column(overflow="fold")
-    for heading, text in paragraphs(claim):
-        told.add_row(heading, escape(text))
-    head = Text.assemble((claim.id, "bold"), "  ", (claim.verdict.value, f"bold {COLOURS[claim.verdict]}"))
-    drawn = f"about all worlds; these numbers are of the random world {seed} (--seed)" if claim.general else ""
-    parts: list[RenderableType] = [
-        head,
-        told,
-        Text(drawn, style="dim"),
-        table,
-        Text(),
-    ]
-    return Group(*parts)
-
-
-def _cells(finding: Finding) -> tuple[str, ...]:
-    return (
-        finding.role.value,
-        finding.what,
-        number(finding),
-        f"{finding.relation} {finding.claimed:.6g}",
-        said(finding),
-    )
-
-
-def number(finding: Finding) -> str:
-    """A computed number with its sampling error, if any."""
-    return _rounded(finding.computed) + (f" ± {finding.error:.2g}" if finding.error else "")
+def computed(finding: Finding) -> Cell:
+    """A computed number, with its sampling error if it has one."""
+    if finding.error or not isfinite(finding.computed):
+        return _rounded(finding.computed) + (f" ± {finding.error:.2g}" if finding.error else "")
+    return Number(0.0 if abs(finding.computed) < ROUNDING else finding.computed, ".6g")
 
 
 def claimed(finding: Finding) -> str:
@@ -153,49 +180,59 @@ def output(claim: Claim) -> str:
     return written.getvalue().rstrip("\n")
 
 
-def page() -> str:
-    """All claims as Markdown, by source, their numbers and outputs computed."""
+def page() -> Document:
+    """All claims by source, their numbers and outputs computed; in Markdown, it is a page of the docs."""
     sources = list(dict.fromkeys(claim.source.source for claim in CLAIMS))
-    return "\n\n".join([_head(sources), _index(), *(_section(source) for source in sources)]) + "\n"
+    blocks = (*_head(sources), _index(), *(block for source in sources for block in _section(source)))
+    return Document("Claims", blocks)
 
 
-def _index() -> str:
+def _index() -> Table:
     rows = tuple((f"[{c.id}](#{c.id.lower()})", c.statement, c.verdict.value) for c in CLAIMS)
-    return Exhibit("All of them", "", ("claim", "statement", "verdict"), rows).markdown()
+    return Table("All of them", "", ("claim", "statement", "verdict"), rows)
 
 
-def _head(sources: list[Source]) -> str:
+def _head(sources: list[Source]) -> Iterator[Block]:
     counts = {verdict: sum(claim.verdict is verdict for claim in CLAIMS) for verdict in Verdict}
     totals = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items())
-    contents = "\n".join(
-        f"- [{source.title}](#{source.key}): {sum(c.source.source is source for c in CLAIMS)}; read in {source.read}"
-        for source in sources
-    )
-    return (
-        "# Claims\n\n"
+    yield Note(
         "Written by `make docs` from `kb.CLAIMS`: published statements about estimating a KL divergence, each with the "
         "computation that decides it. `kullback claims` lists them, `kullback claims ID` shows one. "
-        f"Of {len(CLAIMS)}: {totals}.\n\n"
+        f"Of {len(CLAIMS)}: {totals}."
+    )
+    yield Note(
         "Samples come from the policy q, p is the reference, r = p/q, ℓ = log q − log p, J = KL(q‖p) + KL(p‖q), "
         "χ² = χ²(p‖q); s = ∇log q. A statement about all worlds is tested in ten random ones; the numbers shown are of "
         "the first. The realistic world is a pair of Markov models with 64 tokens and at most 48 steps, "
-        f"1.47 nats a sequence apart.\n\n{contents}"
+        "1.47 nats a sequence apart."
+    )
+    yield Facts(
+        tuple(
+            (f"[{s.title}](#{s.key})", f"{sum(c.source.source is s for c in CLAIMS)}; read in {s.read}")
+            for s in sources
+        )
     )
 
 
-def _section(source: Source) -> str:
-    own = [claim for claim in CLAIMS if claim.source.source is source]
-    head = f'<a id="{source.key}"></a>\n\n## {source.title}'
-    return "\n\n".join([head, *map(_entry, own)])
+def _section(source: Source) -> Iterator[Block]:
+    yield Heading(source.title, anchor=source.key)
+    for claim in CLAIMS:
+        if claim.source.source is source:
+            yield from _entry(claim)
 
 
-def _entry(claim: Claim) -> str:
-    told = "\n".join(f"- {heading}: {text}" for heading, text in paragraphs(claim)[1:])
-    rows = "\n".join(
-        f"- {f.role.value}: {f.what} is {number(f)}; said to be {claimed(f)}: {said(f)}" for f in claim.findings()
-    )
+def _entry(claim: Claim) -> Iterator[Block]:
     where = "; ".join([claim.source.where, *(f"{p.source.key}: {p.where}" for p in claim.also)])
-    return (
-        f"### {claim.id}\n\n**{claim.verdict.value}** ({where})\n\n{told}\n\nNumbers:\n\n{rows}\n\n"
-        f"```python\n{claim.code}\n```\n\nprints\n\n```\n{output(claim)}\n```"
+    yield Heading(claim.id, level=3)
+    yield Note(f"**{claim.verdict.value}** ({where})")
+    yield Facts(paragraphs(claim)[1:])
+    yield Note("Numbers:")
+    yield Facts(
+        tuple(
+            (f.role.value, f"{f.what} is {text_of(computed(f))}; said to be {claimed(f)}: {said(f)}")
+            for f in claim.findings()
+        )
     )
+    yield Code(claim.code)
+    yield Note("prints")
+    yield Code(output(claim), language="")

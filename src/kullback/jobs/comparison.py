@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kullback.documents import plain
+from kullback.documents import Document, plain
 from kullback.errors import FileError, InputError, KullbackError
 from kullback.estimation.accumulator import estimate
 from kullback.estimation.result import Estimate
@@ -122,6 +122,12 @@ class Comparison:
             "estimates": [record for row in self.rows for record in row.to_dicts()],
             "differences": plain(self.hotspots.to_dict()),
         }
+
+    def document(self) -> Document:
+        """What it has to say to people."""
+        from kullback.jobs.pages import comparison_document
+
+        return comparison_document(self)
 
     def __str__(self) -> str:
         lines = [f"{self.policy} against {self.reference}, {len(self.rollouts)} sequences"]

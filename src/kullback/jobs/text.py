@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import plain
+from kullback.documents import Document, plain
 from kullback.errors import InputError, KullbackError, StoppedError
 from kullback.estimation.accumulator import estimate
 from kullback.estimation.result import Estimate
@@ -94,6 +94,12 @@ class TextComparison:
             "ref_perplexity": self.ref_perplexity,
         }
         return dict(plain(record))
+
+    def document(self) -> Document:
+        """What it has to say to people."""
+        from kullback.jobs.pages import text_document
+
+        return text_document(self)
 
 
 @dataclass(frozen=True)
