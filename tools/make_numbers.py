@@ -20,7 +20,8 @@ import numpy as np
 
 import kullback as kb
 from kullback import lab
-from kullback.documents import Chart, Document, Table
+from kullback.arrays import to_numpy
+from kullback.documents import Chart, Document, Table, text_of
 from kullback.lab.gradient_bias import unbiased_ways
 from kullback.oracle import TreeLM, World, loss_moments
 from kullback.report import markdown, terminal
@@ -262,8 +263,8 @@ def _binary(policy: Iterable[float], reference: Iterable[float]) -> World:
 
 
 def _variance(world: World, estimator: kb.Estimator) -> float:
-    k = world.summand(estimator, "token").detach()
-    return float(world.probability @ (k - world.probability @ k) ** 2)
+    k, chance = to_numpy(world.summand(estimator, "token")), to_numpy(world.probability)
+    return float(chance @ (k - chance @ k) ** 2)
 
 
 def _rao_blackwell(q: Any, p: Any, mask: Any, token_kl: Any) -> Any:
@@ -304,7 +305,7 @@ def _both(table: Table) -> dict[str, str]:
     """A table for the English and for the Chinese page."""
     right = tuple(CHINESE.get(name, name) for name in table.right)
     columns = tuple(CHINESE.get(name, name) for name in table.columns)
-    rows = tuple(tuple(CHINESE.get(cell, cell) for cell in row) for row in table.rows)
+    rows = tuple(tuple(CHINESE.get(text_of(cell), cell) for cell in row) for row in table.rows)
     return {"table": _block(table), "table-zh": _block(Table("", "", columns, rows, right=right))}
 
 

@@ -12,7 +12,7 @@ from kullback.claims.sources import DRAFT
 from kullback.claims.worlds import BY_HAND, EVEN, Gaussian, Pair, descents, language, live_tree, pair
 from kullback.estimators.divergences import k3
 from kullback.oracle import World, exact_gradient
-from kullback.oracle.gradients import gradient_of
+from kullback.oracle.loss_gradients import gradient_of
 from kullback.targets import REVERSE_KL
 
 

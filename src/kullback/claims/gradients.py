@@ -26,7 +26,7 @@ from kullback.claims.worlds import (
 from kullback.estimators.divergences import k1, k2, k3
 from kullback.losses import kl_loss
 from kullback.oracle import World, exact_gradient, loss_moments
-from kullback.oracle.gradients import gradient_of
+from kullback.oracle.loss_gradients import gradient_of
 from kullback.surrogates import SURROGATES
 from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, Target
 

@@ -13,7 +13,8 @@ import numpy as np
 from kullback.arrays import Array, Float64
 from kullback.errors import MissingPackageError
 from kullback.oracle import MarkovGradient, MarkovLM, TreeLM, World, exact_gradient
-from kullback.oracle.gradients import gradient_of, world_columns
+from kullback.oracle.loss_gradients import gradient_of, world_columns
+from kullback.oracle.tree import prefix_count
 from kullback.targets import Target
 
 
@@ -129,7 +130,7 @@ def live_pair(pair: Pair) -> World:
 
 def _tables(seed: int, vocab: int, horizon: int, scale: float, off_policy: bool) -> list[Float64]:
     rng = np.random.default_rng(seed)
-    prefixes = sum((vocab - 1) ** t for t in range(horizon))
+    prefixes = prefix_count(vocab, horizon)
     return [scale * rng.normal(size=(prefixes, vocab)) for _ in range(3 if off_policy else 2)]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kullback.documents import Document, Number, Record, Table, text_of
-from kullback.estimation.controls import CONTROLS
 from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Promise
 from kullback.oracle import World, reference_world, relative_gradient_variance, relative_variance
 from kullback.surrogates import SURROGATES, Surrogate
@@ -120,7 +119,7 @@ def _variance_columns() -> tuple[str, ...]:
 
 def _formula(estimator: Estimator) -> str:
     base = estimator.formula.removesuffix(".").split(". ")[0].split(":")[0]
-    return " + ".join([base, *(f"c·({CONTROLS[name].formula})" for name in estimator.controls)])
+    return " + ".join([base, *(f"c·({control.formula})" for control in estimator.controls)])
 
 
 def _target(target: Target | None) -> str:
