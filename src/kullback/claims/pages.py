@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from kullback.claims.family import CLAIMS
-from kullback.claims.record import Claim, Finding, Source, Verdict
+from kullback.claims.record import Claim, Evidence, Source, Verdict
 from kullback.documents import (
     Block,
     Cell,
@@ -64,11 +64,11 @@ class DecidedClaim:
 
     claim: Claim
     seed: int
-    findings: tuple[Finding, ...]
+    evidence: tuple[Evidence, ...]
 
     def to_dict(self) -> Record:
         """What ``--json`` prints."""
-        return record(self.claim, self.findings)
+        return record(self.claim, self.evidence)
 
     def document(self) -> Document:
         """What it says, what is so, and the code to see it."""
@@ -78,7 +78,7 @@ class DecidedClaim:
             note="",
             columns=("", "what", "computed", "claimed", "so?"),
             rows=tuple(
-                (f.role.value, f.what, computed(f), f"{f.relation} {f.claimed:.6g}", said(f)) for f in self.findings
+                (f.role.value, f.what, computed(f), f"{f.relation} {f.claimed:.6g}", said(f)) for f in self.evidence
             ),
         )
         return Document(
@@ -95,7 +95,7 @@ class DecidedClaim:
 
 def decided(claim: Claim, seed: int = 0) -> DecidedClaim:
     """A claim with its numbers, computed now."""
-    return DecidedClaim(claim, seed, claim.findings(seed))
+    return DecidedClaim(claim, seed, claim.evidence(seed))
 
 
 def paragraphs(claim: Claim) -> tuple[tuple[str, str], ...]:
@@ -112,7 +112,7 @@ def paragraphs(claim: Claim) -> tuple[tuple[str, str], ...]:
     return tuple((heading, text) for heading, text in parts if text)
 
 
-def record(claim: Claim, findings: Iterable[Finding] | None = None) -> Record:
+def record(claim: Claim, evidence: Iterable[Evidence] | None = None) -> Record:
     """A claim as plain data, with its numbers where they were computed."""
     shown: Record = {
         "id": claim.id,
@@ -128,7 +128,7 @@ def record(claim: Claim, findings: Iterable[Finding] | None = None) -> Record:
         "general": claim.general,
         "code": claim.code,
     }
-    if findings is not None:
+    if evidence is not None:
         shown["findings"] = [
             {
                 "role": f.role.value,
@@ -139,7 +139,7 @@ def record(claim: Claim, findings: Iterable[Finding] | None = None) -> Record:
                 "error": f.error,
                 "holds": f.holds,
             }
-            for f in findings
+            for f in evidence
         ]
     return shown
 
@@ -149,17 +149,17 @@ def _plain(value: float) -> float | str:
     return value if isfinite(value) else str(value)
 
 
-def computed(finding: Finding) -> Cell:
+def computed(piece: Evidence) -> Cell:
     """A computed number, with its sampling error if it has one."""
-    if finding.error or not isfinite(finding.computed):
-        return _rounded(finding.computed) + (f" ± {finding.error:.2g}" if finding.error else "")
-    return Number(0.0 if abs(finding.computed) < ROUNDING else finding.computed, ".6g")
+    if piece.error or not isfinite(piece.computed):
+        return _rounded(piece.computed) + (f" ± {piece.error:.2g}" if piece.error else "")
+    return Number(0.0 if abs(piece.computed) < ROUNDING else piece.computed, ".6g")
 
 
-def claimed(finding: Finding) -> str:
+def claimed(piece: Evidence) -> str:
     """What it is held against, and how far it may be from that."""
-    allowed = f" ± {finding.tolerance:.2g}" if finding.tolerance > ROUNDING else ""
-    return f"{finding.relation} {_rounded(finding.claimed)}{allowed}"
+    allowed = f" ± {piece.tolerance:.2g}" if piece.tolerance > ROUNDING else ""
+    return f"{piece.relation} {_rounded(piece.claimed)}{allowed}"
 
 
 def _rounded(value: float) -> str:
@@ -167,9 +167,9 @@ def _rounded(value: float) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:.6g}"
 
 
-def said(finding: Finding) -> str:
+def said(piece: Evidence) -> str:
     """Whether a number is as claimed; of a size in a realistic world the number itself is the message."""
-    return "yes" if finding.holds else "no"
+    return "yes" if piece.holds else "no"
 
 
 def output(claim: Claim) -> str:
@@ -230,7 +230,7 @@ def _entry(claim: Claim) -> Iterator[Block]:
     yield Facts(
         tuple(
             (f.role.value, f"{f.what} is {text_of(computed(f))}; said to be {claimed(f)}: {said(f)}")
-            for f in claim.findings()
+            for f in claim.evidence()
         )
     )
     yield Code(claim.code)
