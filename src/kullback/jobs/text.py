@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kullback.arrays import Float64
 from kullback.documents import plain
 from kullback.errors import InputError, KullbackError, StoppedError
-from kullback.estimation.accumulator import estimate
+from kullback.estimation.means import Share, mean_by_group, share_by_group
 from kullback.estimation.result import Estimate
-from kullback.estimators import RAO_BLACKWELL
 from kullback.jobs.comparison import batch_rows, loaded, prepare_output, write_json
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.local import Progress
@@ -54,7 +52,7 @@ class TextComparison:
     forward: Estimate
     reverse: Estimate
     quantiles: dict[float, float]
-    same_top: Estimate
+    same_top: Share
     rms_delta_p: float
     mean_delta_p: float
     perplexity: float
@@ -71,7 +69,6 @@ class TextComparison:
             {**estimate.to_dict(), "direction": direction}
             for direction, estimate in (("forward", self.forward), ("reverse", self.reverse))
         ]
-        low, high = self.same_top.interval()
         record = {
             "policy": self.policy,
             "reference": self.reference,
@@ -82,12 +79,7 @@ class TextComparison:
             "seconds": round(self.seconds, 3),
             "estimates": records,
             "quantiles": {f"{probability:g}": value for probability, value in self.quantiles.items()},
-            "same_top": {
-                "value": self.same_top.value,
-                "stderr": self.same_top.stderr,
-                "low": low,
-                "high": high,
-            },
+            "same_top": self.same_top.to_dict(),
             "rms_delta_p": self.rms_delta_p,
             "mean_delta_p": self.mean_delta_p,
             "perplexity": self.perplexity,
@@ -223,13 +215,13 @@ def _summary(
     return TextComparison(
         policy=policy,
         reference=reference,
-        forward=_mean([s.reverse_token_kl for s in scores], groups),
-        reverse=_mean([s.token_kl for s in scores], groups),
+        forward=mean_by_group([s.reverse_token_kl for s in scores], groups),
+        reverse=mean_by_group([s.token_kl for s in scores], groups),
         quantiles={
             **{level: float(np.quantile(forward, level)) for level in QUANTILES},
             1.0: float(forward.max()),
         },
-        same_top=_mean([(s.top == s.ref_top).astype(np.float64) for s in scores], groups),
+        same_top=share_by_group([s.top == s.ref_top for s in scores], groups),
         rms_delta_p=float(np.sqrt(np.mean(delta**2))),
         mean_delta_p=float(np.mean(delta)),
         perplexity=float(np.exp(-np.mean(logprobs))),
@@ -241,11 +233,3 @@ def _summary(
         complete=complete,
     )
 
-
-def _mean(values: list[Float64], groups: list[int]) -> Estimate:
-    """The mean a token with its error clustered by group: a ratio of totals."""
-    time = max(map(len, values))
-    padded = np.stack([np.pad(v, (0, time - len(v))) for v in values])
-    mask = np.stack([np.arange(time) < len(v) for v in values])
-    zeros = np.zeros_like(padded)
-    return estimate(zeros, zeros, mask, estimator=RAO_BLACKWELL, unit="token", token_kl=padded, groups=groups)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.documents import Table as Exhibit
+from kullback.estimation.means import Share
 from kullback.estimation.result import Estimate
 from kullback.jobs.comparison import Comparison, Row
 from kullback.jobs.text import TextComparison
@@ -148,7 +149,7 @@ def _value(estimate: Estimate) -> str:
     return text[: text.index(" ± " if isnan(estimate.stderr) else " nats/")]
 
 
-def _interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
+def _interval(estimate: Estimate | Share, scale: float = 1.0, unit: str = "") -> str:
     low, high = (scale * bound for bound in estimate.interval())
     if isnan(low):
         return "–"
