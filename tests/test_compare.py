@@ -15,7 +15,7 @@ import kullback as kb
 from kullback.errors import FileError, InputError, ModelError, StoppedError
 from kullback.jobs import local
 from kullback.models import LanguageModel, load
-from kullback.rollouts.table import to_sequences
+from kullback.rollouts import to_sequences
 
 SMALL: dict[str, Any] = {"samples": 2, "max_new_tokens": 8, "batch_size": 16}
 
@@ -80,12 +80,10 @@ def test_output_holds_rollouts_and_estimates(tmp_path: Path) -> None:
     for mine, theirs in zip(found.rollouts, back, strict=True):
         assert (mine.prompt_id, list(mine.tokens)) == (theirs.prompt_id, list(theirs.tokens))
         np.testing.assert_allclose(mine.logprobs, theirs.logprobs, rtol=1e-6)
-        assert (theirs.temperature, theirs.top_p, theirs.policy_logprobs, theirs.reference_logprobs) == (
-            0.8,
-            0.9,
-            "processed",
-            "raw",
-        )
+    drawn = back.metadata.policy
+    assert drawn is not None
+    assert drawn.sampling == {"temperature": 0.8, "top_p": 0.9, "top_k": 0}
+    assert back.law == {"logprobs": "processed", "ref_logprobs": "raw"}
     record = json.loads((tmp_path / "out" / "estimate.json").read_text())
     assert record["complete"]
     assert {"estimator", "level", "unit", "value", "stderr", "low", "high", "n"} <= set(record["estimates"][0])

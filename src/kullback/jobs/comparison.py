@@ -28,7 +28,7 @@ from kullback.estimators import (
 from kullback.jobs.hotspots import Hotspots
 from kullback.jobs.local import Job, Progress, Side
 from kullback.jobs.prompts import Prompt, check_prompts, read_prompts
-from kullback.rollouts.table import Rollout, count_tokens, to_sequences
+from kullback.rollouts import Rollout, count_tokens, to_sequences
 
 if TYPE_CHECKING:
     from kullback.models import LanguageModel
@@ -250,7 +250,7 @@ def _rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estimator, Lev
         if not part:
             continue
         batch = to_sequences(part)
-        outside = float(np.mean([np.sum(1.0 - rollout.ref_mass[rollout.mask]) for rollout in part]))
+        outside = float(np.mean([np.sum(1.0 - rollout.column("ref_mass")[rollout.counted]) for rollout in part]))
         baseline = _estimate(batch, K1, "token", "sequence", outside)
         for estimator, level in estimators:
             value = _estimate(batch, estimator, level, "sequence", outside)

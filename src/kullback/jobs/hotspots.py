@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback.rollouts.table import Rollout
+from kullback.rollouts import Rollout
 
 SITES = 10
 """Sites that are remembered."""
@@ -51,14 +51,15 @@ class Hotspots:
 
     def add(self, rollout: Rollout, top: np.ndarray, ref_top: np.ndarray, decode: Callable[..., str]) -> None:
         """Count one sequence; `top` and `ref_top` are each model's most likely token at every position."""
-        total, count, text = self.prompts.get(rollout.prompt_id, (0.0, 0, ""))
-        text = text or decode(list(rollout.prompt), special=False)
-        self.prompts[rollout.prompt_id] = (total + float(np.sum(rollout.token_kl)), count + 1, text)
-        for position, kl in enumerate(rollout.token_kl.tolist()):
+        prompt, token_kl = rollout.prompt_id or 0, rollout.column("token_kl")
+        total, count, text = self.prompts.get(prompt, (0.0, 0, ""))
+        text = text or decode(list(rollout.prompt_tokens or ()), special=False)
+        self.prompts[prompt] = (total + float(np.sum(token_kl)), count + 1, text)
+        for position, kl in enumerate(token_kl.tolist()):
             total, count = self.positions.get(position, (0.0, 0))
             self.positions[position] = (total + kl, count + 1)
-        for position in np.argsort(-rollout.token_kl)[:SITES].tolist():
-            if len(self.sites) < SITES or rollout.token_kl[position] > self._smallest().token_kl:
+        for position in np.argsort(-token_kl)[:SITES].tolist():
+            if len(self.sites) < SITES or token_kl[position] > self._smallest().token_kl:
                 self._add_site(rollout, position, top, ref_top, decode)
 
     def _smallest(self) -> Site:
@@ -72,21 +73,22 @@ class Hotspots:
         ref_top: np.ndarray,
         decode: Callable[..., str],
     ) -> None:
-        prefix = tuple(rollout.tokens[:position])
-        key = (rollout.prompt_id, prefix)
+        tokens = rollout.tokens or ()
+        prefix = tuple(tokens[:position])
+        key = (rollout.prompt_id or 0, prefix)
         if key in self.sites:  # the same prefix has the same KL, whatever was drawn after it
             return
-        before = [*rollout.prompt, *prefix][-CONTEXT:]
+        before = [*(rollout.prompt_tokens or ()), *prefix][-CONTEXT:]
         self.sites[key] = Site(
-            prompt_id=rollout.prompt_id,
+            prompt_id=key[0],
             position=position,
             context=decode(before, special=False),
-            token=decode([rollout.tokens[position]]),
-            probability=float(np.exp(rollout.logprobs[position])),
-            ref_probability=float(np.exp(rollout.ref_logprobs[position])),
+            token=decode([tokens[position]]),
+            probability=float(np.exp(rollout.column("logprobs")[position])),
+            ref_probability=float(np.exp(rollout.column("ref_logprobs")[position])),
             top=decode([int(top[position])]),
             ref_top=decode([int(ref_top[position])]),
-            token_kl=float(rollout.token_kl[position]),
+            token_kl=float(rollout.column("token_kl")[position]),
         )
         if len(self.sites) > SITES:
             del self.sites[min(self.sites, key=lambda other: self.sites[other].token_kl)]

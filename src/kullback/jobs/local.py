@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 from kullback.errors import KullbackError, ModelError, StoppedError
 from kullback.jobs.hotspots import Hotspots
 from kullback.jobs.interrupts import safe_interrupts
-from kullback.rollouts.table import Rollout, RolloutWriter, to_sequences
+from kullback.rollouts import Metadata, Model, Rollout, RolloutWriter, law_of, to_sequences
 
 if TYPE_CHECKING:
     from kullback.models import LanguageModel, Sampling
@@ -97,13 +97,21 @@ class Job:
             "dtype": self.policy.model.dtype,
         }
 
+    @property
+    def metadata(self) -> Metadata:
+        """What the file of its rollouts says about itself."""
+        sides = (self.policy, self.reference)
+        policy, reference = (Model(side.model.name, asdict(side.sampling), side.model.dtype) for side in sides)
+        laws = [law_of(**asdict(side.sampling)) for side in sides]
+        return Metadata(policy, reference, law={"logprobs": laws[0], "ref_logprobs": laws[1]})
+
     def run(self, folder: Path | None) -> KullbackError | None:
         """Finish batch after batch, writing each at once; returns the error that ended it early, if one did."""
         import torch
 
         generator = torch.Generator().manual_seed(self.seed)
         directions = [(self.policy, self.reference), (self.reference, self.policy)][: 1 + self.both]
-        writing = RolloutWriter(folder / "rollouts.parquet") if folder else nullcontext()
+        writing = RolloutWriter(folder / "rollouts.parquet", self.metadata) if folder else nullcontext()
         try:
             with safe_interrupts() as check, writing as writer:
                 for sampler, other in directions:
@@ -171,11 +179,10 @@ class Job:
             ref_sampling=other.sampling,
         )
         policy_first = sampler.role == "policy"
-        settings = sampler.sampling
         rollouts = [
             Rollout(
                 prompt_id=number,
-                prompt=prompt,
+                prompt_tokens=prompt,
                 tokens=completion,
                 mask=np.ones(len(completion), dtype=bool),
                 logprobs=found.logprobs if policy_first else found.ref_logprobs,
@@ -183,11 +190,6 @@ class Job:
                 token_kl=found.token_kl,
                 ref_mass=found.ref_mass,
                 sampled_from=sampler.role,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
-                policy_logprobs=self.policy.kind,
-                reference_logprobs=self.reference.kind,
             )
             for number, prompt, completion, found in zip(batch, prompts, completions, scores, strict=True)
         ]

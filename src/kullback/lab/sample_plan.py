@@ -24,7 +24,7 @@ from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
 from kullback.jobs.comparison import TABLE
-from kullback.rollouts.table import Rollout, read_rollouts, to_sequences
+from kullback.rollouts import Rollout, read_rollouts, to_sequences
 
 MOST = 1024
 """Samples a prompt that are considered at most."""
@@ -217,7 +217,7 @@ def plan(
     if not 0 < wished < np.inf:
         raise InputError(f"the pilot's KL is {best.value:g}, to which no error is relative: give stderr in nats")
     cost = _Cost(
-        float(np.mean([len(rollout.prompt) for rollout in drawn])) * read_cost,
+        float(np.mean([len(rollout.prompt_tokens or ()) for rollout in drawn])) * read_cost,
         float(np.mean(batch.lengths)),
         most_prompts,
     )
@@ -227,7 +227,7 @@ def plan(
         most_prompts=most_prompts,
         pilot_prompts=len(keys),
         pilot_sequences=len(drawn),
-        prompt_tokens=float(np.mean([len(rollout.prompt) for rollout in drawn])),
+        prompt_tokens=float(np.mean([len(rollout.prompt_tokens or ()) for rollout in drawn])),
         completion_tokens=cost.completion,
         read_cost=read_cost,
         rows=tuple(
