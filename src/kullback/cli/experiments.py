@@ -11,7 +11,7 @@ import typer
 from kullback.cli.screen import console, shown
 
 if TYPE_CHECKING:
-    from kullback.jobs.local import Progress
+    from kullback.jobs.progress import Progress
 
 lab = typer.Typer(
     help="Experiments that redo and extend what has been published on KL estimation: tables, pictures and JSON.",
@@ -41,7 +41,7 @@ def _run(
     unit: str = "",
 ) -> None:
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
-    from kullback.jobs.comparison import prepare_output, write_json
+    from kullback.jobs.outputs import prepare_output, write_json
     from kullback.report import terminal
     from kullback.report.pictures import draw, require_matplotlib
 
@@ -59,7 +59,7 @@ def _run(
 
 
 def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
-    from kullback.jobs.local import Progress
+    from kullback.jobs.progress import Progress
 
     return lambda done, total: on_progress(Progress(done, total, 0))
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from kullback.errors import KullbackError
 
 if TYPE_CHECKING:
-    from kullback.jobs.local import Progress as Done
+    from kullback.jobs.progress import Progress as Done
 
 WIDTH = 124
 """Columns of tables that do not go to a terminal."""

@@ -18,7 +18,7 @@ from kullback.arrays import Float64
 from kullback.documents import Chart, Panel, Series, Table, plain
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
-from kullback.jobs.local import Progress
+from kullback.jobs.progress import Progress
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM
 from kullback.surrogates import SURROGATES
