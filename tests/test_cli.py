@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
-from kullback.models.loading import BUILTIN
+from kullback.models.shipped import BUILTIN
 from kullback.report.claims import number
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from kullback.documents import Record, plain
 from kullback.errors import InputError
-from kullback.estimation.accumulator import Unit, estimate
 from kullback.estimation.result import Estimate
-from kullback.estimation.sequences import Sequences
-from kullback.estimators import (
-    K1,
-    K3,
-    RAO_BLACKWELL,
-    RAO_BLACKWELL_CONTROLLED,
-    ControlVariate,
-    Estimator,
-    Level,
-)
+from kullback.estimators import Estimator, Level
+from kullback.jobs.estimates import TABLE, Row, estimable, estimate_rows
 from kullback.jobs.hotspots import Hotspots
 from kullback.jobs.local import run_here
 from kullback.jobs.outputs import prepare_output, write_json
@@ -37,49 +26,7 @@ from kullback.models.pairs import check_same_tokens, gives_distributions, shared
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.sampling import Sampling
 from kullback.models.shipped import BUILTIN_PROMPTS
-from kullback.rollouts import Rollout, count_tokens, to_sequences
-
-TABLE: tuple[tuple[Estimator, Level], ...] = (
-    (K1, "token"),
-    (K3, "token"),
-    (K3, "sequence"),
-    (ControlVariate("fit"), "token"),
-    (RAO_BLACKWELL, "token"),
-    (RAO_BLACKWELL_CONTROLLED, "token"),
-)
-"""What compare estimates unless told otherwise."""
-
-Direction = Literal["reverse", "forward"]
-
-DIRECTIONS: Mapping[Role, Direction] = {"policy": "reverse", "reference": "forward"}
-"""The KL that is estimated from what was sampled in a model's name."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One estimator's answer.
-
-    Attributes:
-        direction: "reverse" KL(policy‖reference), from the policy's samples; "forward" KL(reference‖policy).
-        per_sequence, per_token: the estimate in the two units.
-        relative_variance: variance of `per_sequence` over that of k1 on the same samples.
-        sequences_for_one_percent: sequences at which its 95% interval would be ±1% of the value.
-    """
-
-    direction: Direction
-    per_sequence: Estimate
-    per_token: Estimate
-    relative_variance: float
-    sequences_for_one_percent: float
-
-    def to_dicts(self) -> list[Record]:
-        """The two records that ``--json`` prints."""
-        extra = {
-            "direction": self.direction,
-            "relative_variance": plain(self.relative_variance),
-            "sequences_for_one_percent": plain(self.sequences_for_one_percent),
-        }
-        return [{**estimate.to_dict(), **extra} for estimate in (self.per_sequence, self.per_token)]
+from kullback.rollouts import Rollout, count_tokens
 
 
 @dataclass(frozen=True)
@@ -218,16 +165,15 @@ def compare(
     models = Models(q, p, _samplers(drawing, p if both else None))
     vocab = shared_vocab(q, p)
     check_same_tokens(q, models.samplers["policy"])
-    table = _estimable(estimators, exact=vocab is not None)
+    table = estimable(estimators, exact=vocab is not None)
     encoded = tuple(_encode(models, prompt, number, max_new_tokens) for number, prompt in enumerate(asked))
     rows = batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
-    mixes_lengths = {role: model.mixes_lengths for role, model in models.samplers.items()}
     plan = Plan(
         prompts=encoded,
         samples=samples,
         max_new_tokens=max_new_tokens,
         laws=laws,
-        batches=batches(encoded, samples, rows, mixes_lengths),
+        batches=batches(encoded, samples, rows, {role: m.mixes_lengths for role, m in models.samplers.items()}),
         batch_rows=rows,
         seed=seed,
         vocab=vocab,
@@ -259,17 +205,6 @@ def _drawing(model: Scorer | Sampler, advice: str) -> Sampler:
     return model
 
 
-def _estimable(estimators: Sequence[tuple[Estimator, Level]], *, exact: bool) -> tuple[tuple[Estimator, Level], ...]:
-    """The estimators for which there are columns: all, or those of log-ratios."""
-    found = tuple(pair for pair in estimators if exact or pair[0].reads != "token_kl")
-    if not found:
-        raise InputError(
-            "only estimators of exact token KLs were asked for, and one of the models gives log-probs only: "
-            "ask for kullback.K1 or K3 too"
-        )
-    return found
-
-
 def _encode(models: Models, prompt: Prompt, number: int, new: int) -> tuple[int, ...]:
     tokens = models.samplers["policy"].encode(prompt)
     if not tokens:
@@ -290,7 +225,7 @@ def _outcome(
         policy=models.policy.name,
         reference=models.reference.name,
         settings=_settings(run.plan, models),
-        rows=tuple(_rows(run.rollouts, estimators)),
+        rows=tuple(estimate_rows(run.rollouts, estimators)),
         hotspots=run.hotspots,
         rollouts=tuple(run.rollouts),
         seconds=seconds,
@@ -310,8 +245,8 @@ def _notes(plan: Plan, models: Models) -> Iterator[str]:
     law = plan.laws.sampler
     if law is not None and law.truncates:
         yield (
-            "top-p or top-k cuts tokens off that the policy may draw and the sampler never does: "
-            "the estimates leave out what the policy does there"
+            "top-p or top-k of what sampled may cut off tokens that the policy draws: "
+            "the estimates then leave out what the policy does there"
         )
     if plan.vocab is not None:
         return
@@ -325,52 +260,3 @@ def _notes(plan: Plan, models: Models) -> Iterator[str]:
             "top-p or top-k cuts the policy off, and the reference's probability of what is cut off is not known: "
             "k3 and the control variates may be biased low; read k1"
         )
-
-
-def _rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estimator, Level]]) -> Iterator[Row]:
-    for role, direction in DIRECTIONS.items():
-        part = [rollout for rollout in rollouts if rollout.sampled_from == role]
-        if not part:
-            continue
-        batch = to_sequences(part)
-        outside = float(np.mean([_outside(rollout) for rollout in part]))
-        baseline = _estimate(batch, K1, "token", "sequence", outside)
-        for estimator, level in estimators:
-            value = _estimate(batch, estimator, level, "sequence", outside)
-            wanted = (1.96 * value.stderr / (0.01 * value.value)) ** 2 * value.n if value.value else float("inf")
-            yield Row(
-                direction=direction,
-                per_sequence=value,
-                per_token=_estimate(batch, estimator, level, "token", outside),
-                relative_variance=(value.stderr / baseline.stderr) ** 2 if baseline.stderr else float("nan"),
-                sequences_for_one_percent=wanted,
-            )
-
-
-def _outside(rollout: Rollout) -> float:
-    """The other model's probability, summed over tokens, of what the sampled one excludes; 0 where it is not known."""
-    return 0.0 if rollout.ref_mass is None else float(np.sum(1.0 - rollout.ref_mass[rollout.counted]))
-
-
-def _estimate(batch: Sequences, estimator: Estimator, level: Level, unit: Unit, outside: float) -> Estimate:
-    found = estimate(
-        batch.logprobs,
-        batch.ref_logprobs,
-        batch.mask,
-        estimator=estimator,
-        level=level,
-        unit=unit,
-        behavior_logprobs=batch.behavior_logprobs,
-        token_kl=batch.token_kl,
-        ref_mass=batch.ref_mass,
-        groups=batch.groups,
-    )
-    corrected = level == "token" and "ratio" in estimator.controls  # by ref_mass
-    slope = 1.0 if "ratio" in estimator.controls else estimator.slope
-    if corrected or slope * outside < 1e-4:
-        return found
-    warning = (
-        f"biased low by about {slope * outside:.3g} nats a sequence: the other model gives that much probability to "
-        "tokens that top-p or top-k excludes and that are never drawn; read k1 or rao_blackwell"
-    )
-    return replace(found, warnings=(*found.warnings, warning))

@@ -23,7 +23,7 @@ from kullback.estimation.controls import CONTROLS
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
-from kullback.jobs.comparison import TABLE
+from kullback.jobs.estimates import TABLE
 from kullback.rollouts import Rollout, read_rollouts, to_sequences
 
 MOST = 1024

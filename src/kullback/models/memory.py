@@ -16,14 +16,14 @@ MOST_ROWS = 128
 
 def rows_that_fit(model: Scorer, vocab: int | None, length: int) -> int:
     """Sequences of `length` tokens whose float32 logits over `vocab` tokens, of two models, fit the model's device."""
-    if vocab is None or not gives_distributions(model):
+    if not gives_distributions(model):
         return MOST_ROWS
     budget = LOGIT_BYTES
     if model.device.type == "cuda":
         import torch
 
         budget = torch.cuda.mem_get_info(model.device)[0] // 4
-    return int(min(max(budget // (2 * 4 * vocab * length), 1), MOST_ROWS))
+    return int(min(max(budget // (2 * 4 * (vocab or model.vocab) * length), 1), MOST_ROWS))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,8 @@ from rich.text import Text
 from kullback.documents import Table as Exhibit
 from kullback.estimation.means import Share
 from kullback.estimation.result import Estimate
-from kullback.jobs.comparison import Comparison, Row
+from kullback.jobs.comparison import Comparison
+from kullback.jobs.estimates import Row
 from kullback.jobs.text import TextComparison
 
 TITLES = {
