@@ -17,7 +17,7 @@ import pytest
 from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
 from kullback.claims.pages import computed
 from kullback.documents import text_of
-from kullback.models.loading import BUILTIN
+from kullback.models.shipped import BUILTIN
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
 

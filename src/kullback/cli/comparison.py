@@ -49,8 +49,8 @@ def compare(
 
         kullback compare ./my-model-int4 ./my-model --text wiki.txt
     """
-    from kullback.jobs.comparison import TABLE
     from kullback.jobs.comparison import compare as run
+    from kullback.jobs.estimates import TABLE
     from kullback.jobs.text import compare_text
 
     size = int(batch_size) if batch_size.isdecimal() else batch_size

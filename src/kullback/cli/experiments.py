@@ -12,7 +12,7 @@ from kullback.cli.screen import console, shown
 
 if TYPE_CHECKING:
     from kullback.documents import Outcome
-    from kullback.jobs.local import Progress
+    from kullback.jobs.progress import Progress
 
 lab = typer.Typer(
     help="Experiments that redo and extend what has been published on KL estimation: tables, pictures and JSON.",
@@ -42,7 +42,7 @@ def _run(
     unit: str = "",
 ) -> None:
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
-    from kullback.jobs.comparison import prepare_output, write_json
+    from kullback.jobs.outputs import prepare_output, write_json
     from kullback.report.pictures import draw, require_matplotlib
 
     with shown(as_json, unit, starting=name, doing=name) as (on_progress, show):
@@ -60,7 +60,7 @@ def _run(
 
 
 def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
-    from kullback.jobs.local import Progress
+    from kullback.jobs.progress import Progress
 
     return lambda done, total: on_progress(Progress(done, total, 0))
 

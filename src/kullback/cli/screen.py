@@ -17,7 +17,7 @@ from kullback.errors import KullbackError
 from kullback.report import terminal
 
 if TYPE_CHECKING:
-    from kullback.jobs.local import Progress as Done
+    from kullback.jobs.progress import Progress as Done
 
 WIDTH = 124
 """Columns of tables that do not go to a terminal."""

@@ -10,8 +10,11 @@ import numpy as np
 from kullback.documents import Document, HeatMap, Interval, Note, Number, Table
 
 if TYPE_CHECKING:
-    from kullback.jobs.comparison import Comparison, Row
+    from kullback.jobs.comparison import Comparison
+    from kullback.jobs.estimates import Row
+    from kullback.jobs.hotspots import PositionMean, PromptMean, Site
     from kullback.jobs.text import TextComparison
+    from kullback.rollouts import Rollout
 
 TITLES = {
     "reverse": "KL(policy‖reference), sampled from the policy",
@@ -29,10 +32,8 @@ def comparison_document(found: Comparison) -> Document:
         subtitle=_settings(found),
         blocks=(
             *(block for direction in TITLES for block in _estimates(found, direction)),
-            _prompts(found),
-            _positions(found),
-            *_heat(found),
-            _sites(found),
+            *(Note(sentence, tone="warning") for sentence in found.notes),
+            *_differences(found),
             Note(
                 "var/k1: variance against k1 on the same samples. n for ±1%: sequences at which the 95% interval "
                 "would be ±1% of the value. Where models differ is by the exact KL of their next-token distributions, "
@@ -133,55 +134,63 @@ def _marks(row: Row, warnings: Sequence[str]) -> str:
     return "".join(f" [{n}]" for n, warning in enumerate(warnings, 1) if warning in row.per_sequence.warnings)
 
 
-def _prompts(found: Comparison) -> Table:
+def _differences(found: Comparison) -> Iterator[Table | HeatMap]:
+    """Where the models differ, if their token KLs are known."""
+    prompts = found.hotspots.top_prompts()
+    if prompts:
+        yield _prompts(prompts)
+        yield _positions(found.hotspots.top_positions())
+        yield from _heat(prompts, [rollout for rollout in found.rollouts if rollout.sampled_from == "policy"])
+        yield _sites(found.hotspots.top_sites(8))
+
+
+def _prompts(means: Sequence[PromptMean]) -> Table:
+    right = ("nats/sequence", "sequences")
     return Table(
         title="Prompts where the models differ most",
         note="",
-        columns=("prompt", "nats/sequence", "sequences"),
+        columns=("prompt", *right),
         rows=tuple(
-            (_clipped(text, 60), Number(mean, ".3f"), Number(count, ".0f"))
-            for _, text, mean, count in found.hotspots.top_prompts()
+            (_clipped(mean.prompt, 60), Number(mean.nats_per_sequence, ".3f"), Number(mean.sequences, ".0f"))
+            for mean in means
         ),
-        right=("nats/sequence", "sequences"),
+        right=right,
     )
 
 
-def _positions(found: Comparison) -> Table:
+def _positions(means: Sequence[PositionMean]) -> Table:
     columns = ("new token", "nats/token", "sequences")
     return Table(
         title="Positions where they differ most",
         note="",
         columns=columns,
         rows=tuple(
-            (Number(position + 1, ".0f"), Number(mean, ".4f"), Number(count, ".0f"))
-            for position, mean, count in found.hotspots.top_positions()
+            (Number(mean.position + 1, ".0f"), Number(mean.nats_per_token, ".4f"), Number(mean.tokens, ".0f"))
+            for mean in means
         ),
         right=columns,
     )
 
 
-def _heat(found: Comparison) -> Iterator[HeatMap]:
-    """The token KL by prompt and by range of positions, of the policy's samples."""
-    drawn = [rollout for rollout in found.rollouts if rollout.sampled_from == "policy"]
-    prompts = found.hotspots.top_prompts()
-    longest = max((len(rollout.tokens) for rollout in drawn), default=0)
-    if not prompts or not longest:
+def _heat(means: Sequence[PromptMean], rollouts: Sequence[Rollout]) -> Iterator[HeatMap]:
+    """The token KL by prompt and by range of positions."""
+    longest = max((rollout.length for rollout in rollouts), default=0)
+    if not longest:
         return
     width = -(-longest // RANGES)
     starts = range(0, longest, width)
-    values = np.full((len(prompts), len(starts)), np.nan)
-    for row, (prompt, *_) in enumerate(prompts):
-        kls = [rollout.token_kl for rollout in drawn if rollout.prompt_id == prompt and rollout.token_kl is not None]
+    values = np.full((len(means), len(starts)), np.nan)
+    for row, mean in enumerate(means):
+        own = (rollout.token_kl for rollout in rollouts if rollout.prompt_id == mean.prompt_id)
+        kls = [kl for kl in own if kl is not None]
         for column, start in enumerate(starts):
-            within = np.concatenate([kl[start : start + width] for kl in kls]) if kls else np.empty(0)
+            within = np.concatenate([np.empty(0), *(kl[start : start + width] for kl in kls)])
             if within.size:
                 values[row, column] = within.mean()
-    if np.all(np.isnan(values)):
-        return
     yield HeatMap(
         title="Token KL by prompt and position",
         note="Mean nats a token, over the new tokens from one number to the other.",
-        rows=tuple(_clipped(text, 40) for _, text, *_ in prompts),
+        rows=tuple(_clipped(mean.prompt, 40) for mean in means),
         columns=tuple(_range(start + 1, min(start + width, longest)) for start in starts),
         values=values,
         form=".3f",
@@ -192,7 +201,7 @@ def _range(first: int, last: int) -> str:
     return f"{first}" if first == last else f"{first}–{last}"
 
 
-def _sites(found: Comparison) -> Table:
+def _sites(sites: Sequence[Site]) -> Table:
     right = ("q(drawn)", "p(drawn)", "token KL")
     return Table(
         title="Tokens where they differ most",
@@ -208,7 +217,7 @@ def _sites(found: Comparison) -> Table:
                 Number(site.ref_probability, ".3f"),
                 Number(site.token_kl, ".3f"),
             )
-            for site in found.hotspots.top_sites(8)
+            for site in sites
         ),
         right=right,
     )
