@@ -52,7 +52,7 @@ def test_a_comparison_says_every_row_as_numbers(comparison: Comparison) -> None:
 
 
 def test_every_warning_stands_once_below_its_table_with_its_mark(comparison: Comparison) -> None:
-    first, *others = comparison.rows
+    first = comparison.rows[0]
     estimates = [replace(first.per_sequence, warnings=w) for w in (("heavy tail",), ("few samples", "heavy tail"))]
     rows = tuple(replace(first, per_sequence=estimate) for estimate in estimates)
     found = replace(comparison, rows=rows, notes=("no exact token KLs",))

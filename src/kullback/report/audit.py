@@ -16,6 +16,7 @@ from kullback.auditing.identify import Identification, name, times
 from kullback.auditing.report import CREDIT_WORDS, PLACES, AuditReport, formula, percent
 from kullback.auditing.rules import RULES
 from kullback.documents import Table as Exhibit
+from kullback.documents import text_of
 from kullback.report import markdown
 from kullback.targets import ZERO
 
@@ -190,7 +191,7 @@ def _rich_table(table: Exhibit) -> Table:
     for column in table.columns:
         drawn.add_column(column, overflow="fold", no_wrap=column == table.columns[0])
     for row in table.rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(text_of(cell)) for cell in row))
     return drawn
 
 

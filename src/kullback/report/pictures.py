@@ -15,12 +15,16 @@ from kullback.documents import Chart, Panel, Series, visible
 from kullback.errors import FileError, MissingPackageError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Look = dict[str, Any]
+"""How a line is drawn: keywords of matplotlib's."""
 
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00")
 """Okabe & Ito's palette, its yellow darkened to be seen on white; line and marker differ too."""
 
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DOTS_A_INCH = 110
 
@@ -99,7 +103,7 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for spare in axes[len(chart.panels) :]:
             spare.remove()
-        looks: dict[str, dict[str, Any]] = {label: {"linestyle": ""} for label in labels}
+        looks: dict[str, Look] = {label: {"linestyle": ""} for label in labels}
         for panel, ax in zip(chart.panels, axes, strict=False):
             _panel(panel, ax, looks)
         handles = [Line2D([], [], **look) for look in looks.values()]
@@ -107,7 +111,7 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         yield figure
 
 
-def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
+def _panel(panel: Panel, ax: Axes, looks: dict[str, Look]) -> None:
     """Draw a panel, and note how each label looks, for the legend."""
     ax.set(title=visible(panel.title), xlabel=visible(panel.x), ylabel=visible(panel.y))
     ax.set_xscale("log" if "x" in panel.log else "linear")
@@ -132,7 +136,7 @@ def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _look(series: Series, place: int) -> dict[str, Any]:
+def _look(series: Series, place: int) -> Look:
     colour = COLOURS[place % len(COLOURS)]
     if series.style == "line":
         return {"color": colour, "linestyle": DASHES[place % len(DASHES)]}
