@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kullback.auditing import AuditReport
-from kullback.auditing.jobs import audits, jobs
+from kullback.auditing.assignments import audits, jobs
 from kullback.auditing.rules import RULES
 from kullback.auditing.trainers import TRAINERS, Trainer
 from kullback.errors import KullbackError

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
-from kullback.auditing.form import Form, Numerics
-from kullback.auditing.identify import Identification, name, times
-from kullback.auditing.treatment import Behavior, Treatment
+from kullback.auditing.formula import Form, Numerics
+from kullback.auditing.identification import Identification, name, times
+from kullback.auditing.masking import Behavior, Treatment
 from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, TARGETS, ZERO, Target
 
 UNKNOWN = Identification(None, float("nan"), ZERO, float("inf"), cosine=0.0)

@@ -9,15 +9,15 @@ from typing import Any, get_args
 
 import numpy as np
 
-from kullback.auditing.form import form, numerics
-from kullback.auditing.identify import Found, Identification, growth, identify
-from kullback.auditing.moments import Credit, Moments, Placement, Weight, batch_moments, coupling, moments
+from kullback.auditing.expectations import Credit, Moments, Placement, Weight, batch_moments, coupling, moments
+from kullback.auditing.formula import form, numerics
+from kullback.auditing.identification import Found, Identification, growth, identify
+from kullback.auditing.masking import behavior, treatment, unseen_vocabulary
 from kullback.auditing.probes import Probe, precision
 from kullback.auditing.report import AuditReport, Finding
 from kullback.auditing.subject.arrays import CallFailed
 from kullback.auditing.subject.members import adapted
 from kullback.auditing.subject.wiring import Subject, wiring
-from kullback.auditing.treatment import behavior, treatment, unseen_vocabulary
 from kullback.auditing.worlds import (
     EXTREME,
     IDENTIFYING,

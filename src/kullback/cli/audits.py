@@ -100,7 +100,7 @@ def audit(
 
 def _run(targets: Sequence[str], source: Path | None, options: dict[str, Any]) -> tuple[list[AuditReport], list[str]]:
     """Every audit that could be made, and a sentence for each target that could not."""
-    from kullback.auditing.jobs import audits, jobs
+    from kullback.auditing.assignments import audits, jobs
 
     reports: list[AuditReport] = []
     failures: list[str] = []

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kullback.auditing.identify import Identification, name, times
+from kullback.auditing.identification import Identification, name, times
 from kullback.auditing.report import CREDIT_WORDS, PLACES, AuditReport, formula, percent
 from kullback.auditing.rules import RULES
 from kullback.documents import Table as Exhibit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
+from kullback.auditing.identification import name, times
 from kullback.auditing.report import AuditReport
 from kullback.auditing.rules.record import Rule
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kullback.auditing.identify import name
+from kullback.auditing.identification import name
 from kullback.auditing.report import AuditReport, percent, statewise
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_FORWARD_KL, SAMPLED_REVERSE_KL, Target
 

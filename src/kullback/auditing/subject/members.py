@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback.auditing.moments import Placement
+from kullback.auditing.expectations import Placement
 from kullback.estimation.accumulator import estimate
 from kullback.estimators import Estimator
 from kullback.surrogates import Surrogate

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kullback.auditing.moments import Credit, Placement
-from kullback.auditing.subject.source import take
+from kullback.auditing.expectations import Credit, Placement
+from kullback.auditing.subject.location import take
 from kullback.errors import MissingPackageError, ModelError
 from kullback.families import Family
 

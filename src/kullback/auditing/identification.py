@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.auditing.moments import WEIGHTS, Moments, Weight
+from kullback.auditing.expectations import WEIGHTS, Moments, Weight
 from kullback.auditing.worlds import Setting, exact
 from kullback.targets import REVERSE_KL, STATEWISE_REVERSE_KL, TARGETS, ZERO, Target
 
