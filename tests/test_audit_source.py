@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kullback as kb
-from kullback.auditing.subject.location import locate, take, taken_out
+from kullback.auditing.subject.source import locate, take, taken_out
 
 STACK = '''
 """A module of a training stack that is not installed."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from kullback.auditing.report import AuditReport
 from kullback.auditing.run import audit
-from kullback.auditing.subject.location import locate
+from kullback.auditing.subject.source import locate
 from kullback.auditing.trainers import TRAINERS, Member, Trainer
 from kullback.errors import InputError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kullback.auditing.expectations import Credit, Placement
-from kullback.auditing.subject.location import take
+from kullback.auditing.subject.source import take
 from kullback.errors import MissingPackageError, ModelError
 from kullback.families import Family
 
