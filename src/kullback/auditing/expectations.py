@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kullback.arrays import Array, Float64
-from kullback.auditing.subject.arrays import differentiate
-from kullback.auditing.subject.wiring import Subject
-from kullback.auditing.worlds import Setting, columns, possible, probability, world
+from kullback.arrays import Float64
+from kullback.auditing.options import Credit, Placement, Sampler
+from kullback.auditing.subject.subject import Subject
+from kullback.auditing.subject.tensors import differentiate, masked
+from kullback.auditing.worlds import Aspect, Setting, columns, logits, probability
 
-Placement = Literal["loss", "reward", "metric"]
-Credit = Literal["return", "reward_to_go", "own_token"]
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Columns, Tensor
+
 Weight = Literal["sequence", "length", "width"]
+"""What each sequence's result is multiplied by: 1, its length, or the padded width."""
 
-CREDITS: dict[str, Callable[[Array], Array]] = {
+CREDITED: dict[Credit, Callable[[Tensor], Tensor]] = {
     "return": lambda c: c.sum(-1, keepdim=True).expand(c.shape),
     "reward_to_go": lambda c: c.flip(-1).cumsum(-1).flip(-1),
     "own_token": lambda c: c,
 }
 """What each token's log-prob is credited with, from the penalties of a sequence's tokens."""
 
-WEIGHTS: dict[Weight, str] = {
-    "sequence": "a sequence",
-    "length": "a token (each sequence divided by its own length)",
-    "width": "a padded position",
-}
-
 
 @dataclass(frozen=True)
-class Moments:
+class Expectation:
     """E of the value and of the gradient in one world.
 
     Attributes:
@@ -46,108 +43,79 @@ class Moments:
     gradient: Float64
     spread: float
 
+    def of(self, aspect: Aspect) -> Float64:
+        """One of the two, as a vector."""
+        return self.value if aspect == "value" else self.gradient
 
-def moments(
-    subject: Subject, setting: Setting, sampler: str, placement: Placement, credit: Credit, weight: Weight = "sequence"
-) -> Moments:
+
+@dataclass(frozen=True)
+class Placed:
+    """A function where it stands.
+
+    Attributes:
+        subject: the function.
+        placement: where its result goes.
+        credit: in the reward, what a token's log-prob is credited with.
+    """
+
+    subject: Subject
+    placement: Placement
+    credit: Credit
+
+    def carried(self, tokens: Tensor, mask: Tensor, logprobs: Tensor) -> Tensor:
+        """What is differentiated, a number a row: the results, or in the reward what carries them as credit."""
+        if self.placement != "reward":
+            return tokens.sum(-1)
+        credited = CREDITED[self.credit](tokens.detach()) * mask
+        return (credited * logprobs).sum(-1)
+
+
+def expectation(placed: Placed, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
     """E over every sequence of a world, each a batch of its own.
 
     With `weight` each sequence's result is multiplied by its length, or by the padded width, which undoes a
     division by it.
     """
-    given = columns(setting, sampler)
-    chance = probability(setting, sampler)
-    tokens = _by_token(subject, given, len(chance))
-    factor = {"sequence": 1.0, "length": given["mask"].sum(-1), "width": given["mask"].shape[1]}[weight]
-    results = tokens.sum(-1) * factor
-    carried = results
-    if placement == "reward":
-        credited = CREDITS[credit](tokens.detach()) * given["mask"]
-        carried = (credited * given["logprobs"]).sum(-1) * factor
-    return _moments(setting, sampler, chance, results, carried)
+    given, chance = columns(setting, sampler), probability(setting, sampler)
+    mask = given["mask"]
+    tokens = _by_token(placed.subject, given, len(chance))
+    factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
+    carried = placed.carried(tokens, mask, given["logprobs"]) * factor
+    return _expectation(setting, sampler, chance, tokens.sum(-1) * factor, carried)
 
 
-def _by_token(subject: Subject, given: dict[str, Array], count: int) -> Array:
+def _by_token(subject: Subject, given: Columns, count: int) -> Tensor:
     """(sequences, time) where the function returns a number a token, else (sequences, 1)."""
     import torch
 
     if subject.kind == "token":
         result = subject(given)
-        mask = given["mask"][:, : result.shape[1]]
-        return torch.where(mask, result, torch.zeros_like(result)).double()
+        return masked(result, given["mask"][:, : result.shape[1]]).double()
     if subject.kind == "row":
         return subject(given)[:, None].double()
     return torch.stack([subject(given, slice(i, i + 1)) for i in range(count)])[:, None].double()
 
 
-def batch_moments(
-    subject: Subject, setting: Setting, sampler: str, placement: Placement, credit: Credit, rows: int
-) -> Moments:
+def batch_expectation(placed: Placed, setting: Setting, sampler: Sampler, rows: int) -> Expectation:
     """E over every batch of `rows` independent sequences, for functions that couple them."""
     import torch
 
     given, chance = columns(setting, sampler), probability(setting, sampler)
+    by_token = placed.subject.kind == "token"
     results, carried, weights = [], [], []
     for batch in itertools.product(range(len(chance)), repeat=rows):
         index = list(batch)
         weights.append(chance[index].prod())
-        result = subject(given, index).double()
+        result = placed.subject(given, index).double()
         mask = given["mask"][index]
-        if subject.kind == "token":
-            result = torch.where(mask[:, : result.shape[1]], result, torch.zeros_like(result))
-        tokens = result if subject.kind == "token" else result.reshape(-1, 1).expand(rows, 1)
+        tokens = masked(result, mask[:, : result.shape[1]]) if by_token else result.reshape(-1, 1).expand(rows, 1)
         results.append(tokens.sum(-1).mean())
-        if placement == "reward":
-            credited = CREDITS[credit](tokens.detach()) * mask
-            carried.append((credited * given["logprobs"][index]).sum(-1).mean())
-    values = torch.stack(results)
-    return _moments(
-        setting, sampler, torch.stack(weights), values, torch.stack(carried) if placement == "reward" else values
-    )
+        carried.append(placed.carried(tokens, mask, given["logprobs"][index]).mean())
+    return _expectation(setting, sampler, torch.stack(weights), torch.stack(results), torch.stack(carried))
 
 
-def _moments(setting: Setting, sampler: str, chance: Array, results: Array, carried: Array) -> Moments:
-    logits = world(setting, sampler).policy.logits
+def _expectation(setting: Setting, sampler: Sampler, chance: Tensor, results: Tensor, carried: Tensor) -> Expectation:
     value = float((chance * results.detach()).sum())
     spread = float((chance * results.detach().abs()).sum())
-    gradient = differentiate((chance * carried).sum(), [logits])[0]
-    return Moments(np.array([value]), gradient.numpy().ravel(), spread)
-
-
-Coupling = Literal["mean", "sum", "token mean", "coupled"]
-
-
-def coupling(subject: Subject, setting: Setting) -> Coupling:
-    """How the rows of a batch are put together, from batches of two sequences of different lengths."""
-    import torch
-
-    given = {name: array.detach() for name, array in columns(setting).items()}
-    votes = set(_couplings(subject, given, torch))
-    for kind in ("mean", "sum", "token mean"):
-        if votes and all(kind in vote for vote in votes):
-            return kind
-    return "coupled"
-
-
-def _couplings(subject: Subject, given: dict[str, Array], torch: object) -> Iterator[frozenset[str]]:
-    lengths = given["mask"].sum(-1)
-    count = len(lengths)
-    for a, b in ((0, count - 1), (count // 2, 1), (count - 1, count // 2)):
-        one, other, both = (subject(given, rows).double() for rows in ([a], [b], [a, b]))
-        if subject.kind != "scalar":
-            alone = np.concatenate([one.detach().numpy(), other.detach().numpy()])
-            yield frozenset({"mean"} if _close(both.detach().numpy(), alone) else {"coupled"})
-            continue
-        x, y, got = (float(v.detach()) for v in (one, other, both))
-        share = float(lengths[a] / (lengths[a] + lengths[b]))
-        forms = {"mean": (x + y) / 2, "sum": x + y, "token mean": share * x + (1 - share) * y}
-        yield frozenset(name for name, expected in forms.items() if _close(np.array(got), np.array(expected)))
-
-
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True))
-
-
-def sequences(setting: Setting, sampler: str) -> int:
-    """How many sequences a world's sampler can draw."""
-    return len(possible(setting, sampler))
+    gradient = differentiate((chance * carried).sum(), [logits(setting, sampler)])[0]
+    return Expectation(np.array([value]), gradient.numpy().ravel(), spread)
