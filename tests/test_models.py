@@ -13,7 +13,7 @@ import transformers
 
 from kullback.errors import ModelError
 from kullback.models import LanguageModel, Sampling, check_vocabulary, load, sample, score
-from kullback.models.loading import BUILTIN
+from kullback.models.shipped import BUILTIN
 
 PROMPTS = ["One", "The small dog went to the", "In the quiet", "Grace said that she was very"]
 

@@ -12,7 +12,8 @@ from kullback.arrays import Float64
 from kullback.auditing.options import Sampler
 from kullback.auditing.subject.tensors import require_torch, tensor
 from kullback.oracle import TreeLM, World, exact_gradient
-from kullback.oracle.gradients import world_columns
+from kullback.oracle.loss_gradients import world_columns
+from kullback.oracle.tree import prefix_count
 from kullback.targets import Target
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Setting:
     @property
     def prefixes(self) -> int:
         """Contexts that have a next-token distribution."""
-        return sum((self.vocab - 1) ** t for t in range(self.horizon))
+        return prefix_count(self.vocab, self.horizon)
 
     @property
     def far(self) -> bool:
