@@ -13,6 +13,8 @@ from kullback.documents import Block, Document, Facts, Heading, Item, Note, Tabl
 
 OTHERS: dict[Sampler, str] = {"off_policy": "samples of another policy", "from_reference": "samples of the reference"}
 
+LEGEND = Note(words.LEGEND, tone="quiet")
+
 READ_AT_ONCE = 3
 """Audits that a terminal shows in full; of more it shows the table."""
 
@@ -24,18 +26,20 @@ def page(report: AuditReport) -> Document:
 
 def overview(reports: Sequence[AuditReport]) -> Document:
     """What fits a terminal: each audit, or a table with a line for every code where there are more than a few."""
-    if len(reports) == 1:
-        return page(reports[0])
     if len(reports) <= READ_AT_ONCE:
-        return Document(title="", blocks=(*_chapters(reports), LEGEND))
+        return _pages(reports)
     return Document(title="", blocks=(audit_table(reports), *_codes(reports), LEGEND))
 
 
 def book(reports: Sequence[AuditReport]) -> Document:
-    """Everything: a table of the audits, and each of them."""
+    """Everything: a table of several audits, and each of them."""
+    return _pages(reports, *([audit_table(reports)] if len(reports) > 1 else []))
+
+
+def _pages(reports: Sequence[AuditReport], *before: Block) -> Document:
     if len(reports) == 1:
         return page(reports[0])
-    return Document(title="", blocks=(audit_table(reports), *_chapters(reports), LEGEND))
+    return Document(title="", blocks=(*before, *_chapters(reports), LEGEND))
 
 
 def audit_table(reports: Sequence[AuditReport]) -> Table:
@@ -58,9 +62,6 @@ def audit_table(reports: Sequence[AuditReport]) -> Table:
             for report in reports
         ),
     )
-
-
-LEGEND = Note(words.LEGEND, tone="quiet")
 
 
 def _chapters(reports: Sequence[AuditReport]) -> Iterator[Block]:

@@ -49,18 +49,14 @@ class Setting:
     banned: int = -1
 
     @property
-    def prefixes(self) -> int:
-        """Contexts that have a next-token distribution."""
-        return prefix_count(self.vocab, self.horizon)
-
-    @property
     def far(self) -> bool:
         """Whether its log-ratios go beyond what clamps let through."""
         return self.share == 0.0 or self.distance > 1.0
 
     def logits(self) -> tuple[Float64, Float64, Float64]:
         """Of the policy, the reference and another policy that may have drawn the sequences."""
-        index = np.arange(self.prefixes * self.vocab, dtype=np.float64).reshape(self.prefixes, self.vocab)
+        prefixes = prefix_count(self.vocab, self.horizon)
+        index = np.arange(prefixes * self.vocab, dtype=np.float64).reshape(prefixes, self.vocab)
         reference = self.spread * np.sin(1.7 * index + 0.3)
         policy = self.share * reference + self.distance * np.sin(2.9 * index + 1.1)
         behavior = 0.5 * (policy + reference) / max(1.0, self.spread) + 0.6 * np.sin(2.3 * index + 0.7)
