@@ -13,6 +13,7 @@ import numpy as np
 
 import kullback as kb
 from kullback.oracle import TreeLM, World
+from kullback.oracle.tree import prefix_count
 
 ESTIMATORS: tuple[tuple[kb.Estimator, str], ...] = (
     (kb.K1, "token"),
@@ -44,7 +45,7 @@ def _tables(
 
 def _random(seed: int, vocab: int, horizon: int, apart: float) -> World:
     rng = np.random.default_rng(seed)
-    shape = (sum((vocab - 1) ** t for t in range(horizon)), vocab)
+    shape = (prefix_count(vocab, horizon), vocab)
     base = rng.normal(size=shape)
     return World(*(TreeLM(base + apart * rng.normal(size=shape), eos=0, horizon=horizon) for _ in range(2)))
 

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from kullback import CLAIMS
-from kullback.claims import Claim, Finding, Role, Verdict, judged
+from kullback.claims import Claim, Evidence, Role, Verdict, judged
 from kullback.claims.record import instead, realistic, smallest, stated, within
 
 every_claim = pytest.mark.parametrize("claim", CLAIMS, ids=CLAIMS.names)
@@ -28,20 +28,20 @@ def printed(code: str) -> str:
 @every_claim
 def test_the_verdict_is_what_the_computation_returns(claim: Claim) -> None:
     for seed in range(WORLDS if claim.general else 1):
-        assert claim.decide(seed) is claim.verdict, [str(f) for f in claim.findings(seed)]
+        assert claim.decide(seed) is claim.verdict, [str(f) for f in claim.evidence(seed)]
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.verdict is Verdict.FAILS], ids=lambda c: c.id)
 def test_what_fails_fails_in_every_number_and_world(claim: Claim) -> None:
     for seed in range(WORLDS if claim.general else 1):
-        held = [str(f) for f in claim.findings(seed) if f.role in (Role.STATED, Role.SMALLEST) and f.holds]
+        held = [str(f) for f in claim.evidence(seed) if f.role in (Role.STATED, Role.SMALLEST) and f.holds]
         assert not held
 
 
 @every_claim
 def test_what_holds_besides_holds(claim: Claim) -> None:
     for seed in range(WORLDS if claim.general else 1):
-        wrong = [str(f) for f in claim.findings(seed) if f.role is Role.INSTEAD and not f.holds]
+        wrong = [str(f) for f in claim.evidence(seed) if f.role is Role.INSTEAD and not f.holds]
         assert not wrong
 
 
@@ -50,7 +50,7 @@ def test_five_lines_print_a_number_that_the_verdict_rests_on(claim: Claim) -> No
     assert len(claim.code.splitlines()) <= 5
     assert max(map(len, claim.code.splitlines())) <= 120
     numbers = re.findall(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?inf", printed(claim.code))
-    known = [finding.computed for finding in claim.findings()]
+    known = [number.computed for number in claim.evidence()]
     assert any(_same(number, value) for number in numbers for value in known), (numbers, known)
 
 
@@ -63,11 +63,11 @@ def _same(text: str, value: float) -> bool:
 
 @every_claim
 def test_a_failure_shows_a_counterexample_its_size_and_what_repairs_it(claim: Claim) -> None:
-    roles = {finding.role for finding in claim.findings()}
+    roles = {number.role for number in claim.evidence()}
     if claim.verdict is Verdict.FAILS:
         assert claim.by_hand
         assert claim.condition
-        assert any(f.role is Role.SMALLEST and not f.holds for f in claim.findings())
+        assert any(f.role is Role.SMALLEST and not f.holds for f in claim.evidence())
         assert Role.REALISTIC in roles
     if claim.verdict is Verdict.CONDITION:
         assert claim.condition
@@ -117,14 +117,14 @@ NEAR_ENOUGH = (
 )
 
 
-@pytest.mark.parametrize(("findings", "verdict"), NEAR_ENOUGH)
-def test_verdicts_follow_from_numbers(findings: list[Finding], verdict: Verdict) -> None:
-    assert judged(findings) is verdict
+@pytest.mark.parametrize(("evidence", "verdict"), NEAR_ENOUGH)
+def test_verdicts_follow_from_numbers(evidence: list[Evidence], verdict: Verdict) -> None:
+    assert judged(evidence) is verdict
 
 
 def test_the_printed_numbers_of_the_literature() -> None:
     """Numbers that the literature prints, or that stand in for it, come out of claims."""
-    computed = [f.computed for claim in CLAIMS for f in claim.findings()]
+    computed = [f.computed for claim in CLAIMS for f in claim.evidence()]
     for number, digits in PUBLISHED:
         assert any(abs(number - value) <= 0.51 * 10.0**-digits for value in computed), number
 

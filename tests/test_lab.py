@@ -22,14 +22,14 @@ import kullback as kb
 from kullback import lab
 from kullback.documents import Chart, Panel, Series
 from kullback.errors import InputError
-from kullback.lab.accuracy import Setting, Sweep
+from kullback.lab.accuracy import PairSetting, Sweep
 from kullback.lab.gaussian_tables import NAMES, PUBLISHED
 from kullback.lab.language_models import pair as chain_pair
 from kullback.lab.language_models import ways
 from kullback.lab.sample_plan import PlanRow
-from kullback.lab.training_runs import ARMS, _Problem
+from kullback.lab.training_runs import ARMS, Problem
 from kullback.oracle import World, reference_world, relative_variance
-from kullback.oracle.gradients import gradient_of
+from kullback.oracle.loss_gradients import gradient_of
 from kullback.report.pictures import draw
 
 
@@ -135,7 +135,7 @@ def test_a_picture_is_the_same_file_twice_and_names_its_numbers(tmp_path: Path) 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_ways_on_chains_are_those_of_the_tree(horizon: int) -> None:
     """Means and variances of every way by dynamic programming, against enumeration."""
-    q, p = chain_pair(Setting(4, horizon, 0.7), np.random.default_rng(1))
+    q, p = chain_pair(PairSetting(4, horizon, 0.7), np.random.default_rng(1))
     at = World(q.tree(), p.tree())
     chance, total = at.probability, (at.policy.logprobs - at.reference.logprobs).sum(axis=1)
     controls = {"ratio": at.summand(lambda x: np.expm1(-x), "token")}
@@ -171,7 +171,7 @@ def test_ways_on_chains_are_those_of_the_tree(horizon: int) -> None:
 
 
 def test_accuracy_is_that_of_sampling() -> None:
-    setting = Setting(16, 1, 2.0)
+    setting = PairSetting(16, 1, 2.0)
     row = next(
         r for r in lab.categorical([2.0], [16], vocab=16, worlds=1, samples=200).rows if r.estimator == "k3_clamped_2"
     )
@@ -368,7 +368,7 @@ def test_training_shows_which_kl_term_controls_the_kl(found_training: lab.Traini
 
 def test_the_optimum_of_training_is_the_free_energy() -> None:
     """max E[R] − β KL = β log E_p[exp(R/β)] (Gibbs), and no policy near it does better."""
-    problem = _Problem([0.7], 2, 1)
+    problem = Problem([0.7], 2, 1)
     whole, reward = problem.ref_logprobs.sum(-1).numpy(), problem.reward.numpy()
     best_reward, best_kl = problem.optimum(0.7)
     best = best_reward - 0.7 * best_kl
@@ -381,7 +381,7 @@ def test_the_optimum_of_training_is_the_free_energy() -> None:
 
 def test_training_steps_follow_the_exact_gradients() -> None:
     """The expected step of k1 in the reward, and of kl_loss, is ∇KL(q‖p); Monte Carlo over many samples."""
-    problem = _Problem([1.0], 4_000, 1)
+    problem = Problem([1.0], 4_000, 1)
     table = problem.reference + 0.8 * torch.randn(problem.reference.shape, generator=torch.Generator().manual_seed(0))
     table = table[None].log_softmax(-1).double().requires_grad_()
     logprobs = table.log_softmax(-1)

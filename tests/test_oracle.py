@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from conftest import Backend, host
 from hypothesis import given, settings
-from worlds import generic, logit_pairs, prefixes, world
+from worlds import generic, logit_pairs, world
 
 import kullback as kb
 from kullback.errors import InputError, ShapeError
 from kullback.estimators import LEVELS
 from kullback.oracle import TreeLM, World
+from kullback.oracle.tree import prefix_count
 
 
 def table(rows: list[list[float]], eos: int, horizon: int) -> TreeLM:
@@ -67,7 +68,7 @@ def test_probabilities_add_up_and_tokens_count(pair: tuple[np.ndarray, np.ndarra
     weights, q, _ = at.outcomes("state")
     mean_length = float(at.expectation(lambda a, b, mask: 1.0 * mask))
     assert float(weights.sum()) == pytest.approx(mean_length, rel=1e-12)
-    assert len(at.policy.prefixes) == prefixes(at.policy.vocab, at.policy.horizon) == len(q)
+    assert len(at.policy.prefixes) == prefix_count(at.policy.vocab, at.policy.horizon) == len(q)
 
 
 def test_off_policy_expectations_weigh_back_to_the_policy() -> None:

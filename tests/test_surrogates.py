@@ -14,7 +14,7 @@ from worlds import generic
 
 import kullback as kb
 from kullback.oracle import LossMoments, TreeLM, World, exact_gradient, loss_moments
-from kullback.oracle.gradients import world_columns
+from kullback.oracle.loss_gradients import world_columns
 from kullback.surrogates import SURROGATES, BySampler, Surrogate, squared_about
 from kullback.targets import TARGETS, Target
 

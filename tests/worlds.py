@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kullback.oracle import TreeLM, World
-
-
-def prefixes(vocab: int, horizon: int) -> int:
-    return sum((vocab - 1) ** t for t in range(horizon))
+from kullback.oracle.tree import prefix_count
 
 
 def world(
@@ -28,7 +25,7 @@ def logit_pairs(draw: st.DrawFn, largest: float = 3.0) -> tuple[np.ndarray, np.n
     vocab = draw(st.integers(2, 3))
     horizon = draw(st.integers(1, 4 if vocab == 2 else 3))
     logits = arrays(
-        np.float64, (prefixes(vocab, horizon), vocab), elements=st.floats(-largest, largest, allow_subnormal=False)
+        np.float64, (prefix_count(vocab, horizon), vocab), elements=st.floats(-largest, largest, allow_subnormal=False)
     )
     return draw(logits), draw(logits), horizon
 
@@ -36,7 +33,7 @@ def logit_pairs(draw: st.DrawFn, largest: float = 3.0) -> tuple[np.ndarray, np.n
 def generic(seed: int = 0, scale: float = 1.0, vocab: int = 3, horizon: int = 3) -> tuple[np.ndarray, np.ndarray, int]:
     """A world without coincidences, in which no two targets agree."""
     rng = np.random.default_rng(seed)
-    shape = (prefixes(vocab, horizon), vocab)
+    shape = (prefix_count(vocab, horizon), vocab)
     return scale * rng.normal(size=shape), scale * rng.normal(size=shape), horizon
 
 

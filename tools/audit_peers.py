@@ -13,6 +13,7 @@ from kullback.auditing.jobs import audits, jobs
 from kullback.auditing.rules import RULES
 from kullback.auditing.trainers import TRAINERS, Trainer
 from kullback.errors import KullbackError
+from kullback.report import markdown
 from kullback.report.audit import audit_table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "trainers.md"
@@ -80,7 +81,7 @@ def _table(reports: list[AuditReport]) -> str:
         for (name, *rest), option in zip(table.rows, options, strict=True)
     ]
     columns = (table.columns[0], "options", *table.columns[1:])
-    return "\n".join(replace(table, columns=columns, rows=tuple(rows)).markdown().split("\n")[4:])
+    return markdown.grid(replace(table, columns=columns, rows=tuple(rows)))
 
 
 def main() -> None:

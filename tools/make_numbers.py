@@ -20,10 +20,11 @@ import numpy as np
 
 import kullback as kb
 from kullback import lab
-from kullback.documents import Chart, Table
+from kullback.arrays import to_numpy
+from kullback.documents import Chart, Document, Table, text_of
 from kullback.lab.gradient_bias import unbiased_ways
 from kullback.oracle import TreeLM, World, loss_moments
-from kullback.report import terminal
+from kullback.report import markdown, terminal
 from kullback.report.pictures import draw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -245,10 +246,8 @@ def compare_numbers() -> dict[str, str]:
     from rich.console import Console
 
     console = Console(width=124, file=StringIO(), record=True)
-    console.print(terminal.comparison(kb.compare()))
-    title = terminal.TITLES["reverse"]
-    printed = [line.rstrip() for line in console.export_text().partition(title)[2].strip().splitlines()]
-    lines = [title, "", f" {printed[0]}", *printed[1 : printed.index("")]]
+    terminal.show(Document("", kb.compare().document().tables[:1]), console)
+    lines = [line.rstrip() for line in console.export_text().strip().splitlines()]
     return {"table": "\n\n```\n" + "\n".join(lines) + "\n```\n\n"}
 
 
@@ -264,8 +263,8 @@ def _binary(policy: Iterable[float], reference: Iterable[float]) -> World:
 
 
 def _variance(world: World, estimator: kb.Estimator) -> float:
-    k = world.summand(estimator, "token").detach()
-    return float(world.probability @ (k - world.probability @ k) ** 2)
+    k, chance = to_numpy(world.summand(estimator, "token")), to_numpy(world.probability)
+    return float(chance @ (k - chance @ k) ** 2)
 
 
 def _rao_blackwell(q: Any, p: Any, mask: Any, token_kl: Any) -> Any:
@@ -299,14 +298,14 @@ CHINESE = {
 
 
 def _block(table: Table) -> str:
-    return f"\n\n{table.grid()}\n\n"
+    return f"\n\n{markdown.grid(table)}\n\n"
 
 
 def _both(table: Table) -> dict[str, str]:
     """A table for the English and for the Chinese page."""
     right = tuple(CHINESE.get(name, name) for name in table.right)
     columns = tuple(CHINESE.get(name, name) for name in table.columns)
-    rows = tuple(tuple(CHINESE.get(cell, cell) for cell in row) for row in table.rows)
+    rows = tuple(tuple(CHINESE.get(text_of(cell), cell) for cell in row) for row in table.rows)
     return {"table": _block(table), "table-zh": _block(Table("", "", columns, rows, right=right))}
 
 

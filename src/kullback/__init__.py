@@ -3,7 +3,7 @@
 import typing as _typing
 from importlib import import_module as _import_module
 
-from kullback import errors, lab, oracle, weights
+from kullback import errors, oracle, weights
 from kullback.auditing import AuditReport, audit
 from kullback.estimation import Accumulator, Estimate, Exact, estimate
 from kullback.estimators import (
@@ -37,12 +37,17 @@ from kullback.targets import (
 )
 
 if _typing.TYPE_CHECKING:
-    from kullback import models, vocab
+    from kullback import lab, models, vocab
     from kullback.claims import CLAIMS
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = {"CLAIMS": "kullback.claims", "models": "kullback.models", "vocab": "kullback.vocab"}
+_ON_DEMAND = {
+    "CLAIMS": "kullback.claims",
+    "lab": "kullback.lab",
+    "models": "kullback.models",
+    "vocab": "kullback.vocab",
+}
 """What needs torch, or takes a tenth of the time of an import, and where it is: loaded when it is first named."""
 
 __all__ = [

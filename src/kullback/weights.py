@@ -6,10 +6,10 @@ With ρ_t = q_t/μ_t, a function of the first t tokens is weighted by the prefix
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from kullback.arrays import A, Array, cumulative_sum, namespace
+from kullback.arrays import A, Elementwise, cumulative_sum, namespace
 from kullback.errors import InputError
 
 __all__ = ["SELF_NORMALISED", "Masked", "Truncated", "Truncation", "cumulative_weights"]
@@ -24,10 +24,15 @@ class Truncation:
         fn: new weights from the prefix-cumulative ones.
         bias: what it does to an expectation, in words.
         self_normalised: divide by the sum of the weights instead of by the number of sequences.
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.weights.SELF_NORMALISED.bias
+        'divided by the sum of the weights: biased by O(1/n)'
     """
 
     name: str
-    fn: Callable[[Array], Array]
+    fn: Elementwise
     bias: str
     self_normalised: bool = False
 
@@ -38,36 +43,89 @@ def _cap_of(cap: float) -> float:
     return float(cap)
 
 
+def _capped(weight: A, limit: float) -> A:
+    return namespace(weight).clip(weight, 0.0, limit)
+
+
+def _kept(weight: A, limit: float) -> A:
+    return namespace(weight).where(weight <= limit, weight, 0.0 * weight)
+
+
+def _unchanged(weight: A) -> A:
+    return weight
+
+
 def Truncated(cap: float) -> Truncation:
-    """min(ρ, cap): non-negative summands are biased low by E[(ρ − cap)₊ k]."""
+    """min(ρ, cap): non-negative summands are biased low by E[(ρ − cap)₊ k].
+
+    Args:
+        cap: the largest weight, above 0.
+
+    Raises:
+        InputError: a cap that is not positive.
+
+    Example:
+        >>> import kullback as kb, numpy as np
+        >>> kb.weights.Truncated(2.0).fn(np.array([0.5, 1.0, 3.0]))
+        array([0.5, 1. , 2. ])
+    """
     limit = _cap_of(cap)
     return Truncation(
-        f"truncated_{limit:g}",
-        lambda w: namespace(w).clip(w, 0.0, limit),
-        f"weights above {limit:g} count as {limit:g}: biased by −E[(ρ − {limit:g})₊ k]",
+        name=f"truncated_{limit:g}",
+        fn=partial(_capped, limit=limit),
+        bias=f"weights above {limit:g} count as {limit:g}: biased by −E[(ρ − {limit:g})₊ k]",
     )
 
 
 def Masked(cap: float) -> Truncation:
-    """ρ·1{ρ ≤ cap}: biased by −E[ρ k 1{ρ > cap}], the part of the policy that is thrown away."""
+    """ρ·1{ρ ≤ cap}: biased by −E[ρ k 1{ρ > cap}], the part of the policy that is thrown away.
+
+    Args:
+        cap: the largest weight that counts, above 0.
+
+    Raises:
+        InputError: a cap that is not positive.
+
+    Example:
+        >>> import kullback as kb, numpy as np
+        >>> kb.weights.Masked(2.0).fn(np.array([0.5, 1.0, 3.0]))
+        array([0.5, 1. , 0. ])
+    """
     limit = _cap_of(cap)
     return Truncation(
-        f"masked_{limit:g}",
-        lambda w: namespace(w).where(w <= limit, w, 0.0 * w),
-        f"weights above {limit:g} count as 0: biased by −E[ρ k 1{{ρ > {limit:g}}}]",
+        name=f"masked_{limit:g}",
+        fn=partial(_kept, limit=limit),
+        bias=f"weights above {limit:g} count as 0: biased by −E[ρ k 1{{ρ > {limit:g}}}]",
     )
 
 
 SELF_NORMALISED = Truncation(
-    "self_normalised",
-    lambda w: w,
-    "divided by the sum of the weights: biased by O(1/n)",
+    name="self_normalised",
+    fn=_unchanged,
+    bias="divided by the sum of the weights: biased by O(1/n)",
     self_normalised=True,
 )
 
 
+def truncation(truncate: Truncation | float | None) -> Truncation | None:
+    """What an option `truncate` means: a number is the cap of the weights, None changes none.
+
+    Example:
+        >>> from kullback.weights import truncation
+        >>> truncation(2).name, truncation(None)
+        ('truncated_2', None)
+    """
+    return truncate if isinstance(truncate, Truncation | None) else Truncated(truncate)
+
+
 def cumulative_weights(log_weights: A) -> tuple[A, A]:
-    """ρ_{1:t} and ρ_{1:t−1} from per-token log-weights (batch, time) that are 0 at masked tokens."""
+    """ρ_{1:t} and ρ_{1:t−1} from per-token log-weights (batch, time) that are 0 at masked tokens.
+
+    Example:
+        >>> import kullback as kb, numpy as np
+        >>> kb.weights.cumulative_weights(np.log([[2.0, 0.5]]))
+        (array([[2., 1.]]), array([[1., 2.]]))
+    """
     xp = namespace(log_weights)
     total = cumulative_sum(log_weights)
     # Not 0·total: a first token that the policy excludes has −∞, and 0·∞ is nan.

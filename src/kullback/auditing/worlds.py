@@ -11,7 +11,8 @@ import numpy as np
 from kullback.arrays import Array, Float64
 from kullback.errors import MissingPackageError
 from kullback.oracle import TreeLM, World, exact_gradient
-from kullback.oracle.gradients import world_columns
+from kullback.oracle.loss_gradients import world_columns
+from kullback.oracle.tree import prefix_count
 from kullback.targets import Target
 
 SAMPLERS = ("on_policy", "off_policy", "from_reference")
@@ -46,7 +47,7 @@ class Setting:
     @property
     def prefixes(self) -> int:
         """Contexts that have a next-token distribution."""
-        return sum((self.vocab - 1) ** t for t in range(self.horizon))
+        return prefix_count(self.vocab, self.horizon)
 
     @property
     def far(self) -> bool:

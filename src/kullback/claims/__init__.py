@@ -1,10 +1,14 @@
 """Published statements about estimating a KL divergence, each decided by a computation.
 
 A claim is a record: where it is made, what it says, the verdict, and the numbers that the verdict follows from.
-``kullback claims`` lists them; ``kb.CLAIMS["004-gradient-of-fS"].findings()`` computes one.
+``kullback claims`` lists them; ``kb.CLAIMS["004-gradient-of-fS"].evidence()`` computes one.
+
+A module that holds the claims of one source bears its name: its author (`amini`, `liu`, `schulman`, `xu`, `zhang`), or
+its title where there is none (`applications`, `rethink`). Where several sources speak of one thing the module bears the
+name of that (`placement`, `offpolicy`, `mismatch`, `vocabulary`, `trainers`, `logged`), and its first line names them.
 """
 
 from kullback.claims.family import CLAIMS
-from kullback.claims.record import Claim, Finding, Role, Source, Verdict, judged
+from kullback.claims.record import Claim, Evidence, Role, Source, Verdict, judged
 
-__all__ = ["CLAIMS", "Claim", "Finding", "Role", "Source", "Verdict", "judged"]
+__all__ = ["CLAIMS", "Claim", "Evidence", "Role", "Source", "Verdict", "judged"]

@@ -5,28 +5,44 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Array, cumulative_sum, stop_gradient
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.arrays import cumulative_sum, stop_gradient, to_numpy
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import AMINI
-from kullback.claims.worlds import UNLUCKY, Pair, TwoSteps, followed, language, live_tree, off, pair, tree
+from kullback.claims.worlds import (
+    UNLUCKY,
+    Pair,
+    TwoSteps,
+    chances,
+    followed,
+    language,
+    live_tree,
+    off,
+    pair,
+    ratios,
+    tree,
+)
 from kullback.estimators import K3, RAO_BLACKWELL
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 
+if TYPE_CHECKING:
+    import torch
 
-def _unbiased(seed: int) -> Iterator[Finding]:
+
+def _unbiased(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     yield stated("E Σ_t KL_t", float(world.value(RAO_BLACKWELL, "token")), "=", float(world.exact(REVERSE_KL)))
 
 
-def _nonnegative(seed: int) -> Iterator[Finding]:
-    yield stated("least Σ_t KL_t", float(tree(seed).summand(RAO_BLACKWELL, "token").min()), "≥", 0.0)
+def _nonnegative(seed: int) -> Iterator[Evidence]:
+    yield stated("least Σ_t KL_t", float(to_numpy(tree(seed).summand(RAO_BLACKWELL, "token")).min()), "≥", 0.0)
 
 
-def _variance() -> Iterator[Finding]:
+def _variance() -> Iterator[Evidence]:
     plain, exact = UNLUCKY.log_ratio.sum(axis=1), UNLUCKY.token_kl.sum(axis=1)
     mc, rb = UNLUCKY.covariance(plain, plain), UNLUCKY.covariance(exact, exact)
     yield smallest("Var of Rao-Blackwell, two binary tokens, against k1's", rb, "≤", mc)
@@ -56,7 +72,7 @@ def gradient_noise(world: TwoSteps) -> dict[str, float]:
     return {"whole": world.spread(whole), "to_go": world.spread(to_go), "exact": world.spread(exact)}
 
 
-def _gradient_variance() -> Iterator[Finding]:
+def _gradient_variance() -> Iterator[Evidence]:
     first = gradient_noise(TwoSteps((0.993, 0.02), (0.0006, 0.99), (0.0001, 0.03)))
     yield smallest(
         "gradient variance of Rao-Blackwell, against k1 with the whole return", first["exact"], "≤", first["whole"]
@@ -79,13 +95,13 @@ def _gradient_variance() -> Iterator[Finding]:
     )
 
 
-def rows(q: Array, p: Array, mask: Array, token_kl: Array) -> Array:
+def rows(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, token_kl: torch.Tensor) -> torch.Tensor:
     """Σ_t KL_t with its gradient and, carried by the tokens before, its score."""
     before = cumulative_sum(q) - q
     return (token_kl + stop_gradient(token_kl) * (before - stop_gradient(before))).sum(-1)
 
 
-def _gradient(seed: int) -> Iterator[Finding]:
+def _gradient(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated(
         "E Σ_t [∇KL_t + KL_t Σ_{i<t} s_i], off ∇KL(q‖p) by", off(followed(world, rows), world, REVERSE_KL), "=", 0.0
@@ -109,12 +125,12 @@ def designs(world: Pair, draws: int) -> dict[str, float]:
     }
 
 
-def _horvitz(seed: int) -> Iterator[Finding]:
+def _horvitz(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E of Horvitz-Thompson, 3 draws of 5 outcomes", designs(world, 3)["mean"], "=", world.kl)
 
 
-def _no_gain() -> Iterator[Finding]:
+def _no_gain() -> Iterator[Evidence]:
     many, few = pair(0, outcomes=60, scale=0.3), pair(0)
     for world, say, draws in ((many, within, 2), (few, stated, 3)):
         found = designs(world, draws)
@@ -122,12 +138,12 @@ def _no_gain() -> Iterator[Finding]:
         yield say(what, found["variance"] / found["plain"], "≥", 0.95)
 
 
-def _string_control(seed: int) -> Iterator[Finding]:
+def _string_control(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    ratio = world.policy.sequence_logprobs - world.reference.sequence_logprobs
-    gap = np.abs(ratio + np.exp(-ratio) - 1 - world.summand(K3, "sequence"))
+    ratio = ratios(world)
+    gap = np.abs(ratio + np.exp(-ratio) - 1 - to_numpy(world.summand(K3, "sequence")))
     yield stated("largest |ℓ + 1·(r − 1) − k3(ℓ)| of a sequence", float(gap.max()), "=", 0.0)
-    chance, control = world.probability, np.exp(-ratio) - 1
+    chance, control = chances(world), np.exp(-ratio) - 1
     kl = float(chance @ ratio)
     best = -float(chance @ ((ratio - kl) * control)) / float(chance @ control**2)
     quiet = float(chance @ (ratio + best * control - kl) ** 2)
@@ -135,7 +151,7 @@ def _string_control(seed: int) -> Iterator[Finding]:
     yield stated("Var at α*, against α = 1", quiet, "≤", float(chance @ (ratio + control - kl) ** 2))
 
 
-def _table() -> Iterator[Finding]:
+def _table() -> Iterator[Evidence]:
     printed = {"MC": (0.16, 0.07, 0.05), "CV, α = 1": (2.54, 1.13, 0.79), "RB": (0.11, 0.05, 0.03)}
     for name, (one, five, ten) in printed.items():
         for count, value in ((5, five), (10, ten)):
@@ -188,9 +204,8 @@ CLAIMS = (
         source=AMINI("theorem 2 and abstract"),
         statement="The variance of the Rao-Blackwellised estimate is at most that of k1.",
         verdict=Verdict.FAILS,
-        why="Each term is conditioned on another past, so the sum is no single Rao-Blackwell step: Var(k1) = Var(C) "
-        "+ Var(M) "
-        "+ 2Cov(C, M) with C = Σ KL_t, M = Σ(ℓ_t − KL_t), and Cov(C, M) may be negative.",
+        why="Each term is conditioned on another past, so the sum is no single Rao-Blackwell step: "
+        "Var(k1) = Var(C) + Var(M) + 2Cov(C, M) with C = Σ KL_t, M = Σ(ℓ_t − KL_t), and Cov(C, M) may be negative.",
         condition="One token, or given the prefixes, or Cov(C, M) ≥ −½Var(M). C + αM with the best α is never worse "
         "than either.",
         computation=_variance,
@@ -200,9 +215,8 @@ CLAIMS = (
             "print(round(w.mean(rb), 5), round(w.covariance(mc, mc), 5), round(w.covariance(rb, rb), 5))",
         ),
         meant="What happens in practice: in their experiments, and in nearly all random models, it is smaller.",
-        by_hand="(.5, .5) against (.25, .75), then after 0 twice (.5, .5), after 1 (.01, .99) against (.99, .01): "
-        "the token KL "
-        "is 0 or 4.50, which is noise that the sampled ℓ's cancel.",
+        by_hand="(.5, .5) against (.25, .75), then after 0 twice (.5, .5), after 1 (.01, .99) against (.99, .01): the "
+        "token KL is 0 or 4.50, which is noise that the sampled ℓ's cancel.",
     ),
     Claim(
         id="amini-rb-gradient-variance",
@@ -221,8 +235,7 @@ CLAIMS = (
         ),
         meant="What they measure on 36 models (−24.6 % in the variance of the norm); of random models 1 % disagree.",
         by_hand="Tokens (.993) against (.02), then after 0 (.0006) against (.99), after 1 (.0001) against (.03): "
-        "0.1449 "
-        "against 0.00225, in the logits of a 1.",
+        "0.1449 against 0.00225, in the logits of a 1.",
     ),
     Claim(
         id="amini-rb-gradient-unbiased",
@@ -290,9 +303,8 @@ CLAIMS = (
         statement="On GPT-2 tuned for sentiment: k1 6.76 ± 0.16, string k3 6.28 ± 2.54, Rao-Blackwell 6.76 ± 0.11 "
         "at M = 1.",
         verdict=Verdict.UNDECIDED,
-        why="It needs their models. What can be said: the spreads fall like 1/√M as they should, and string k3 at "
-        "6.28 with "
-        "±2.54 is the undershoot of a heavy tail, not bias.",
+        why="It needs their models. What can be said: the spreads fall like 1/√M as they should, and string k3 at 6.28 "
+        "with ±2.54 is the undershoot of a heavy tail, not bias.",
         computation=_table,
         code=lines("print([round(x / m**0.5, 3) for x in (0.16, 2.54, 0.11) for m in (5, 10)])"),
     ),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from kullback.claims import (
     amini,
-    draft,
-    gradients,
+    applications,
     liu,
     logged,
     mismatch,
     offpolicy,
+    placement,
     rethink,
     rethink_training,
     schulman,
@@ -24,14 +24,14 @@ from kullback.families import Family
 
 _SOURCES = (
     zhang,
-    draft,
+    applications,
     rethink,
     rethink_training,
     xu,
     schulman,
     schulman_tables,
     amini,
-    gradients,
+    placement,
     liu,
     offpolicy,
     mismatch,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import LIU, OPENRLHF
 from kullback.claims.worlds import Gaussian, descents, followed, live_pair, live_tree, off, pair, relative
 from kullback.estimators.divergences import k1, k2, k3
@@ -15,7 +15,7 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 
 
-def _equivalence(seed: int) -> Iterator[Finding]:
+def _equivalence(seed: int) -> Iterator[Evidence]:
     for world, say, where in ((live_pair(pair(seed)), within, "one token"), (live_tree(seed), stated, "sequences")):
         loss, reward = (followed(world, SURROGATES[name].fn) for name in ("k2_loss", "k1_reward"))
         yield say(f"k2 in the loss off k1 in the reward by, {where}", relative(loss, reward), "=", 0.0)
@@ -28,7 +28,7 @@ def _equivalence(seed: int) -> Iterator[Finding]:
     )
 
 
-def _coefficients(seed: int) -> Iterator[Finding]:
+def _coefficients(seed: int) -> Iterator[Evidence]:
     x, step = np.random.default_rng(seed).normal(size=20), 1e-6
     for name, kernel, slope in (("k1", k1, np.ones(20)), ("k2", k2, x), ("k3", k3, 1 - np.exp(-x))):
         numeric = (kernel(x + step) - kernel(x - step)) / (2 * step)
@@ -43,7 +43,7 @@ def _series(delta: float, terms: int) -> float:
     return float(np.sum((-1.0) ** k * (delta - 1) ** k / k))
 
 
-def _taylor() -> Iterator[Finding]:
+def _taylor() -> Iterator[Evidence]:
     for delta in (0.5, 1.5):
         yield within(f"200 terms at δ = {delta}", _series(delta, 200), "=", -math.log(delta))
     yield stated("200 terms at δ = 3", _series(3.0, 200), "=", -math.log(3.0))
@@ -52,7 +52,7 @@ def _taylor() -> Iterator[Finding]:
     )
 
 
-def _variance(seed: int) -> Iterator[Finding]:
+def _variance(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("Var[1 − δ]", world.variance(1 - world.r), "=", world.chi2)
 
@@ -61,7 +61,7 @@ def _variance(seed: int) -> Iterator[Finding]:
 PRINTED = Gaussian(-0.5, 5.0)
 
 
-def _spread() -> Iterator[Finding]:
+def _spread() -> Iterator[Evidence]:
     yield smallest("sd of k3, from E_q[r²] = ∫p²/q", math.sqrt(PRINTED.chi2), "=", 8.8, tolerance=0.05)
     yield instead(
         "exponent of p²/q: coefficient of x², −1/σ² + ½, positive means divergence",
@@ -144,8 +144,7 @@ CLAIMS = (
         statement="Between N(0.1, 0.2) and N(0, 1) the standard deviation of k3 is 8.8, that of k1 0.69.",
         verdict=Verdict.FAILS,
         why="With samples from N(0.1, 0.2²), p²/q grows like exp(+11.5x²): the variance of k3 is infinite, and a "
-        "sample's "
-        "spread is an accident of its size. k1's .679 is finite and about right.",
+        "sample's spread is an accident of its size. k1's .679 is finite and about right.",
         condition="σ² of p below twice that of q.",
         computation=_spread,
         code=lines(

@@ -1,4 +1,4 @@
-"""What trainers and tools log: rollout metrics, filtered samples, printed errors."""
+"""verl, NeMo-RL and llama.cpp: what is logged, as rollout metrics, filtered samples, printed errors."""
 
 from __future__ import annotations
 
@@ -7,36 +7,31 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.arrays import to_numpy
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DEEPSEEK, LLAMA, NEMO, VERL
-from kullback.claims.worlds import (
-    Pair,
-    pair,
-    rollouts,
-    sampled,
-    tree,
-)
+from kullback.claims.worlds import Pair, chances, pair, ratios, sampled, texts, tree
 from kullback.estimators import K1, K3
 from kullback.estimators.divergences import k3
 from kullback.targets import REVERSE_KL
 
 
-def _rollout_metrics(seed: int) -> Iterator[Finding]:
+def _rollout_metrics(seed: int) -> Iterator[Evidence]:
     world = pair(seed)  # q samples (the engine), p is the trainer's policy
     rho = world.r
     yield stated("E_μ[ρ − log ρ − 1]", world.mean(rho - np.log(rho) - 1), "=", world.kl)
 
 
-def _chi2_metrics(seed: int) -> Iterator[Finding]:
+def _chi2_metrics(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_μ[ρ²] − 1", world.mean(world.r**2) - 1, "=", float(np.sum((world.p - world.q) ** 2 / world.q)))
     sequences = tree(seed)
-    ratio = np.exp(sequences.reference.sequence_logprobs - sequences.policy.sequence_logprobs)
-    q, p = (np.exp(lm.sequence_logprobs) for lm in (sequences.policy, sequences.reference))
-    yield stated("E_μ[(Πρ_t)²] − 1", float(sequences.probability @ ratio**2) - 1, "=", float(np.sum((p - q) ** 2 / q)))
+    ratio = np.exp(-ratios(sequences))
+    q, p = (np.exp(to_numpy(lm.sequence_logprobs)) for lm in (sequences.policy, sequences.reference))
+    yield stated("E_μ[(Πρ_t)²] − 1", float(chances(sequences) @ ratio**2) - 1, "=", float(np.sum((p - q) ** 2 / q)))
 
 
-def _effective(seed: int) -> Iterator[Finding]:
+def _effective(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=20, scale=1.5)
     rho = world.r
     share = 1 / (1 + world.chi2)
@@ -46,7 +41,7 @@ def _effective(seed: int) -> Iterator[Finding]:
         yield say(f"1/mean(w̃²), weights {which}, against 1/(1 + χ²)", 1 / world.mean(scaled**2), "=", share)
 
 
-def _token_weights() -> Iterator[Finding]:
+def _token_weights() -> Iterator[Evidence]:
     ratio = np.array([3.0, 0.5])
     yield smallest(
         "Π_t min(ρ_t, 2) for ρ = 3, ½, as documented, against the code's weight of the second token",
@@ -54,7 +49,7 @@ def _token_weights() -> Iterator[Finding]:
         "=",
         float(np.minimum(ratio, 2.0)[-1]),
     )
-    drawn = rollouts()
+    drawn = texts()
     tokens = np.minimum(np.exp(-drawn.log_ratio), 2.0)
     gap = np.abs(np.log(np.cumprod(tokens, axis=1)) - np.log(tokens))[drawn.mask]
     yield realistic(
@@ -62,7 +57,7 @@ def _token_weights() -> Iterator[Finding]:
     )
 
 
-def _nucleus(seed: int) -> Iterator[Finding]:
+def _nucleus(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=6, scale=1.5)
     order = np.argsort(-world.q)
     kept = np.zeros(6, dtype=bool)
@@ -86,23 +81,23 @@ def _nucleus(seed: int) -> Iterator[Finding]:
     yield instead("E[k3], both renormalised on S", both.mean(k3(both.log_ratio)), "=", both.kl)
 
 
-def _kept(seed: int) -> Iterator[Finding]:
+def _kept(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     ended = ends_itself(world.policy.tokens, world.policy.mask)
     kl = float(world.exact(REVERSE_KL))
-    chance = np.where(ended, world.probability, 0.0)
-    values = {k.name: float(chance @ world.summand(k, "token") / chance.sum()) for k in (K1, K3)}
+    chance = np.where(ended, chances(world), 0.0)
+    values = {k.name: float(chance @ to_numpy(world.summand(k, "token")) / chance.sum()) for k in (K1, K3)}
     for name, got in values.items():
         yield stated(f"E Σ_t {name}_t of the sequences that ended", got, "=", kl)
     yield within("E Σ_t k1_t, every sequence kept", float(world.value(K1, "token")), "=", kl)
     yield instead("k1 and k3 no longer agree: k3 − k1", values["k3"] - values["k1"], "≠", 0.0)
-    drawn = rollouts()
+    drawn = texts()
     short = ~drawn.mask.all(axis=1)
     yield realistic(
         "E Σ_t k1_t of those that ended before 48 tokens",
-        **sampled(drawn.total(drawn.log_ratio)[short]),
-        relation="=",
-        claimed=float(drawn.total(drawn.token_kl).mean()),
+        sampled(drawn.sums[short]),
+        "=",
+        float(drawn.total(drawn.token_kl).mean()),
     )
 
 
@@ -112,7 +107,7 @@ def ends_itself(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(tokens[np.arange(len(tokens)), last] == 0)
 
 
-def _iid() -> Iterator[Finding]:
+def _iid() -> Iterator[Evidence]:
     # A chain of two states that stays with chance s; token KL 1 in one state and 0 in the other; n tokens.
     def ratio(stay: float, n: int = 256) -> float:
         rho = 2 * stay - 1
@@ -121,7 +116,7 @@ def _iid() -> Iterator[Finding]:
 
     yield within("true error over the one printed, tokens independent", ratio(0.5), "=", 1.0)
     yield stated("the same, neighbouring tokens alike 9 times in 10", ratio(0.9), "=", 1.0)
-    drawn = rollouts()
+    drawn = texts()
     rows = drawn.mask.all(axis=1)
     kl = drawn.token_kl[rows]
     printed = kl.std() / math.sqrt(kl.size)
@@ -194,8 +189,7 @@ CLAIMS = (
         statement="Under top-p sampling, unfiltered log-probs on both sides give the policy's KL.",
         verdict=Verdict.CONDITION,
         why="The samples are the truncated policy's: k1 has mean KL(q̃‖p) + log q(S). The two sides are consistent "
-        "with each "
-        "other, but not with the sampler.",
+        "with each other, but not with the sampler.",
         condition="No filtering; or log-probs of q̃, with k1 or exact token KLs, for KL(q̃‖p); or both renormalised "
         "on S.",
         computation=_nucleus,
@@ -213,9 +207,8 @@ CLAIMS = (
         source=NEMO("overlong filtering"),
         statement="With truncated sequences left out, the mean KL of the rest is still the policy's KL.",
         verdict=Verdict.CONDITION,
-        why="Whether a sequence will end is not known when its tokens are drawn, so E[1{kept}(r_t − 1)] ≠ 0: k1 and "
-        "k3 get "
-        "different limits, neither the KL.",
+        why="Whether a sequence will end is not known when its tokens are drawn, so E[1{kept}(r_t − 1)] ≠ 0: k1 and k3 "
+        "get different limits, neither the KL.",
         condition="Nothing is filtered by what came later.",
         computation=_kept,
         code=lines(
@@ -231,9 +224,8 @@ CLAIMS = (
         source=LLAMA("mean_and_uncertainty"),
         statement="The mean token KL of a text has the printed error, sd/√tokens.",
         verdict=Verdict.CONDITION,
-        why="Tokens of one text are not independent: with correlation ρ from one to the next the error is √((1 + "
-        "ρ)/(1 − ρ)) "
-        "times as large.",
+        why="Tokens of one text are not independent: with correlation ρ from one to the next the error is "
+        "√((1 + ρ)/(1 − ρ)) times as large.",
         condition="Independent tokens; else cluster by document or window.",
         computation=_iid,
         code=lines(

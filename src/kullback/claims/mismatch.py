@@ -8,19 +8,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.arrays import Float64
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import LI, TINKER, XIHUAI
 from kullback.claims.worlds import (
     BY_HAND,
     Pair,
+    chances,
     followed,
     language,
     live_tree,
     off,
     pair,
     relative,
-    rollouts,
     sampled,
+    texts,
+    token_ratios,
     tree,
 )
 from kullback.oracle import exact_gradient
@@ -28,25 +31,25 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import KL_GAP, REVERSE_KL
 
 
-def three_models(seed: int) -> tuple[Pair, np.ndarray, np.ndarray]:
+def three_models(seed: int) -> tuple[Pair, Float64, Float64]:
     """q against p, what draws the samples, and ρ = q/μ."""
     world, mu = pair(seed), pair(seed + 500).q
     return world, mu, world.q / mu
 
 
-def score_mean(world: Pair, mu: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+def score_mean(world: Pair, mu: Float64, coefficients: Float64) -> Float64:
     """E_μ[c·∇log q] in the logits of q."""
     weights = mu * coefficients
     return np.asarray(weights - world.q * weights.sum())
 
 
-def _weighted_k1(seed: int) -> Iterator[Finding]:
+def _weighted_k1(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     got = score_mean(world, mu, rho * (world.log_ratio + 1))
     yield stated("E_μ[ρ(ℓ + 1)∇log q] off ∇KL(q‖p) by", relative(got, world.gradient(world.log_ratio)), "=", 0.0)
 
 
-def _identical(seed: int) -> Iterator[Finding]:
+def _identical(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     x = world.log_ratio
     # ∇(ρk3) = ρ(k3 + k3′)∇log q and ∇(sg(ρ)k2) = ρℓ∇log q.
@@ -58,7 +61,7 @@ def _identical(seed: int) -> Iterator[Finding]:
     yield stated("E_μ[ρℓ∇log q] off ∇KL(q‖p) by", relative(got, world.gradient(x)), "=", 0.0)
 
 
-def _weighted_k2(seed: int) -> Iterator[Finding]:
+def _weighted_k2(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     x = world.log_ratio
     got = score_mean(world, mu, rho * (x + 0.5 * x**2))
@@ -66,7 +69,7 @@ def _weighted_k2(seed: int) -> Iterator[Finding]:
     yield instead("off ∇E_q[k2] by", relative(got, world.gradient(x + 0.5 * x**2)), "=", 0.0)
 
 
-def _gap(seed: int) -> Iterator[Finding]:
+def _gap(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["k3_sequence_reward"].fn)
     yield stated("k3 of sequences in the reward off ∇KL(q‖p) − ∇KL(p‖q) by", off(got, world, KL_GAP), "=", 0.0)
@@ -74,11 +77,11 @@ def _gap(seed: int) -> Iterator[Finding]:
     yield instead("its size over ‖∇KL(q‖p)‖", size, "≠", 1.0)
 
 
-def _variance_difference(seed: int) -> Iterator[Finding]:
+def _variance_difference(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     x, square = world.log_ratio, world.score_square
 
-    def variance(coefficients: np.ndarray) -> float:
+    def variance(coefficients: Float64) -> float:
         mean = score_mean(world, mu, coefficients)
         return float(mu @ (coefficients**2 * square) - mean @ mean)
 
@@ -86,7 +89,7 @@ def _variance_difference(seed: int) -> Iterator[Finding]:
     yield stated("Var[ρ(ℓ + 1)s] − Var[ρℓs]", difference, "=", float(mu @ (rho**2 * square * (2 * x + 1))))
 
 
-def centred(world: Pair, n: int, others: bool) -> np.ndarray:
+def centred(world: Pair, n: int, others: bool) -> Float64:
     """E over all batches of n of the mean of (ℓ_i − b)∇log q_i, b the mean of the batch or of the others."""
     total = np.zeros(len(world.q))
     for batch in itertools.product(range(len(world.q)), repeat=n):
@@ -97,7 +100,7 @@ def centred(world: Pair, n: int, others: bool) -> np.ndarray:
     return total
 
 
-def _centring(seed: int) -> Iterator[Finding]:
+def _centring(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=4)
     exact = world.gradient(world.log_ratio)
     for n in (2, 4):
@@ -108,7 +111,7 @@ def _centring(seed: int) -> Iterator[Finding]:
         )
 
 
-def _growth() -> Iterator[Finding]:
+def _growth() -> Iterator[Evidence]:
     for chi2, printed, digits in ((0.01, 7.3, 0.06), (0.05, 17_292.0, 1.0)):
         yield stated(f"(1 + {chi2})^200", (1 + chi2) ** 200, "=", printed, tolerance=digits)
     token = pair(0, outcomes=3)
@@ -123,20 +126,18 @@ def _growth() -> Iterator[Finding]:
     yield stated("Var of the ratio of 5 equal tokens, by enumeration", float(whole), "=", second**5 - 1)
 
 
-def _ratio_grows(seed: int) -> Iterator[Finding]:
+def _ratio_grows(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_μ[ρ_t]", world.mean(world.r), ">", 1.0)
     yield smallest("E_μ[ρ_t], μ = (.8, .2), π = (.5, .5)", BY_HAND.mean(BY_HAND.r), ">", 1.0)
     yield instead("E_μ[log ρ_t], the drift, −KL(μ‖π)", world.mean(np.log(world.r)), "=", -world.kl)
-    drawn = rollouts()
-    yield realistic(
-        "E of the ratio of sequences", **sampled(np.exp(-drawn.total(drawn.log_ratio))), relation=">", claimed=1.0
-    )
+    drawn = texts()
+    yield realistic("E of the ratio of sequences", sampled(np.exp(-drawn.sums)), ">", 1.0)
     policy, reference = language()
     yield realistic("E of its logarithm", -policy.reverse_kl(reference), ">", 0.0)
 
 
-def _horizons() -> Iterator[Finding]:
+def _horizons() -> Iterator[Evidence]:
     for length, printed, digits in ((10, 1.01, 2), (1000, 2.72, 2), (2000, 7.39, 2), (5000, 148.4, 1)):
         half = 0.5 * 10.0**-digits
         yield stated(f"1.001^{length:,}", 1.001**length, "=", printed, tolerance=half)
@@ -145,23 +146,20 @@ def _horizons() -> Iterator[Finding]:
     yield within("log 5 / 0.001", math.log(5) / 0.001, "=", 1609, tolerance=0.5)
 
 
-def _mean_of_means(seed: int) -> Iterator[Finding]:
+def _mean_of_means(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    ratio = np.where(world.policy.mask, world.policy.logprobs - world.reference.logprobs, 0.0)
-    length = world.policy.mask.sum(axis=1)
+    total, length = token_ratios(world).sum(axis=1), world.policy.mask.sum(axis=1)
     kl = float(world.exact(REVERSE_KL))
     yield stated(
         "E[(1/T)Σ_t ℓ_t], T random, against KL/E[T]",
-        float(world.probability @ (ratio.sum(axis=1) / length)),
+        float(chances(world) @ (total / length)),
         "=",
-        kl / float(world.probability @ length),
+        kl / float(chances(world) @ length),
     )
-    yield within(
-        "E[(1/T)Σ_t ℓ_t], T = 3 whatever is drawn", float(world.probability @ (ratio.sum(axis=1) / 3)), "=", kl / 3
-    )
+    yield within("E[(1/T)Σ_t ℓ_t], T = 3 whatever is drawn", float(chances(world) @ (total / 3)), "=", kl / 3)
 
 
-def _masked(seed: int) -> Iterator[Finding]:
+def _masked(seed: int) -> Iterator[Evidence]:
     world, mu, rho = three_models(seed)
     f = np.random.default_rng(seed).normal(size=5)
     cap = float(np.sort(rho)[-2])
@@ -171,7 +169,7 @@ def _masked(seed: int) -> Iterator[Finding]:
     yield stated("its variance", float(mu @ values**2 - (mu @ values) ** 2), "≤", cap**2 * float(mu @ f**2))
 
 
-def normalised(world: Pair, mu: np.ndarray, n: int) -> float:
+def normalised(world: Pair, mu: Float64, n: int) -> float:
     """E over all batches of n of Σρf/Σρ, f = ℓ, three outcomes: by how often each was drawn."""
     counts = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)])
     ways = [math.factorial(n) / math.prod(math.factorial(c) for c in row) for row in counts.tolist()]
@@ -180,7 +178,7 @@ def normalised(world: Pair, mu: np.ndarray, n: int) -> float:
     return float(chance @ (weights @ world.log_ratio / weights.sum(axis=1)))
 
 
-def _self_normalised() -> Iterator[Finding]:
+def _self_normalised() -> Iterator[Evidence]:
     world, mu = pair(0, outcomes=3), np.array([0.6, 0.2, 0.2])
     bias = {n: normalised(world, mu, n) - world.kl for n in (1, 16, 32)}
     yield stated("|bias| with 32 samples", abs(bias[32]), "<", abs(bias[1]))

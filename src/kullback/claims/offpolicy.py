@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.arrays import Float64, to_numpy
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DEEPSEEK, NEMO, RPG, SLIME, TRL
 from kullback.claims.worlds import (
     ENDLESS,
+    chances,
     descents,
     followed,
     live_pair,
@@ -19,18 +21,23 @@ from kullback.claims.worlds import (
     off,
     pair,
     relative,
-    rollouts,
     sampled,
+    tensor,
+    texts,
+    token_ratios,
     tree,
 )
 from kullback.estimators import K3
-from kullback.estimators.divergences import k3
+from kullback.estimators.divergences import k1, k3
 from kullback.oracle import TreeLM, World
 from kullback.surrogates import SURROGATES
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_REVERSE_KL, STATEWISE_REVERSE_KL
 
+if TYPE_CHECKING:
+    import torch
 
-def _unnormalised(seed: int) -> Iterator[Finding]:
+
+def _unnormalised(seed: int) -> Iterator[Evidence]:
     rng = np.random.default_rng(seed)
     old, new = rng.uniform(0.1, 1.0, size=(2, 5))
     y = new / old
@@ -43,19 +50,19 @@ def _unnormalised(seed: int) -> Iterator[Finding]:
 BETA = 0.3
 
 
-def rpg_rows(seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+def rpg_rows(seed: int) -> Iterator[tuple[str, Float64, Float64, Float64]]:
     """Each row: the gradients of its loss, of its REINFORCE form, and the −∇J of the table, by autograd."""
     world = live_pair(pair(seed))
     rng = np.random.default_rng(seed)
     old, reward = pair(seed + 500).q, rng.normal(size=5)
-    logits = world.policy.logits
+    logits = tensor(world.policy.logits)
     import torch
 
-    log_q = world.policy.log_distributions[0]
+    log_q = tensor(world.policy.log_distributions)[0]
     mu, gain = torch.tensor(old), torch.tensor(reward)
     w = (log_q - mu.log()).exp()
     fixed = w.detach()
-    rows: dict[str, tuple[Any, Any]] = {
+    rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
         "UFKL": (-w * gain + BETA * (w - w.log() - 1), fixed * gain - BETA * (fixed - 1)),
         "URKL": (-w * gain + BETA * (w * w.log() - w), fixed * (gain - BETA * fixed.log())),
         "FKL": (-w * gain - BETA * log_q, fixed * gain + BETA),
@@ -67,36 +74,36 @@ def rpg_rows(seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarra
         yield name, direct, reinforce, _objective(world, name, old, reward)
 
 
-def _objective(world: World, name: str, old: np.ndarray, reward: np.ndarray) -> np.ndarray:
+def _objective(world: World, name: str, old: Float64, reward: Float64) -> Float64:
     """∇ of −E_π[R] + β·divergence, summed over all outcomes: what each row means to descend."""
     import torch
 
-    log_q = world.policy.log_distributions[0]
+    log_q = tensor(world.policy.log_distributions)[0]
     mu, gain = torch.tensor(old), torch.tensor(reward)
     forward = (mu * (mu.log() - log_q)).sum() + (log_q.exp() - mu).sum() * (name == "UFKL")
     reverse = (log_q.exp() * (log_q - mu.log())).sum() + (mu - log_q.exp()).sum() * (name == "URKL")
     total = -(log_q.exp() * gain).sum() + BETA * (forward if "F" in name else reverse)
-    return np.asarray(torch.autograd.grad(total, world.policy.logits, retain_graph=True)[0].numpy())
+    return np.asarray(torch.autograd.grad(total, tensor(world.policy.logits), retain_graph=True)[0].numpy())
 
 
-def _rpg_losses(seed: int) -> Iterator[Finding]:
+def _rpg_losses(seed: int) -> Iterator[Evidence]:
     for name, direct, _, objective in rpg_rows(seed):
         yield stated(f"gradient of the {name} loss off that of its objective by", relative(direct, objective), "=", 0.0)
 
 
-def _rpg_reinforce(seed: int) -> Iterator[Finding]:
+def _rpg_reinforce(seed: int) -> Iterator[Evidence]:
     for name, direct, reinforce, _ in rpg_rows(seed):
         yield stated(f"REINFORCE form of {name} off the loss by", relative(reinforce, direct), "=", 0.0)
 
 
-def _best_and_last() -> Iterator[Finding]:
+def _best_and_last() -> Iterator[Evidence]:
     yield smallest("RPG-URKL on AIME25: best", 0.4938, "≥", 0.5261)
     for name, last, best in (("GRPO", 0.3354, 0.4063), ("DAPO", 0.4469, 0.4740), ("RPG-UFKL", 0.4698, 0.4865)):
         yield instead(f"{name} on AIME25: best", best, "≥", last)
     yield realistic("best − last of that entry, of no consequence for the method", 0.4938 - 0.5261, "≥", 0.0)
 
 
-def _corrected(seed: int) -> Iterator[Finding]:
+def _corrected(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     got = followed(world, SURROGATES["k3_token_ratio"].fn)
     yield within(
@@ -122,7 +129,7 @@ def _corrected(seed: int) -> Iterator[Finding]:
     )
 
 
-def _unbounded(seed: int) -> Iterator[Finding]:
+def _unbounded(seed: int) -> Iterator[Evidence]:
     q = 10.0 ** -np.arange(1, 9)
     yield stated("|1 − r| of k3 in the loss at q = 1e-8, p = 0.1", float(abs(1 - 0.1 / q[-1])), ">", 1e6)
     yield stated("the corrected coefficient |ℓ| there", float(abs(math.log(q[-1] / 0.1))), "<", 20.0)
@@ -135,29 +142,29 @@ def _unbounded(seed: int) -> Iterator[Finding]:
     )
 
 
-def _length_means(seed: int) -> Iterator[Finding]:
+def _length_means(seed: int) -> Iterator[Evidence]:
     fixed = _fixed_length(seed)
     for world, say, where in ((fixed, within, "of one length"), (tree(seed), stated, "that end by themselves")):
         lengths = world.policy.mask.sum(axis=1)
-        per_token = float(world.exact(REVERSE_KL)) / float(world.probability @ lengths)
-        for name, estimator in (("k1", None), ("k3", K3)):
-            values = world.policy.logprobs - world.reference.logprobs
-            sums = np.sum(np.where(world.policy.mask, values if estimator is None else K3(values), 0.0), axis=1)
-            got = float(world.probability @ (sums / lengths))
+        per_token = float(world.exact(REVERSE_KL)) / float(chances(world) @ lengths)
+        for name, kernel in (("k1", k1), ("k3", k3)):
+            got = float(chances(world) @ (kernel(token_ratios(world)).sum(axis=1) / lengths))
             yield say(f"E[(1/T)Σ_t {name}_t], sequences {where}, against KL/E[T]", got, "=", per_token)
     end, token = float(ENDLESS.q[0]), ENDLESS.token
     inverse = -end * math.log(end) / (1 - end)  # E[1/T]
     rest = float(ENDLESS.q[1:] @ token.log_ratio[1:]) / (1 - end)
-    k1 = float(token.log_ratio[0]) * inverse + rest * (1 - inverse)
-    yield instead("E[(1/T)Σ_t k1_t], tokens (.1, .45, .45) against (.05, .6, .35)", k1, "=", 0.163805, tolerance=5.1e-7)
+    got = float(token.log_ratio[0]) * inverse + rest * (1 - inverse)
+    yield instead(
+        "E[(1/T)Σ_t k1_t], tokens (.1, .45, .45) against (.05, .6, .35)", got, "=", 0.163805, tolerance=5.1e-7
+    )
     yield instead("KL/E[T] there", ENDLESS.kl * end, "=", 0.052949, tolerance=5.1e-7)
-    drawn = rollouts()
+    drawn = texts()
     lengths = drawn.mask.sum(axis=1)
     yield realistic(
         "E[(1/T)Σ_t k1_t] in millinats",
-        **sampled(1e3 * drawn.total(drawn.log_ratio) / lengths),
-        relation="=",
-        claimed=1e3 * float(drawn.log_ratio.sum() / lengths.sum()),
+        sampled(1e3 * drawn.sums / lengths),
+        "=",
+        1e3 * float(drawn.log_ratio.sum() / lengths.sum()),
     )
 
 
@@ -169,21 +176,19 @@ def _fixed_length(seed: int) -> World:
     return World(*(TreeLM(table, 0, 3) for table in tables))
 
 
-def _old_samples(seed: int) -> Iterator[Finding]:
+def _old_samples(seed: int) -> Iterator[Evidence]:
     on, off_policy = tree(seed), tree(seed, off_policy=True)
     for world, say, where in ((on, within, "the policy"), (off_policy, stated, "π_old")):
-        values = world.summand(K3, "token")
-        yield say(
-            f"E Σ_t k3_t, samples from {where}", float(world.probability @ values), "=", float(on.exact(REVERSE_KL))
-        )
-    q, p, mu = (lm.logprobs for lm in (off_policy.policy, off_policy.reference, off_policy.sampler))
+        values = to_numpy(world.summand(K3, "token"))
+        yield say(f"E Σ_t k3_t, samples from {where}", float(chances(world) @ values), "=", float(on.exact(REVERSE_KL)))
+    q, p, mu = (to_numpy(lm.logprobs) for lm in (off_policy.policy, off_policy.reference, off_policy.sampler))
     weight = np.exp(np.cumsum(q - mu, axis=1))
     cumulative = np.sum(np.where(off_policy.policy.mask, weight * k3(q - p), 0.0), axis=1)
-    yield instead("E_μ Σ_t ρ_{1:t} k3_t", float(off_policy.probability @ cumulative), "=", float(on.exact(REVERSE_KL)))
+    yield instead("E_μ Σ_t ρ_{1:t} k3_t", float(chances(off_policy) @ cumulative), "=", float(on.exact(REVERSE_KL)))
     token = np.sum(np.where(off_policy.policy.mask, np.exp(q - mu) * k3(q - p), 0.0), axis=1)
     yield instead(
         "E_μ Σ_t ρ_t k3_t, one token's ratio each",
-        float(off_policy.probability @ token),
+        float(chances(off_policy) @ token),
         "≠",
         float(on.exact(REVERSE_KL)),
     )
@@ -251,12 +256,10 @@ CLAIMS = (
         source=DEEPSEEK("V3.2, eq. (7)"),
         statement="Multiplying each token's k3 by π/π_old makes the KL's gradient unbiased.",
         verdict=Verdict.CONDITION,
-        why="E_μ[ρ_t k3_t | prefix] = KL(q_t‖p_t) as a function of q. The prefixes stay those that were drawn, so "
-        "what a "
-        "token does to later KLs is missing, on-policy too.",
+        why="E_μ[ρ_t k3_t | prefix] = KL(q_t‖p_t) as a function of q. The prefixes stay those that were drawn, so what "
+        "a token does to later KLs is missing, on-policy too.",
         condition="For the KL of the next token at the sampled prefixes; the ratio in the graph, not clipped. For "
-        "sequences "
-        "the weight is ρ_{1:t}.",
+        "sequences the weight is ρ_{1:t}.",
         computation=_corrected,
         code=lines(
             "from kullback import REVERSE_KL, SURROGATES as S",
@@ -288,9 +291,8 @@ CLAIMS = (
         source=DEEPSEEK("GRPO, 1/|o| Σ_t"),
         statement="Averaged over each output's tokens, the per-token k3 is an unbiased estimate of the KL a token.",
         verdict=Verdict.CONDITION,
-        why="The length is not known when a token is drawn, so E[(1/T)Σ(r_t − 1)] ≠ 0 and E[S/T] ≠ E[S]/E[T]: k1 "
-        "and k3 have "
-        "two limits, and neither is KL/E[T].",
+        why="The length is not known when a token is drawn, so E[(1/T)Σ(r_t − 1)] ≠ 0 and E[S/T] ≠ E[S]/E[T]: k1 and "
+        "k3 have two limits, and neither is KL/E[T].",
         condition="All outputs of one length; or divide the sum by a constant, or totals by totals.",
         computation=_length_means,
         code=lines(

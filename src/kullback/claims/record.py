@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Literal
 
 RELATIVE = 1e-9
 """Rounding that every comparison allows, relative to the number it is held against."""
+
+Relation = Literal["=", "≠", "<", "≤", ">", "≥"]
 
 
 class Verdict(StrEnum):
@@ -33,7 +36,15 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Sampled:
+    """A mean of samples and the half-width of its interval, which the relations of `Evidence` allow for."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
     """One number that was computed, and what it is held against.
 
     Attributes:
@@ -41,7 +52,7 @@ class Finding:
             condition, what holds besides or instead, or its size in a realistic world.
         what: what was computed.
         computed: the number.
-        relation: "=", "≠", "<", "≤", ">" or "≥".
+        relation: how the one is said to stand to the other.
         claimed: what the statement makes of it.
         tolerance: absolute error allowed, for numbers printed with few digits.
         error: half-width of the interval of a sampled number; 0 for an exact one.
@@ -50,7 +61,7 @@ class Finding:
     role: Role
     what: str
     computed: float
-    relation: str
+    relation: Relation
     claimed: float
     tolerance: float = RELATIVE
     error: float = 0.0
@@ -58,7 +69,7 @@ class Finding:
     @property
     def holds(self) -> bool:
         """Whether the relation holds, beyond rounding and sampling error for the strict ones."""
-        if math.isinf(self.claimed) or math.isinf(self.computed):
+        if math.isinf(self.claimed) or math.isinf(self.computed):  # inf − inf has no slack
             return _EXACTLY[self.relation](self.computed, self.claimed)
         slack = max(self.tolerance, RELATIVE * abs(self.claimed)) + self.error
         gap = self.computed - self.claimed
@@ -76,7 +87,7 @@ class Finding:
         return f"{self.what}: {shown} {self.relation} {self.claimed:.6g}{'' if self.holds else ', which is not so'}"
 
 
-_EXACTLY: dict[str, Callable[[float, float], bool]] = {
+_EXACTLY: dict[Relation, Callable[[float, float], bool]] = {
     "=": lambda a, b: a == b,
     "≠": lambda a, b: a != b,
     "<": lambda a, b: a < b,
@@ -85,14 +96,38 @@ _EXACTLY: dict[str, Callable[[float, float], bool]] = {
     "≥": lambda a, b: a >= b,
 }
 
-stated = partial(Finding, Role.STATED)
-smallest = partial(Finding, Role.SMALLEST)
-within = partial(Finding, Role.WITHIN)
-instead = partial(Finding, Role.INSTEAD)
-realistic = partial(Finding, Role.REALISTIC)
+
+def _evidence(
+    role: Role,
+    what: str,
+    computed: float | Sampled,
+    relation: Relation,
+    claimed: float,
+    *,
+    tolerance: float = RELATIVE,
+    error: float = 0.0,
+) -> Evidence:
+    number = computed if isinstance(computed, Sampled) else Sampled(computed, error)
+    return Evidence(
+        role=role,
+        what=what,
+        computed=number.value,
+        relation=relation,
+        claimed=claimed,
+        tolerance=tolerance,
+        error=number.error,
+    )
 
 
-def judged(findings: Iterable[Finding]) -> Verdict:
+# So that evidence reads as a sentence: stated("E[k1]", computed, "=", claimed).
+stated = partial(_evidence, Role.STATED)
+smallest = partial(_evidence, Role.SMALLEST)
+within = partial(_evidence, Role.WITHIN)
+instead = partial(_evidence, Role.INSTEAD)
+realistic = partial(_evidence, Role.REALISTIC)
+
+
+def judged(evidence: Iterable[Evidence]) -> Verdict:
     """The verdict that numbers lead to.
 
     A statement holds if every number about it as stated does; holds under a condition if not, but every number
@@ -105,7 +140,7 @@ def judged(findings: Iterable[Finding]) -> Verdict:
         >>> judged([stated("2 + 2", 4, "=", 5), within("2 + 2", 4, "=", 4)]).value
         'holds under a condition'
     """
-    found = list(findings)
+    found = list(evidence)
     as_stated = [f.holds for f in found if f.role in (Role.STATED, Role.SMALLEST)]
     under_condition = [f.holds for f in found if f.role is Role.WITHIN]
     if not as_stated:
@@ -145,7 +180,7 @@ class Place:
         return f"{self.source.title}, {self.where}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A published statement and what a computation makes of it.
 
@@ -171,7 +206,7 @@ class Claim:
     statement: str
     verdict: Verdict
     why: str
-    computation: Callable[..., Iterable[Finding]]
+    computation: Callable[..., Iterable[Evidence]]
     code: str
     condition: str = ""
     meant: str = ""
@@ -193,7 +228,7 @@ class Claim:
         """Whether it is about all worlds, so that its computation takes the seed of a random one."""
         return bool(inspect.signature(self.computation).parameters)
 
-    def findings(self, seed: int = 0) -> tuple[Finding, ...]:
+    def evidence(self, seed: int = 0) -> tuple[Evidence, ...]:
         """The numbers, computed now; `seed` draws the world where the claim is general.
 
         Raises:
@@ -201,16 +236,19 @@ class Claim:
 
         Example:
             >>> import kullback as kb
-            >>> [finding] = kb.CLAIMS["schulman-k1-unbiased"].findings(seed=7)
-            >>> finding.holds
+            >>> [number] = kb.CLAIMS["schulman-k1-unbiased"].evidence(seed=7)
+            >>> number.holds
             True
         """
         found = self.computation(seed) if self.general else self.computation()
         return tuple(found)
 
+    findings = evidence
+    """Its name before; the word is also what ``--json`` prints."""
+
     def decide(self, seed: int = 0) -> Verdict:
         """The verdict that the numbers lead to in one world."""
-        return judged(self.findings(seed))
+        return judged(self.evidence(seed))
 
     def __repr__(self) -> str:
         return f"<claim {self.id}: {self.verdict.value}>"

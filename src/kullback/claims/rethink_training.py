@@ -1,4 +1,4 @@
-"""002 and 003: what the article says about training, cost and the number of samples."""
+"""002 and 003, “Re-understanding KL Approximation”: the article on training, cost and the number of samples."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH
-from kullback.claims.worlds import HORIZON, VOCAB, Gaussian, Pair, language, rollouts, sampled, tree
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH
+from kullback.claims.worlds import HORIZON, VOCAB, Gaussian, Pair, language, sampled, texts, tree
 from kullback.estimators import RAO_BLACKWELL
 from kullback.targets import REVERSE_KL
 
 
-def gradient_noise(square: float, coefficient: float) -> float:
+def _noise(square: float, coefficient: float) -> float:
     """Var of (ℓ + 1 − λ)·∇log q in the mean of q, a Gaussian whose shift squared is given."""
     return (square / 2 + 1 - coefficient) ** 2 + 2 * square
 
 
-def _value_noise() -> Iterator[Finding]:
+def _value_noise() -> Iterator[Evidence]:
     apart, near = Gaussian(1.0), Gaussian(0.1)
     quiet = apart.best_coefficient
     yield smallest(
         "Var of the gradient (ℓ + 1 − λ)s at the λ quietest in value, KL 0.5",
-        gradient_noise(1.0, quiet),
+        _noise(1.0, quiet),
         "≤",
-        gradient_noise(1.0, 1.5),
+        _noise(1.0, 1.5),
     )
     yield instead("λ quietest in value, 1/(e − 1)", quiet, "=", 1 / math.expm1(1.0))
-    yield instead("Var of the gradient at λ = 1 + KL", gradient_noise(1.0, 1.5), "=", 2.0)
+    yield instead("Var of the gradient at λ = 1 + KL", _noise(1.0, 1.5), "=", 2.0)
     yield realistic("Var of k1 over that of k3, KL 0.005", near.var_k1 / near.var_k3, "=", 1.0)
-    ratio = gradient_noise(0.01, 0.0) / gradient_noise(0.01, 1.0)
+    ratio = _noise(0.01, 0.0) / _noise(0.01, 1.0)
     yield realistic("the same of their gradients (λ = 0 over λ = 1)", ratio, "=", near.var_k1 / near.var_k3)
 
 
-def _unstable() -> Iterator[Finding]:
+def _unstable() -> Iterator[Evidence]:
     policy, reference = language()
     kl = policy.reverse_kl(reference)
     for kind in ("k1", "k3", "rao_blackwell"):
@@ -59,7 +59,7 @@ def plug_in(leave_one_out: bool) -> float:
     return total
 
 
-def _infinitely_many() -> Iterator[Finding]:
+def _infinitely_many() -> Iterator[Evidence]:
     kl = Gaussian(1.0).kl
     yield smallest("E of mean k1 + 1/n at n = 4, an estimate that is right at n = ∞", kl + 1 / 4, "=", kl)
     yield stated(
@@ -70,8 +70,8 @@ def _infinitely_many() -> Iterator[Finding]:
     )
     yield instead("the same, fitted leave-one-out", plug_in(True), "=", PROBABILITIES.kl)
     yield instead("KL", PROBABILITIES.kl, "=", 0.2749, tolerance=5e-5)
-    drawn = rollouts()
-    total = drawn.total(drawn.log_ratio)[:19_998].reshape(-1, 3)
+    drawn = texts()
+    total = drawn.sums[:19_998].reshape(-1, 3)
     h = np.expm1(-total)
     fitted = -np.sum(total * h, axis=1) / np.sum(h**2, axis=1)
     values = total.mean(axis=1) + fitted * h.mean(axis=1)
@@ -86,7 +86,7 @@ def _infinitely_many() -> Iterator[Finding]:
     )
 
 
-def _cost() -> Iterator[Finding]:
+def _cost() -> Iterator[Evidence]:
     yield smallest("terms of an estimate with 1 sample over those of the sum, V = 50,000", 1 / 50_000, ">", 1.0)
     yield realistic("terms of k3 over those of the exact token KL, V = 151,936", 1 / 151_936, ">", 1.0)
     policy, reference = language()
@@ -94,17 +94,17 @@ def _cost() -> Iterator[Finding]:
     yield instead("samples of k1 for one of the exact token KLs at equal error, realistic world", variance, ">", 1.0)
 
 
-def _k2_bias() -> Iterator[Finding]:
+def _k2_bias() -> Iterator[Evidence]:
     for gaussian, say in ((Gaussian(0.1), within), (Gaussian(1.0), stated)):
         yield say(f"bias of k2 over KL, KL {gaussian.kl:g}", gaussian.mean_k2 / gaussian.kl - 1, "<", 0.01)
-    drawn = rollouts()
+    drawn = texts()
     policy, reference = language()
     kl = policy.reverse_kl(reference)
-    bias = float(np.mean(0.5 * drawn.total(drawn.log_ratio) ** 2)) / kl - 1
+    bias = float(np.mean(0.5 * drawn.sums**2)) / kl - 1
     yield realistic("bias of k2 of a sequence over KL", bias, "<", 0.01)
 
 
-def _sampling_needed(seed: int) -> Iterator[Finding]:
+def _sampling_needed(seed: int) -> Iterator[Evidence]:
     others = math.log10(VOCAB - 1)
     sequences = HORIZON * others
     yield within(
@@ -123,10 +123,8 @@ def _sampling_needed(seed: int) -> Iterator[Finding]:
         float(world.exact(REVERSE_KL)),
     )
     policy, reference = language()
-    estimate = sampled(rollouts().total(rollouts().token_kl))
-    yield realistic(
-        "the same by sampling 20,000 sequences", **estimate, relation="=", claimed=policy.reverse_kl(reference)
-    )
+    estimate = sampled(texts().total(texts().token_kl))
+    yield realistic("the same by sampling 20,000 sequences", estimate, "=", policy.reverse_kl(reference))
 
 
 CLAIMS = (
@@ -135,9 +133,8 @@ CLAIMS = (
         source=RETHINK("“Talking About Variance”"),
         statement="A noisy KL estimate makes the gradient noisy: what is quiet in value is quiet in gradient.",
         verdict=Verdict.FAILS,
-        why="All (ℓ + 1 − λ)s have the same mean, and their noise is least at λ = 1 + E[ℓ‖s‖²]/E‖s‖² (Gaussian: 1 + "
-        "KL), "
-        "not at J/χ², where the value is quietest.",
+        why="All (ℓ + 1 − λ)s have the same mean, and their noise is least at "
+        "λ = 1 + E[ℓ‖s‖²]/E‖s‖² (Gaussian: 1 + KL), not at J/χ², where the value is quietest.",
         condition="Look at the gradient's own variance; a baseline does for it what λ does for the value.",
         computation=_value_noise,
         code=lines(
@@ -155,8 +152,7 @@ CLAIMS = (
         statement="The variance of k1 makes training and the KL coefficient unstable; k2 or k3 make them stable.",
         verdict=Verdict.UNDECIDED,
         why="Stability of training is an experiment. What can be said is how wrong a batch's KL is, and that a "
-        "coefficient "
-        "is moved by it only if it adapts.",
+        "coefficient is moved by it only if it adapts.",
         computation=_unstable,
         code=lines(
             "from kullback.claims.worlds import language",
@@ -172,8 +168,7 @@ CLAIMS = (
         statement="Unbiased means that with infinitely many samples the mean equals the true KL.",
         verdict=Verdict.FAILS,
         why="That is consistency. A control variate fitted on its own batch is consistent and, with 3 samples, has "
-        "mean "
-        ".1124 where the KL is .2749.",
+        "mean .1124 where the KL is .2749.",
         condition="Unbiased: the expectation is the KL at every number of samples.",
         computation=_infinitely_many,
         code=lines(
@@ -189,8 +184,7 @@ CLAIMS = (
         source=RETHINK("“So why can’t we just compute KL exactly”"),
         statement="Sequences grow exponentially with length, so their KL cannot be computed exactly.",
         verdict=Verdict.CONDITION,
-        why="The chain rule needs one vocabulary sum a prefix. Where few prefixes matter (a Markov model) it is "
-        "exact: "
+        why="The chain rule needs one vocabulary sum a prefix. Where few prefixes matter (a Markov model) it is exact: "
         "48·64² terms instead of 64^48. Otherwise only the prefixes are sampled.",
         condition="Prefixes of a general model must be sampled; tokens need not be.",
         computation=_sampling_needed,
@@ -198,7 +192,7 @@ CLAIMS = (
             "from math import log10",
             "print(round(log10(47 * 64**2 + 64), 6), round(48 * log10(63), 6))",
         ),
-        also=(DRAFT("“exponential in V”"), RETHINK_ZH("指数级")),
+        also=(APPLICATIONS("“exponential in V”"), RETHINK_ZH("指数级")),
     ),
     Claim(
         id="003-estimator-cost",
@@ -226,6 +220,6 @@ CLAIMS = (
             "for w in (Gaussian(0.1), Gaussian(1.0)):",
             "    print(round(w.mean_k2 / w.kl - 1, 6))",
         ),
-        also=(RETHINK("“the bias can be quite small”"), DRAFT("“suprisingly low bias”")),
+        also=(RETHINK("“the bias can be quite small”"), APPLICATIONS("“suprisingly low bias”")),
     ),
 )

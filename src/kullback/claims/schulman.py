@@ -1,4 +1,4 @@
-"""What Schulman's post says, which all the others rest on."""
+"""Schulman's post, which all the others rest on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import DRAFT, NEMO, RETHINK, RETHINK_ZH, SCHULMAN, SLIME, XIHUAI, XU, ZHANG
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.sources import APPLICATIONS, NEMO, RETHINK, RETHINK_ZH, SCHULMAN, SLIME, XIHUAI, XU, ZHANG
 from kullback.claims.worlds import (
     CROSSED,
     EVEN,
@@ -17,24 +17,19 @@ from kullback.claims.worlds import (
     close_pair,
     language,
     pair,
-    rollouts,
+    texts,
 )
 from kullback.estimators import ESTIMATORS
 from kullback.estimators.divergences import k1, k2, k3
 
 
-def _k1_unbiased(seed: int) -> Iterator[Finding]:
+def _k1_unbiased(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     direct = float(world.q @ np.log(world.q / world.p))
     yield stated("E[k1]", world.mean(k1(world.log_ratio)), "=", direct)
 
 
-def _sums() -> np.ndarray:
-    drawn = rollouts()
-    return np.asarray(drawn.total(drawn.log_ratio))
-
-
-def _second_order(seed: int) -> Iterator[Finding]:
+def _second_order(seed: int) -> Iterator[Evidence]:
     def ratio(distance: float) -> float:
         world = close_pair(seed, distance)
         return world.mean(k2(world.log_ratio)) / world.kl
@@ -50,7 +45,7 @@ def _second_order(seed: int) -> Iterator[Finding]:
     )
 
 
-def _all_second_order(seed: int) -> Iterator[Finding]:
+def _all_second_order(seed: int) -> Iterator[Evidence]:
     curvature = {
         "forward_k3": 1.0,
         "jeffreys": 2.0,
@@ -66,19 +61,19 @@ def _all_second_order(seed: int) -> Iterator[Finding]:
         yield stated(f"{name} over KL", ratio, "=", second, tolerance=1e-3)
 
 
-def _not_convex() -> Iterator[Finding]:
+def _not_convex() -> Iterator[Evidence]:
     split = k2(np.log([3.0, 30.0])).mean()
     merged = float(k2(np.log(np.array([16.5])))[0])
     yield smallest("Σ q f(p/q) of r = 3 and 30 over that of the merged r = 16.5", split, "≥", merged)
     inside = k2(np.log([0.5, 2.5])).mean()
     yield instead("the same of r = 0.5 and 2.5, both below e", inside, "≥", float(k2(np.log(np.array([1.5])))[0]))
-    share = rollouts()
+    share = texts()
     beyond = np.mean(share.log_ratio[share.mask] < -1)
     yield realistic("share of tokens with r > e, where ½(log r)² is concave", float(beyond), "=", 0.0)
-    yield realistic("share of sequences with r > e", float(np.mean(_sums() < -1)), "=", 0.0)
+    yield realistic("share of sequences with r > e", float(np.mean(texts().sums < -1)), "=", 0.0)
 
 
-def _k3_unbiased(seed: int) -> Iterator[Finding]:
+def _k3_unbiased(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield within("E[k3], p inside the support of q", world.mean(k3(world.log_ratio)), "=", world.kl)
     p = np.append(0.75 * world.p, 0.25)
@@ -90,12 +85,12 @@ def _k3_unbiased(seed: int) -> Iterator[Finding]:
     yield instead("what is missing, p outside the support of q", kl - cut.mean(values), "=", 0.25)
 
 
-def _k3_nonnegative(seed: int) -> Iterator[Finding]:
+def _k3_nonnegative(seed: int) -> Iterator[Evidence]:
     x = np.random.default_rng(seed).normal(size=1000) * 10.0 ** np.linspace(-12, 2, 1000)
     yield stated("least k3 over 1,000 log-ratios from 1e-12 to 100", float(k3(x).min()), "≥", 0.0, tolerance=0.0)
 
 
-def _k3_quieter(seed: int) -> Iterator[Finding]:
+def _k3_quieter(seed: int) -> Iterator[Evidence]:
     world = pair(seed, scale=0.3)
     yield within("χ² over 2J", world.chi2 / (2 * world.jeffreys), "<", 1.0)
     yield within("Var k3 where χ² < 2J", world.variance(k3(world.log_ratio)), "<", world.variance(world.log_ratio))
@@ -115,14 +110,14 @@ def _k3_quieter(seed: int) -> Iterator[Finding]:
     yield realistic("Var Σ_t k3_t", policy.variance(reference, "k3"), "<", policy.variance(reference, "k1"))
 
 
-def _any_coefficient(seed: int) -> Iterator[Finding]:
+def _any_coefficient(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     for coefficient in (-1.0, 0.3, 2.0, 17.0):
         values = world.log_ratio + coefficient * (world.r - 1)
         yield stated(f"E[−log r + λ(r − 1)], λ = {coefficient:g}", world.mean(values), "=", world.kl)
 
 
-def _closed_form(seed: int) -> Iterator[Finding]:
+def _closed_form(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     control = world.r - 1
     best = -world.mean((world.log_ratio - world.kl) * control) / world.variance(control)
@@ -132,7 +127,7 @@ def _closed_form(seed: int) -> Iterator[Finding]:
     for gaussian in (Gaussian(0.1), Gaussian(1.0)):
         square = gaussian.shift**2
         yield instead(f"λ* at KL {gaussian.kl:g}", gaussian.best_coefficient, "=", square / math.expm1(square))
-    total = _sums()
+    total = texts().sums
     control = np.expm1(-total)
     yield realistic(
         "λ* of whole sequences, estimated",
@@ -143,7 +138,7 @@ def _closed_form(seed: int) -> Iterator[Finding]:
     )
 
 
-def _only_one(seed: int) -> Iterator[Finding]:
+def _only_one(seed: int) -> Iterator[Evidence]:
     r = np.exp(np.linspace(-6, 6, 4001))
     yield stated("least of −log r + (r − 1)", float((-np.log(r) + (r - 1)).min()), "≥", 0.0)
     coefficient = float(np.exp(np.random.default_rng(seed).uniform(0.2, 2.0) * (-1) ** seed))
@@ -151,7 +146,7 @@ def _only_one(seed: int) -> Iterator[Finding]:
     yield stated(f"least of −log r + λ(r − 1) at λ = {coefficient:.3g}, reached at r = 1/λ", least, "<", 0.0)
 
 
-def _gap(seed: int) -> Iterator[Finding]:
+def _gap(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     members = {
         "forward_k3": world.forward_kl,
@@ -165,14 +160,14 @@ def _gap(seed: int) -> Iterator[Finding]:
         yield stated(f"its least value, {name}", float(values.min()), "≥", 0.0, tolerance=0.0)
 
 
-def _forward(seed: int) -> Iterator[Finding]:
+def _forward(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     values = world.r * np.log(world.r) - (world.r - 1)
     yield stated("E[r log r − (r − 1)]", world.mean(values), "=", world.forward_kl)
     yield stated("its least value", float(values.min()), "≥", 0.0)
 
 
-def _covariance(seed: int) -> Iterator[Finding]:
+def _covariance(seed: int) -> Iterator[Evidence]:
     world = pair(seed, scale=2.0)
     covariance = world.mean((world.log_ratio - world.kl) * (world.r - 1))
     yield stated("Cov(−log r, r − 1)", covariance, "<", 0.0)
@@ -194,7 +189,7 @@ CLAIMS = (
             "world = pair(seed=0)",
             "print(round(float(world.q @ kb.K1(world.log_ratio)), 9))",
         ),
-        also=(ZHANG("second formula"), DRAFT("k1"), RETHINK("k1"), RETHINK_ZH("k1"), XU("f_N")),
+        also=(ZHANG("second formula"), APPLICATIONS("k1"), RETHINK("k1"), RETHINK_ZH("k1"), XU("f_N")),
     ),
     Claim(
         id="schulman-k2-second-order",
@@ -257,7 +252,7 @@ CLAIMS = (
             "q, p = np.array([0.5, 0.5]), np.array([0.5, 0.25])",
             "print(round(float(q @ (kb.K1(np.log(q / p)) - kb.K3(np.log(q / p)))), 6))",
         ),
-        also=(ZHANG("k3"), DRAFT("k3"), RETHINK("k3"), XU("f_S"), SLIME("compute_approx_kl")),
+        also=(ZHANG("k3"), APPLICATIONS("k3"), RETHINK("k3"), XU("f_S"), SLIME("compute_approx_kl")),
     ),
     Claim(
         id="schulman-k3-nonnegative",
@@ -309,7 +304,7 @@ CLAIMS = (
             "world = pair(seed=0)",
             "print([round(world.mean(kb.ControlVariate(c).fn(world.log_ratio)), 9) for c in (-1.0, 0.3, 17.0)])",
         ),
-        also=(DRAFT("k3"),),
+        also=(APPLICATIONS("k3"),),
     ),
     Claim(
         id="schulman-no-closed-form",
@@ -327,7 +322,11 @@ CLAIMS = (
         ),
         meant="That λ = 1 is good enough without knowing λ*: near p = q it is, since λ* → 1.",
         by_hand="q = (½, ½), p = (¼, ¾): J = ¼ log 3, χ² = ¼, λ* = log 3 = 1.0986, and there the variance is 0.",
-        also=(DRAFT("“The hard part is choosing the λ”"), RETHINK("“isn’t easy to get”"), RETHINK_ZH("难以解析求出")),
+        also=(
+            APPLICATIONS("“The hard part is choosing the λ”"),
+            RETHINK("“isn’t easy to get”"),
+            RETHINK_ZH("难以解析求出"),
+        ),
     ),
     Claim(
         id="schulman-coefficient-one",
@@ -386,6 +385,6 @@ CLAIMS = (
             "world = pair(seed=0, scale=2.0)",
             "print(round(world.mean((world.log_ratio - world.kl) * (world.r - 1)), 9))",
         ),
-        also=(DRAFT("k3"), RETHINK("“that correlation is negative”"), RETHINK_ZH("相关性是负的")),
+        also=(APPLICATIONS("k3"), RETHINK("“that correlation is negative”"), RETHINK_ZH("相关性是负的")),
     ),
 )

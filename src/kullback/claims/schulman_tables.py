@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, stated, within
-from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, stated, within
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
 from kullback.claims.worlds import (
     Gaussian,
-    rollouts,
     sampled,
+    texts,
 )
 from kullback.estimators.divergences import k2
 
@@ -21,7 +21,7 @@ PRINTED = 0.0051
 """Half a unit of the second decimal, and the noise of ten million samples."""
 
 
-def _half_negative() -> Iterator[Finding]:
+def _half_negative() -> Iterator[Evidence]:
     from scipy.stats import norm
 
     def share(shift: float) -> float:
@@ -29,39 +29,34 @@ def _half_negative() -> Iterator[Finding]:
 
     yield within("P(k1 < 0), Gaussian, KL 0.005", share(0.1), "=", 0.5, tolerance=0.05)
     yield stated("P(k1 < 0), Gaussian, KL 0.5", share(1.0), "=", 0.5, tolerance=0.05)
-    yield realistic("P(Σℓ < 0), sequences", **sampled(_sums() < 0), relation="=", claimed=0.5, tolerance=0.05)
+    yield realistic("P(Σℓ < 0), sequences", sampled(texts().sums < 0), "=", 0.5, tolerance=0.05)
 
 
-def _sums() -> np.ndarray:
-    drawn = rollouts()
-    return np.asarray(drawn.total(drawn.log_ratio))
-
-
-def _table_values() -> Iterator[Finding]:
+def _table_values() -> Iterator[Evidence]:
     for world, kl in ((NEAR, 0.005), (APART, 0.5)):
         yield stated(f"KL at shift {world.shift:g}", world.kl, "=", kl)
 
 
-def _table_k1() -> Iterator[Finding]:
+def _table_k1() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 20.0), (APART, 2.0)):
         yield stated(f"stdev/true of k1 at KL {world.kl:g}", math.sqrt(world.var_k1) / world.kl, "=", printed)
 
 
-def _table_k2_bias() -> Iterator[Finding]:
+def _table_k2_bias() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 0.002), (APART, 0.25)):
         bias = world.mean_k2 / world.kl - 1
         yield stated(f"bias/true of k2 at KL {world.kl:g}", bias, "=", printed, tolerance=1e-3)
         yield instead(f"the same, exactly μ²/4 at KL {world.kl:g}", bias, "=", world.shift**2 / 4)
 
 
-def _table_k2() -> Iterator[Finding]:
+def _table_k2() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 1.42), (APART, 1.73)):
         spread = math.sqrt(world.var_k2) / world.kl
         yield stated(f"stdev/true of k2 at KL {world.kl:g}", spread, "=", printed, tolerance=PRINTED)
         yield instead("the same, exactly √(2 + μ²)", spread, "=", math.sqrt(2 + world.shift**2))
 
 
-def _table_k3() -> Iterator[Finding]:
+def _table_k3() -> Iterator[Evidence]:
     for world, printed in ((NEAR, 1.42), (APART, 1.7)):
         spread = math.sqrt(world.var_k3) / world.kl
         yield stated(f"stdev/true of k3 at KL {world.kl:g}", spread, "=", printed, tolerance=PRINTED)
@@ -69,7 +64,7 @@ def _table_k3() -> Iterator[Finding]:
         yield instead("stdev/true with the best coefficient", least, "<", spread)
 
 
-def _k2_quieter() -> Iterator[Finding]:
+def _k2_quieter() -> Iterator[Evidence]:
     from scipy.optimize import brentq
 
     crossing = math.sqrt(brentq(lambda x: Gaussian(math.sqrt(x)).var_k2 - x, 0.5, 2.0))
@@ -78,13 +73,13 @@ def _k2_quieter() -> Iterator[Finding]:
         yield within(f"Var k2 at KL {world.kl:.3g}", world.var_k2, "<", world.var_k1)
     yield stated("Var k2 at KL 2", Gaussian(2.0).var_k2, "<", Gaussian(2.0).var_k1)
     yield instead("KL at which they cross", Gaussian(crossing).kl, "=", (math.sqrt(5) - 1) / 2)
-    drawn = rollouts()
+    drawn = texts()
     yield realistic(
-        "Var Σ_t k2_t of sequences", float(np.var(drawn.total(k2(drawn.log_ratio)))), "<", float(np.var(_sums()))
+        "Var Σ_t k2_t of sequences", float(np.var(drawn.total(k2(drawn.log_ratio)))), "<", float(np.var(drawn.sums))
     )
 
 
-def _better_than_k2() -> Iterator[Finding]:
+def _better_than_k2() -> Iterator[Evidence]:
     from scipy.optimize import brentq
 
     for shift, say in ((0.1, within), (1.0, within), (1.5, stated)):
@@ -186,7 +181,7 @@ CLAIMS = (
             "print(round((5**0.5 - 1) / 2, 6), [(w.var_k1, w.var_k2) for w in map(Gaussian, (0.5, 2.0))])",
         ),
         also=(
-            DRAFT("k2"),
+            APPLICATIONS("k2"),
             RETHINK("“Empirically, k2 really does have much lower variance”"),
             RETHINK_ZH("方差确实远低于"),
         ),
@@ -208,6 +203,6 @@ CLAIMS = (
             "print(round(x / 2, 6), round(y / 2, 6), round(y**0.5, 6))",
         ),
         meant="What the second table shows, at KL 0.5; it says “appears”.",
-        also=(DRAFT("“The best estimator”"), TRL("PPOConfig.kl_estimator")),
+        also=(APPLICATIONS("“The best estimator”"), TRL("PPOConfig.kl_estimator")),
     ),
 )

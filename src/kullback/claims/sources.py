@@ -1,4 +1,8 @@
-"""Where claims come from."""
+"""Where claims are made, as the records that ids and ``--source`` go by.
+
+`kullback.estimators` and `kullback.surrogates` cite some of the same papers as plain text, for people to look up: those
+are references of formulas, these are keys of claims, with what was read of each.
+"""
 
 from kullback.claims.record import Source
 
@@ -6,7 +10,7 @@ QUOTED = "public notes and code that quote it"
 FORMULAS = "its formulas as public notes and code give them"
 
 ZHANG = Source("000", "Shiyue Zhang 2025, a note on TRL's KL estimate")
-DRAFT = Source("001", "“Approximating KL Divergence (and its applications in RL)” (a draft)")
+APPLICATIONS = Source("001", "“Approximating KL Divergence (and its applications in RL)” (a draft)")
 RETHINK = Source("002", "“Re-understanding KL Approximation from an RL-for-LLM Lens” (2025)")
 RETHINK_ZH = Source("003", "“从 RL for LLM 视角重新理解 KL 估计” (2025)")
 XU = Source("004", "Wei Xu 2025, “Estimating the gradient of KL-divergence”")

@@ -1,4 +1,4 @@
-"""What the documentation and the comments of trainers say about their losses and rewards."""
+"""TRL, verl, slime and Tinker: what trainers' documentation and comments say of their losses and rewards."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import NEMO, OPENRLHF, SLIME, TINKER, TRL, VERL
 from kullback.claims.worlds import (
     BY_HAND,
+    BY_HAND_SCORE,
     Pair,
     descents,
     followed,
@@ -20,8 +21,8 @@ from kullback.claims.worlds import (
     off,
     pair,
     relative,
-    rollouts,
     sampled,
+    texts,
     tree,
     updated,
 )
@@ -31,7 +32,7 @@ from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL, SAMPLED_REVERSE_KL, STATEWISE_REVERSE_KL
 
 
-def _own_token(seed: int) -> Iterator[Finding]:
+def _own_token(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["k1_own_token_reward"].fn)
     yield instead(
@@ -46,7 +47,7 @@ def _own_token(seed: int) -> Iterator[Finding]:
     yield realistic("the same in the realistic world", gap, "=", 0.0)
 
 
-def _clamps(seed: int) -> Iterator[Finding]:
+def _clamps(seed: int) -> Iterator[Evidence]:
     clamped = Clamped(K3, log_ratio=20.0, value=10.0)
     far = tree(seed, scale=12.0)
     yield within(
@@ -61,17 +62,16 @@ def _clamps(seed: int) -> Iterator[Finding]:
     yield instead(
         "what clamping loses there", float(far.exact(REVERSE_KL)) - float(far.value(clamped, "token")), ">", 0.0
     )
-    drawn = rollouts()
+    drawn = texts()
     values = drawn.total(clamped.fn(drawn.log_ratio)) - drawn.total(k3(drawn.log_ratio))
     yield realistic("what clamping loses of Σ_t k3_t", float(-values.mean()), "=", 0.0)
 
 
-def _k1_loss(seed: int) -> Iterator[Finding]:
+def _k1_loss(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["k1_loss"].fn)
     yield stated("‖E ∇Σ_t k1_t‖", float(np.linalg.norm(got)), ">", 0.0)
-    score = np.array([1 / 0.8, -1 / 0.2])
-    yield smallest("E ∇k1, q = (.8, .2), p = (.5, .5), d/dq", BY_HAND.mean(score), ">", 0.0)
+    yield smallest("E ∇k1, q = (.8, .2), p = (.5, .5), d/dq", BY_HAND.mean(BY_HAND_SCORE), ">", 0.0)
     yield instead(
         "k1 in the reward, off ∇KL(q‖p) by",
         off(followed(world, SURROGATES["k1_reward"].fn), world, REVERSE_KL),
@@ -83,10 +83,9 @@ def _k1_loss(seed: int) -> Iterator[Finding]:
     )
 
 
-def _k3_reward(seed: int) -> Iterator[Finding]:
-    score = np.array([1 / 0.8, -1 / 0.2])
-    got = BY_HAND.mean(k3(BY_HAND.log_ratio) * score)
-    exact = BY_HAND.mean(BY_HAND.log_ratio * score)
+def _k3_reward(seed: int) -> Iterator[Evidence]:
+    got = BY_HAND.mean(k3(BY_HAND.log_ratio) * BY_HAND_SCORE)
+    exact = BY_HAND.mean(BY_HAND.log_ratio * BY_HAND_SCORE)
     yield smallest("E[k3·s], q = (.8, .2), p = (.5, .5), d/dq", got, "=", exact)
     yield instead("E[k1·s]", exact, "=", math.log(4))
     world = live_tree(seed)
@@ -97,7 +96,7 @@ def _k3_reward(seed: int) -> Iterator[Finding]:
     yield realistic("k3 of whole sequences in the reward, off ∇KL(q‖p) by", lost, "=", 0.0)
 
 
-def _plus(seed: int) -> Iterator[Finding]:
+def _plus(seed: int) -> Iterator[Evidence]:
     one, world = live_pair(pair(seed)), live_tree(seed)
     yield within(
         "k3+ off ∇KL(q‖p) by, one token", off(followed(one, SURROGATES["k3_plus"].fn), one, REVERSE_KL), "=", 0.0
@@ -109,7 +108,7 @@ def _plus(seed: int) -> Iterator[Finding]:
     yield stated("off ∇KL(q‖p) of sequences by", off(got, world, REVERSE_KL), "=", 0.0)
 
 
-def _head_sum(seed: int) -> Iterator[Finding]:
+def _head_sum(seed: int) -> Iterator[Evidence]:
     even, skewed = Pair(np.array([0.5, 0.5]), np.array([0.9, 0.1])), pair(seed, outcomes=12, scale=1.5)
     yield smallest(
         "Σ_head q log(q/p), q = (.5, .5), p = (.9, .1), head = p's top token",
@@ -131,7 +130,7 @@ def _head_sum(seed: int) -> Iterator[Finding]:
     )
 
 
-def _broadcast(seed: int) -> Iterator[Finding]:
+def _broadcast(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     for name, say in (("k3_geometric_ratio", stated), ("k3_token_ratio", instead)):
         got = followed(world, SURROGATES[name].fn)
@@ -145,20 +144,18 @@ def _broadcast(seed: int) -> Iterator[Finding]:
         BY_HAND.kl,
     )
     # The realistic policy has sampled, and was trained on: ρ = updated/policy.
-    drawn, new = rollouts(), updated()
+    drawn, new = texts(), updated()
     weight = np.where(drawn.mask, new.score(drawn.tokens) - drawn.q, 0.0).sum(axis=1) / drawn.mask.sum(axis=1)
     ratio = np.where(drawn.mask, new.score(drawn.tokens) - drawn.p, 0.0)
     meant = drawn.total(new.token_kl(language()[1], drawn.tokens))
     yield realistic(
         "E_μ[(Πρ)^(1/T) Σ_t k3_t] after an update",
-        **sampled(np.exp(weight) * k3(ratio).sum(axis=1)),
-        relation="=",
-        claimed=float(meant.mean()),
+        sampled(np.exp(weight) * k3(ratio).sum(axis=1)),
+        "=",
+        float(meant.mean()),
     )
     token = np.where(drawn.mask, np.exp(new.score(drawn.tokens) - drawn.q), 0.0)
-    yield realistic(
-        "E_μ[Σ_t ρ_t k3_t]", **sampled((token * k3(ratio)).sum(axis=1)), relation="=", claimed=float(meant.mean())
-    )
+    yield realistic("E_μ[Σ_t ρ_t k3_t]", sampled((token * k3(ratio)).sum(axis=1)), "=", float(meant.mean()))
 
 
 CLAIMS = (
@@ -167,9 +164,8 @@ CLAIMS = (
         source=TRL("PPOConfig.kl_estimator"),
         statement="In the reward, k3 is an unbiased estimator of lower variance and so strictly better than k1.",
         verdict=Verdict.FAILS,
-        why="As a value, yes. In the reward it is multiplied by ∇log q, and E[k3·s] = ∇KL(q‖p) − ∇KL(p‖q), which "
-        "can even "
-        "point the other way.",
+        why="As a value, yes. In the reward it is multiplied by ∇log q, and E[k3·s] = ∇KL(q‖p) − ∇KL(p‖q), which can "
+        "even point the other way.",
         condition="k1 in the reward; or k3 in the reward and in the loss, β each.",
         computation=_k3_reward,
         code=lines(
@@ -221,9 +217,8 @@ CLAIMS = (
         source=VERL("distillation, top-k KL (issue 7856)"),
         statement="The KL over the teacher's top k tokens is a KL and can be clamped at 0.",
         verdict=Verdict.FAILS,
-        why="Σ_head q log(q/p) is not a KL: it is at least Q log(Q/P), which is negative where q has less mass in "
-        "the head. "
-        "Clamping it at 0 removes the gradient there.",
+        why="Σ_head q log(q/p) is not a KL: it is at least Q log(Q/P), which is negative where q has less mass in the "
+        "head. Clamping it at 0 removes the gradient there.",
         condition="A bucket for the rest (a lower bound of the KL, ≥ 0), or a sampled tail (unbiased).",
         computation=_head_sum,
         code=lines(

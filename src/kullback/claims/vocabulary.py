@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Array, stop_gradient
+from kullback.arrays import stop_gradient
 from kullback.claims.amini import designs
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated
 from kullback.claims.sources import EMA_PG, KOOL, LAMBDA, TRUST, VILNIS, VOPD
 from kullback.claims.worlds import (
     BY_HAND,
     Gaussian,
     Pair,
+    chances,
     close_pair,
     descents,
     followed,
@@ -23,6 +25,7 @@ from kullback.claims.worlds import (
     live_tree,
     off,
     pair,
+    token_ratios,
     tree,
 )
 from kullback.estimators.divergences import k3
@@ -35,11 +38,14 @@ from kullback.targets import (
     TOTAL_VARIATION,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 SLOPES = np.array([1.0, -1.0])
 """d(q, 1 − q)/dq."""
 
 
-def _top_reverse(seed: int) -> Iterator[Finding]:
+def _top_reverse(seed: int) -> Iterator[Evidence]:
     x = BY_HAND.log_ratio
     exact = float(SLOPES @ (x + 1))
     # Head = the first outcome: q log(q/p) is summed exactly, the tail's ℓ is carried by its log-prob.
@@ -65,7 +71,7 @@ def _head_bias(owner: str, top: int = 8) -> float:
     return float(np.linalg.norm(bias) / np.linalg.norm(exact))
 
 
-def _top_forward(seed: int) -> Iterator[Finding]:
+def _top_forward(seed: int) -> Iterator[Evidence]:
     q, p = BY_HAND.q, BY_HAND.p
     exact = float(-p @ (SLOPES / q))
     tail = q[1] * ((p[1] / q[1]) * -(SLOPES[1] / q[1]) + SLOPES[1] / q[1])
@@ -78,7 +84,7 @@ def _top_forward(seed: int) -> Iterator[Finding]:
     yield realistic("bias over gradient, top 8 of 64 tokens", _head_bias("reference"), "=", 0.0)
 
 
-def _top_values(seed: int) -> Iterator[Finding]:
+def _top_values(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=8)
     x, tail = world.log_ratio, np.arange(8) >= 3
     head = float(np.sum((world.q * x)[~tail]))
@@ -92,33 +98,33 @@ def _top_values(seed: int) -> Iterator[Finding]:
     yield instead("with k3 in the tail instead: biased by p(tail) − q(tail)", naive - world.kl, "=", gap)
 
 
-def k3_plus(q: Array, p: Array, mask: Array) -> Array:
+def k3_plus(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """π/sg(π)·k3."""
     return (mask * (q - stop_gradient(q)).exp() * k3(q - p)).sum(-1)
 
 
-def k4(q: Array, p: Array, mask: Array) -> Array:
+def k4(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """π/sg(π)·sg(ℓ)."""
     return (mask * (q - stop_gradient(q)).exp() * stop_gradient(q - p)).sum(-1)
 
 
-def k5(q: Array, p: Array, mask: Array) -> Array:
+def k5(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """sg(w)·log w + log(π/sg(π)), w = π_ref/π."""
     return (mask * (stop_gradient((p - q).exp()) * (p - q) + q - stop_gradient(q))).sum(-1)
 
 
-def _forms(seed: int) -> Iterator[Finding]:
+def _forms(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     for loss, target in ((k3_plus, STATEWISE_REVERSE_KL), (k4, STATEWISE_REVERSE_KL), (k5, STATEWISE_FORWARD_KL)):
         yield stated(f"{loss.__name__} off {target.name} by", off(followed(world, loss), world, target), "=", 0.0)
 
 
-def baselined(q: Array, p: Array, mask: Array, token_kl: Array) -> Array:
+def baselined(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, token_kl: torch.Tensor) -> torch.Tensor:
     """Σ_t sg(ℓ_t − KL_t)·log q_t."""
     return (mask * stop_gradient(q - p - token_kl) * q).sum(-1)
 
 
-def _baseline(seed: int) -> Iterator[Finding]:
+def _baseline(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, baselined)
     yield stated(
@@ -126,7 +132,7 @@ def _baseline(seed: int) -> Iterator[Finding]:
     )
 
 
-def _buckets(seed: int) -> Iterator[Finding]:
+def _buckets(seed: int) -> Iterator[Evidence]:
     world = pair(seed, outcomes=12, scale=1.5)
     head = np.arange(12) < 4
     inside, outside = (
@@ -147,13 +153,13 @@ def _buckets(seed: int) -> Iterator[Finding]:
     yield instead("the head renormalised, over KL: no bound", renormalised / world.kl, "≠", 1.0)
 
 
-def _variation(seed: int) -> Iterator[Finding]:
+def _variation(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     whole, steps = (float(world.exact(TARGETS[n])) for n in ("total_variation", "statewise_total_variation"))
     yield stated("TV of sequences, against Σ_t E[TV_t]", whole, "≤", steps)
 
 
-def _pinsker(seed: int) -> Iterator[Finding]:
+def _pinsker(seed: int) -> Iterator[Evidence]:
     world = tree(seed, scale=2.0)
     kl, tv = float(world.exact(REVERSE_KL)), float(world.exact(TOTAL_VARIATION))
     yield stated("TV of sequences, against √(KL/2)", tv, "≤", math.sqrt(kl / 2))
@@ -183,12 +189,12 @@ def without_replacement(world: Pair, draws: int) -> dict[str, float]:
     return {"mean": float(w @ v), "variance": float(w @ (v - w @ v) ** 2)}
 
 
-def _sets(seed: int) -> Iterator[Finding]:
+def _sets(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     found = without_replacement(world, 3)
     yield stated("E of the set estimator, 3 of 5 outcomes", found["mean"], "=", world.kl)
     yield stated("its variance, against one draw", found["variance"], "≤", world.variance(world.log_ratio))
-    if seed == 0:
+    if seed == 0:  # of the designs, not of the claim: one world is enough to see it
         others = designs(world, 3)
         yield instead(
             "variance of the set estimator over 3 independent draws", found["variance"] / others["plain"], "<", 1.0
@@ -196,9 +202,9 @@ def _sets(seed: int) -> Iterator[Finding]:
         yield instead("of Horvitz–Thompson over 3 independent draws", others["variance"] / others["plain"], "<", 1.0)
 
 
-def _arithmetic(seed: int) -> Iterator[Finding]:
+def _arithmetic(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    edges = np.concatenate([[0.0], np.cumsum(world.probability)])
+    edges = np.concatenate([[0.0], np.cumsum(chances(world))])
     edges[-1] = 1.0
     n = 4
     # Codes (u + i)/n: the batch mean is piecewise constant in u, with jumps where a code meets an edge.
@@ -206,16 +212,16 @@ def _arithmetic(seed: int) -> Iterator[Finding]:
     middles, widths = (jumps[1:] + jumps[:-1]) / 2, np.diff(jumps)
     codes = (middles[:, None] + np.arange(n)) / n
     drawn = np.searchsorted(edges, codes, side="right") - 1
-    values = (world.policy.logprobs - world.reference.logprobs).sum(axis=1)
+    values = token_ratios(world).sum(axis=1)
     batch = values[drawn].mean(axis=1)
     exact = float(world.exact(REVERSE_KL))
     yield stated("E of k1 over 4 arithmetic codes, integrated exactly", float(widths @ batch), "=", exact)
     spread = float(widths @ (batch - exact) ** 2)
-    independent = float(world.probability @ (values - exact) ** 2) / n
+    independent = float(chances(world) @ (values - exact) ** 2) / n
     yield instead("its variance over that of 4 independent draws", spread / independent, "≤", 4.0)
 
 
-def _quietest(seed: int) -> Iterator[Finding]:
+def _quietest(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     best = 1 + world.mean(world.log_ratio * world.score_square) / world.mean(world.score_square)
     noise = [world.spread(world.log_ratio + 1 - c) for c in (best - 0.1, best, best + 0.1)]
@@ -226,7 +232,7 @@ def _quietest(seed: int) -> Iterator[Finding]:
     yield instead("λ for the gradient, 1 + μ²/2", 1 + apart.shift**2 / 2, "=", 1.5)
 
 
-def _example() -> Iterator[Finding]:
+def _example() -> Iterator[Evidence]:
     q, x = BY_HAND.q, BY_HAND.log_ratio
     score = SLOPES / q
     yield stated("KL(q‖p)", BY_HAND.kl, "=", 0.192745, tolerance=5.1e-7)
@@ -240,7 +246,7 @@ def _example() -> Iterator[Finding]:
     yield instead("d KL(p‖q)/dq, which k3 follows", float(-BY_HAND.p @ (SLOPES / q)), "=", 1.875)
 
 
-def _vanishes(seed: int) -> Iterator[Finding]:
+def _vanishes(seed: int) -> Iterator[Evidence]:
     def share(distance: float) -> float:
         world = close_pair(seed, distance)
         kept = world.gradient(k3(world.log_ratio))
@@ -256,9 +262,8 @@ CLAIMS = (
         source=EMA_PG("table 1 and algorithm 1"),
         statement="The top-k reverse KL, Σ_head q log(q/p) + 1(tail)·π/sg(π)·sg(ℓ), has an unbiased gradient.",
         verdict=Verdict.FAILS,
-        why="Differentiating the head's q log(q/p) leaves Σ_head ∇q = ∇(head mass), which only the tail's own ∇ℓ "
-        "would cancel: "
-        "the detached ℓ has none.",
+        why="Differentiating the head's q log(q/p) leaves Σ_head ∇q = ∇(head mass), which only the tail's own ∇ℓ would "
+        "cancel: the detached ℓ has none.",
         condition="Leave ℓ in the tail attached, or subtract m − sg(m), m the head's mass; or k = 0 or k = V.",
         computation=_top_reverse,
         code=lines(

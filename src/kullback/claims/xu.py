@@ -1,4 +1,4 @@
-"""004: estimating the gradient of the KL divergence."""
+"""Xu (004): estimating the gradient of the KL divergence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.arrays import Float64
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, DEEPSEEK, LIU, TANG, XIHUAI, XU
 from kullback.claims.worlds import (
     BY_HAND,
+    BY_HAND_SCORE,
     Pair,
     close_pair,
     descents,
@@ -23,11 +25,8 @@ from kullback.claims.worlds import (
 from kullback.surrogates import SURROGATES, squared_about
 from kullback.targets import FORWARD_KL, REVERSE_KL
 
-BY_HAND_SCORE = np.array([1 / 0.8, -1 / 0.2])
-"""∂log q/∂q(first) of q = (.8, .2)."""
 
-
-def _gradient_of_k1(seed: int) -> Iterator[Finding]:
+def _gradient_of_k1(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     got = followed(world, SURROGATES["f_N"].fn)
     yield stated("‖E ∂f_N‖, sequences", float(np.linalg.norm(got)), "=", 0.0)
@@ -35,13 +34,13 @@ def _gradient_of_k1(seed: int) -> Iterator[Finding]:
     yield stated("‖E ∂Σ_t k1_t‖", float(np.linalg.norm(got)), "=", 0.0)
 
 
-def mean_square(coefficients: np.ndarray) -> float:
+def mean_square(coefficients: Float64) -> float:
     """E‖c·∂log q − ∂KL‖² in the probability of the first of two outcomes, q = (.8, .2), p = (.5, .5)."""
     wanted = BY_HAND.mean(BY_HAND.log_ratio * BY_HAND_SCORE)
     return BY_HAND.mean((coefficients * BY_HAND_SCORE - wanted) ** 2)
 
 
-def _worst(seed: int) -> Iterator[Finding]:
+def _worst(seed: int) -> Iterator[Evidence]:
     yield smallest("mean squared error of ∂f_N", mean_square(np.ones(2)), "≥", mean_square(BY_HAND.log_ratio - 5))
     world = pair(seed)
     wanted = world.gradient(world.log_ratio)
@@ -51,7 +50,7 @@ def _worst(seed: int) -> Iterator[Finding]:
     yield realistic("‖∇KL(q‖p)‖, all of which it misses", float(np.linalg.norm(descents().reverse)), "=", 0.0)
 
 
-def _squared(seed: int) -> Iterator[Finding]:
+def _squared(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated(
         "E[ℓ·∇log q], one draw, off ∇KL(q‖p) by",
@@ -67,7 +66,7 @@ def _squared(seed: int) -> Iterator[Finding]:
     yield instead("E ∂Σ_t ½ℓ_t², as trainers write it, off by", off(got, live, REVERSE_KL), ">", 0.01)
 
 
-def _finite(world: Pair) -> np.ndarray:
+def _finite(world: Pair) -> Float64:
     """∇KL(q‖p) in the logits of q, by central differences."""
     logits, step = np.log(world.q), 1e-6
     return np.array(
@@ -78,12 +77,12 @@ def _finite(world: Pair) -> np.ndarray:
     )
 
 
-def _moved(logits: np.ndarray, place: int, step: float) -> np.ndarray:
+def _moved(logits: Float64, place: int, step: float) -> Float64:
     moved = np.exp(logits + step * (np.arange(len(logits)) == place))
     return np.asarray(moved / moved.sum())
 
 
-def _any_constant(seed: int) -> Iterator[Finding]:
+def _any_constant(seed: int) -> Iterator[Evidence]:
     live = live_tree(seed)
     for constant in (-3.0, 1.0, 10.0):
         got = followed(live, partial(squared_about, constant=constant))
@@ -95,7 +94,7 @@ def _any_constant(seed: int) -> Iterator[Finding]:
     yield instead("variance at c* + 0.1 against c*", world.spread(world.log_ratio + best + 0.1), ">", quiet)
 
 
-def _gradient_of_k3(seed: int) -> Iterator[Finding]:
+def _gradient_of_k3(seed: int) -> Iterator[Evidence]:
     for distance, say in ((0.01, within), (2.0, stated)):
         world = close_pair(seed, distance)
         exact = world.gradient(world.log_ratio)
@@ -109,7 +108,7 @@ def _gradient_of_k3(seed: int) -> Iterator[Finding]:
     yield realistic("∇KL(p‖q) off ∇KL(q‖p) by", relative(found.forward, found.reverse), "=", 0.0)
 
 
-def _tempting(seed: int) -> Iterator[Finding]:
+def _tempting(seed: int) -> Iterator[Evidence]:
     live = live_tree(seed)
     for name in ("f_N", "f_S"):
         yield stated(
@@ -117,7 +116,7 @@ def _tempting(seed: int) -> Iterator[Finding]:
         )
 
 
-def _explains(seed: int) -> Iterator[Finding]:
+def _explains(seed: int) -> Iterator[Evidence]:
     found = descents()
     pairs = {"k3 of whole outputs": found.forward, "k3 of tokens": found.statewise_forward}
     for name, got in pairs.items():
@@ -150,8 +149,7 @@ CLAIMS = (
         source=XU("“For estimator f_N”"),
         statement="∂f_N is the worst possible estimator of the gradient.",
         verdict=Verdict.FAILS,
-        why="It has mean 0, but an unbiased ∂½(c + ℓ)² with an unlucky c has a larger mean squared error; and the "
-        "same "
+        why="It has mean 0, but an unbiased ∂½(c + ℓ)² with an unlucky c has a larger mean squared error; and the same "
         "k1, put into the reward, is unbiased.",
         condition="The worst in what it is after: its mean carries nothing of the gradient.",
         computation=_worst,
@@ -237,8 +235,7 @@ CLAIMS = (
         statement="That ∂f_S approximates f_X may explain why f_S is useful in DeepSeek-R1's training.",
         verdict=Verdict.UNDECIDED,
         why="What made R1 work is no computation. What can be said: in the realistic world what k3 follows points "
-        "nearly "
-        "along ∇KL(q‖p); R1's samples come from π_old, for which ∂f_S follows neither KL.",
+        "nearly along ∇KL(q‖p); R1's samples come from π_old, for which ∂f_S follows neither KL.",
         computation=_explains,
         code=lines(
             "from kullback.claims.worlds import descents",

@@ -1,4 +1,4 @@
-"""000: a note on TRL's KL estimate, token by token against whole sequences."""
+"""Zhang (000): a note on TRL's KL estimate, token by token against whole sequences."""
 
 from __future__ import annotations
 
@@ -7,32 +7,54 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import DRAFT, RETHINK, RETHINK_ZH, ZHANG
-from kullback.claims.worlds import ENDLESS, Gaussian, Pair, pair, rollouts, sampled, tree
+from kullback.arrays import Float64, to_numpy
+from kullback.claims.record import (
+    Claim,
+    Evidence,
+    Relation,
+    Verdict,
+    instead,
+    lines,
+    realistic,
+    smallest,
+    stated,
+    within,
+)
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, ZHANG
+from kullback.claims.worlds import (
+    ENDLESS,
+    Gaussian,
+    Pair,
+    chances,
+    pair,
+    ratios,
+    sampled,
+    texts,
+    token_ratios,
+    tree,
+)
 from kullback.estimators import K1, K3
 from kullback.estimators.divergences import k1, k3
 from kullback.targets import REVERSE_KL, TARGETS
 
 
-def _stepwise(seed: int) -> Iterator[Finding]:
+def _stepwise(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    steps = np.sum(np.where(world.policy.mask, world.policy.logprobs - world.reference.logprobs, 0.0), axis=1)
-    whole = world.policy.sequence_logprobs - world.reference.sequence_logprobs
-    yield stated("largest |log q(x)/p(x) − Σ_t ℓ_t|", float(np.abs(whole - steps).max()), "=", 0.0)
+    gap = np.abs(ratios(world) - token_ratios(world).sum(axis=1))
+    yield stated("largest |log q(x)/p(x) − Σ_t ℓ_t|", float(gap.max()), "=", 0.0)
     yield stated("E Σ_t ℓ_t", float(world.value(K1, "token")), "=", float(world.exact(REVERSE_KL)))
 
 
-def _positive(seed: int) -> Iterator[Finding]:
+def _positive(seed: int) -> Iterator[Evidence]:
     yield within("KL of two different distributions", pair(seed).kl, ">", 0.0)
     same = pair(seed).q
     yield stated("KL of a distribution and itself", Pair(same, same).kl, ">", 0.0)
 
 
-def _mean_zero(seed: int) -> Iterator[Finding]:
+def _mean_zero(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    ratio = np.exp(world.reference.sequence_logprobs - world.policy.sequence_logprobs)
-    yield within("E_q[p(x)/q(x) − 1], cut at a horizon", float(world.probability @ (ratio - 1)), "=", 0.0)
+    ratio = np.exp(-ratios(world))
+    yield within("E_q[p(x)/q(x) − 1], cut at a horizon", float(chances(world) @ (ratio - 1)), "=", 0.0)
     # q ends with ½ at every step; p ends with ½ at the first step and never after.
     length = np.arange(1, 80)
     q = 0.5**length
@@ -42,14 +64,14 @@ def _mean_zero(seed: int) -> Iterator[Finding]:
     yield instead("E[r_t − 1] at each of its later steps", token, "=", 0.0)
 
 
-def _steps(ratio: np.ndarray) -> np.ndarray:
+def _steps(ratio: Float64) -> Float64:
     """Σ_t r_{1:t−1}(r_t − 1) along the last axis."""
     total = np.cumprod(ratio, axis=-1)
     before = np.concatenate([np.ones_like(total[..., :1]), total[..., :-1]], axis=-1)
     return np.asarray(np.sum(before * (ratio - 1), axis=-1))
 
 
-def _no_steps() -> Iterator[Finding]:
+def _no_steps() -> Iterator[Evidence]:
     ratio = np.array([2.0, 0.5])
     yield smallest(
         "Σ_t r_{1:t−1}(r_t − 1) for r = 2, ½, against Π r_t − 1", float(_steps(ratio)), "≠", float(np.prod(ratio) - 1)
@@ -62,46 +84,47 @@ def _no_steps() -> Iterator[Finding]:
         "≠",
         0.0,
     )
-    drawn = rollouts()
-    direct = np.expm1(-drawn.total(drawn.log_ratio))
+    drawn = texts()
+    direct = np.expm1(-drawn.sums)
     gap = np.abs(_steps(np.exp(-drawn.log_ratio)) - direct) / (1 + np.abs(direct))
     yield realistic("largest relative difference over 20,000 sequences", float(gap.max()), "≠", 0.0)
 
 
-def _different(seed: int) -> Iterator[Finding]:
+def _different(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    gap = np.abs(world.summand(K3, "token") - world.summand(K3, "sequence"))
+    gap = np.abs(to_numpy(world.summand(K3, "token")) - to_numpy(world.summand(K3, "sequence")))
     yield stated("largest |Eq. 2 − Eq. 1| of a sequence", float(gap.max()), ">", 0.0)
 
 
-def _biased(seed: int) -> Iterator[Finding]:
+def _biased(seed: int) -> Iterator[Evidence]:
     world = tree(seed, vocab=3, horizon=4)
-    extra = float(world.expectation(lambda q, p, mask: np.where(mask, np.expm1(p - q), 0.0)))
-    yield stated("E Σ_t (r_t − 1)", extra, "≠", 0.0)
+    extra = np.expm1(-token_ratios(world))
+    yield stated("E Σ_t (r_t − 1)", float(np.sum(chances(world) * extra.sum(axis=1))), "≠", 0.0)
     by_hand = 0.25 * sum((a - 1) + (b - 1) for a in (0.5, 1.5) for b in (0.5, 1.5))
     yield smallest("the same, two tokens with r = ½ or 3/2", by_hand, "≠", 0.0)
     kl = float(world.exact(REVERSE_KL))
     yield instead("E of Eq. 2", float(world.value(K3, "token")), "=", kl)
     yield instead("E of Eq. 1", float(world.value(K3, "sequence")), "=", kl)
     going_on = world.policy.mask & (world.policy.tokens != world.policy.eos)
-    extra = world.expectation(lambda q, p, mask: np.where(going_on, np.expm1(p - q), 0.0))
-    yield instead("the same without the tokens that end a sequence", float(extra), "≠", 0.0)
-    drawn = rollouts()
+    rest = float(np.sum(chances(world) * np.sum(extra * going_on, axis=1)))
+    yield instead("the same without the tokens that end a sequence", rest, "≠", 0.0)
+    drawn = texts()
     yield realistic(
         "E Σ_t (r_t − 1), 20,000 sequences",
-        **sampled(drawn.total(np.expm1(-drawn.log_ratio))),
-        relation="≠",
-        claimed=0.0,
+        sampled(drawn.total(np.expm1(-drawn.log_ratio))),
+        "≠",
+        0.0,
     )
 
 
-def _nonnegative(seed: int) -> Iterator[Finding]:
-    yield stated("least Eq. 2 of a sequence", float(tree(seed, scale=3.0).summand(K3, "token").min()), "≥", 0.0)
+def _nonnegative(seed: int) -> Iterator[Evidence]:
+    values = to_numpy(tree(seed, scale=3.0).summand(K3, "token"))
+    yield stated("least Eq. 2 of a sequence", float(values.min()), "≥", 0.0)
 
 
-def _low_variance() -> Iterator[Finding]:
+def _low_variance() -> Iterator[Evidence]:
     near = tree(0, scale=0.1)
-    one, three = (_variance(np.asarray(near.probability), near.summand(k, "sequence")) for k in (K1, K3))
+    one, three = (_variance(chances(near), to_numpy(near.summand(k, "sequence"))) for k in (K1, K3))
     yield within("Var of k3 of a sequence, models close", three, "<", one)
     sequence = math.inf if ENDLESS.growth >= 1 else 0.0
     yield stated(
@@ -121,16 +144,16 @@ def _low_variance() -> Iterator[Finding]:
     ends = np.array([0.9, -0.1, -0.1])  # 1{end} − q(end), whose mean is 0
     quiet = ENDLESS.variance(np.full(3, token.kl) + ENDLESS.kl * ends)
     yield instead("variance of Rao-Blackwell with the control 1{end} − q(end)", quiet, "=", 0.0)
-    drawn = rollouts()
-    total = drawn.total(drawn.log_ratio)
+    drawn = texts()
+    total = drawn.sums
     yield realistic("Var of k3 of a sequence", float(np.var(k3(total))), "<", float(np.var(total)))
 
 
-def _variance(chance: np.ndarray, values: np.ndarray) -> float:
+def _variance(chance: Float64, values: Float64) -> float:
     return float(chance @ (values - chance @ values) ** 2)
 
 
-def _biased_is_fine() -> Iterator[Finding]:
+def _biased_is_fine() -> Iterator[Evidence]:
     world = Gaussian(1.0)
     bias = world.mean_k2 - world.kl
     limit = (world.var_k1 - world.var_k2) / bias**2
@@ -146,12 +169,12 @@ def _biased_is_fine() -> Iterator[Finding]:
     )
 
 
-def _any_divergence(seed: int) -> Iterator[Finding]:
+def _any_divergence(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
     for name in ("reverse_kl", "pearson_chi2", "squared_hellinger", "jensen_shannon", "total_variation"):
         by_state = float(world.exact(TARGETS[f"statewise_{name}"]))
         whole = float(world.exact(TARGETS[name]))
-        relation = "=" if name == "reverse_kl" else "≠"
+        relation: Relation = "=" if name == "reverse_kl" else "≠"
         yield instead(f"Σ_t E[{name} of the next tokens] against that of sequences", by_state, relation, whole)
 
 
@@ -198,7 +221,7 @@ CLAIMS = (
             "p = np.where(np.arange(79) == 0, 0.5, 0.0)",
             "print(round(float(q @ (p / q - 1)), 9))",
         ),
-        also=(DRAFT("lemma 1"), RETHINK("“its expectation is”"), RETHINK_ZH("期望是")),
+        also=(APPLICATIONS("lemma 1"), RETHINK("“its expectation is”"), RETHINK_ZH("期望是")),
     ),
     Claim(
         id="000-no-steps",
@@ -239,8 +262,7 @@ CLAIMS = (
         verdict=Verdict.FAILS,
         why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: "
         "by the tower rule the sum has mean 0.",
-        condition="It is biased only if a drawn token is left out, weighted by something that is not known "
-        "beforehand "
+        condition="It is biased only if a drawn token is left out, weighted by something that is not known beforehand "
         "(such as the final length), or drawn from another distribution than q.",
         computation=_biased,
         code=lines(
@@ -289,8 +311,7 @@ CLAIMS = (
         source=ZHANG("last paragraphs"),
         statement="Being biased is not necessarily bad: k2 may be the better estimate.",
         verdict=Verdict.CONDITION,
-        why="Mean squared error is variance/n + bias². k2 wins for n < (Var k1 − Var k2)/bias²: 16 samples at KL "
-        "0.5, "
+        why="Mean squared error is variance/n + bias². k2 wins for n < (Var k1 − Var k2)/bias²: 16 samples at KL 0.5, "
         "64 million at KL 0.005.",
         condition="Few samples for the distance; a mean over a long run keeps the bias and loses the variance.",
         computation=_biased_is_fine,

@@ -52,7 +52,6 @@ def compare(
     from kullback.jobs.comparison import compare as run
     from kullback.jobs.estimates import TABLE
     from kullback.jobs.text import compare_text
-    from kullback.report import terminal
 
     size = int(batch_size) if batch_size.isdecimal() else batch_size
     common: dict[str, Any] = {
@@ -63,12 +62,12 @@ def compare(
         "overwrite": overwrite,
     }
     if text is not None:
-        with shown(as_json, terminal.text_comparison, "windows") as (on_progress, show):
+        with shown(as_json, "windows") as (on_progress, show):
             show(
                 compare_text(policy, reference, text, context_length=context_length, on_progress=on_progress, **common)
             )
         return
-    with shown(as_json, terminal.comparison, "sequences") as (on_progress, show):
+    with shown(as_json, "sequences") as (on_progress, show):
         show(
             run(
                 policy,

@@ -11,6 +11,7 @@ import typer
 from kullback.cli.screen import console, shown
 
 if TYPE_CHECKING:
+    from kullback.documents import Outcome
     from kullback.jobs.progress import Progress
 
 lab = typer.Typer(
@@ -34,7 +35,7 @@ MODELS = ["builtin:tuned", "builtin:base"]
 
 def _run(
     name: str,
-    experiment: Callable[[Callable[[Progress], None]], Any],
+    experiment: Callable[[Callable[[Progress], None]], Outcome],
     as_json: bool,
     output: Path | None,
     overwrite: bool,
@@ -42,10 +43,9 @@ def _run(
 ) -> None:
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
     from kullback.jobs.outputs import prepare_output, write_json
-    from kullback.report import terminal
     from kullback.report.pictures import draw, require_matplotlib
 
-    with shown(as_json, terminal.experiment, unit, starting=name, doing=name) as (on_progress, show):
+    with shown(as_json, unit, starting=name, doing=name) as (on_progress, show):
         if output is not None:
             require_matplotlib()
         files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
@@ -54,7 +54,8 @@ def _run(
         show(result)
         if folder is not None:
             write_json(folder / files[0], result.to_dict())
-            draw(result.chart(), [folder / file for file in files[1:]])
+            [chart] = result.document().charts
+            draw(chart, [folder / file for file in files[1:]])
             console(stderr=True).print(f"written to {folder}: {', '.join(files)}", style="dim", highlight=False)
 
 
@@ -281,7 +282,7 @@ def plan(
     from kullback.jobs.comparison import compare
     from kullback.lab import plan as run
 
-    def experiment(on_progress: Callable[[Progress], None]) -> Any:
+    def experiment(on_progress: Callable[[Progress], None]) -> Outcome:
         if len(pilot) > 2:
             raise InputError(f"{len(pilot)} names came, but a file of rollouts or two models are needed")
         drawn: Any = pilot[0]

@@ -10,14 +10,13 @@ import numpy as np
 
 from kullback.arrays import Array, Float64
 from kullback.errors import InputError
-from kullback.estimation.controls import CONTROLS
 from kullback.estimation.intervals import skewed_interval
 from kullback.estimation.moments import Moments
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.summary import CHECK, DENOMINATOR, NUMERATOR, Recipe, Summary
 from kullback.estimators import LEVELS, Estimator, Level, Link
-from kullback.weights import Truncated, Truncation
+from kullback.weights import Truncation, truncation
 
 Unit = Literal["sequence", "token"]
 UNITS: tuple[Unit, ...] = ("sequence", "token")
@@ -65,8 +64,8 @@ class Accumulator:
     def update(
         self,
         batch: Sequences | Mapping[str, Any] | Array,
-        ref_logprobs: Array = None,
-        mask: Array = None,
+        ref_logprobs: Array | None = None,
+        mask: Array | None = None,
         **columns: Any,
     ) -> Accumulator:
         """Add sequences: a mapping from column names to arrays, or the arrays as `kullback.estimate` takes them.
@@ -75,6 +74,8 @@ class Accumulator:
             This accumulator. A batch that is refused changes nothing.
         """
         if not isinstance(batch, Sequences | Mapping):
+            if ref_logprobs is None:
+                raise InputError("update got logprobs alone, but ref_logprobs of the same tokens are needed too")
             batch = Sequences.of(batch, ref_logprobs, mask, **columns)
         sequences = Sequences.of_batch(batch)
         _check_columns(self._recipe.estimator, sequences)
@@ -188,12 +189,11 @@ def _recipe(estimator: Estimator, level: str, unit: str, truncate: Truncation | 
         raise InputError(f"unit={unit!r} came, but a unit is 'sequence' or 'token'")
     if estimator.link is not None and (level, unit) != ("sequence", "sequence"):
         raise InputError(f"{estimator.name} is a function of a mean over sequences: use level='sequence'")
-    truncation = truncate if isinstance(truncate, Truncation | None) else Truncated(truncate)
-    return Recipe(estimator, level, unit, truncation)
+    return Recipe(estimator, level, unit, truncation(truncate))
 
 
 def _check_columns(estimator: Estimator, sequences: Sequences) -> None:
-    needs_kl = estimator.reads == "token_kl" or any(CONTROLS[name].needs_token_kl for name in estimator.controls)
+    needs_kl = estimator.reads == "token_kl" or any(control.needs_token_kl for control in estimator.controls)
     if needs_kl and sequences.token_kl is None:
         raise InputError(
             f"{estimator.name} needs token_kl, the exact KL over the vocabulary at each prefix, and did not get it: "
@@ -228,7 +228,7 @@ def _result(recipe: Recipe, summary: Summary) -> Estimate:
         estimator=estimator.name,
         level=recipe.level,
         unit=recipe.unit,
-        coefficients=dict(zip(estimator.controls, coefficients.tolist(), strict=True)),
+        coefficients={c.name: value for c, value in zip(estimator.controls, coefficients.tolist(), strict=True)},
         warnings=tuple(_warnings(recipe, summary, cells, grouped)),
         nonnegative=estimator.nonnegative,
     )

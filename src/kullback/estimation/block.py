@@ -12,7 +12,7 @@ from kullback.weights import Truncation, cumulative_weights
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Block:
     """Arrays (batch, time); at level "sequence" every row is one token, the whole sequence.
 
     Attributes:
@@ -38,16 +38,16 @@ class Tokens:
     last: np.ndarray
 
     @classmethod
-    def of(cls, block: Sequences, level: str, truncation: Truncation | None) -> Tokens:
-        """A block of float64 rows, each with a counted token, at a level."""
-        log_ratio, mask = block.log_ratio(), block.mask
-        token_kl = np.zeros_like(log_ratio) if block.token_kl is None else block.token_kl
-        ref_mass = np.ones_like(log_ratio) if block.ref_mass is None else block.ref_mass
+    def of(cls, sequences: Sequences, level: str, truncation: Truncation | None) -> Block:
+        """Float64 rows, each with a counted token, at a level."""
+        log_ratio, mask = sequences.log_ratio(), sequences.mask
+        token_kl = np.zeros_like(log_ratio) if sequences.token_kl is None else sequences.token_kl
+        ref_mass = np.ones_like(log_ratio) if sequences.ref_mass is None else sequences.ref_mass
         log_weights = np.zeros_like(log_ratio)
-        if block.behavior_logprobs is not None:
-            log_weights = np.where(mask, block.logprobs - block.behavior_logprobs, 0.0)
+        if sequences.behavior_logprobs is not None:
+            log_weights = np.where(mask, sequences.logprobs - sequences.behavior_logprobs, 0.0)
             # A token the policy excludes has weight 0, so whatever its ratio is does not matter.
-            log_ratio = np.where(np.isneginf(block.logprobs), 0.0, log_ratio)
+            log_ratio = np.where(np.isneginf(sequences.logprobs), 0.0, log_ratio)
         weight, before = cumulative_weights(log_weights)
         if truncation is not None:
             weight, before = truncation.fn(weight), truncation.fn(before)
@@ -60,7 +60,18 @@ class Tokens:
             log_ratio, token_kl = log_ratio.sum(axis=1)[:, None], token_kl.sum(axis=1)[:, None]
             mask, ref_mass = np.ones_like(log_ratio, dtype=bool), np.ones_like(log_ratio)
             weight, before = weight[:, -1:], before[:, -1:]
-        return cls(log_ratio, token_kl, ref_mass, mask, weight, before, whole, log_weights.sum(axis=1), length, last)
+        return cls(
+            log_ratio=log_ratio,
+            token_kl=token_kl,
+            ref_mass=ref_mass,
+            mask=mask,
+            weight=weight,
+            before=before,
+            whole=whole,
+            log_weight=log_weights.sum(axis=1),
+            length=length,
+            last=last,
+        )
 
     def sums(self, values: Float64) -> Float64:
         """Σ over the counted tokens of each row, (batch,)."""

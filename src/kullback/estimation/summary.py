@@ -10,12 +10,12 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.errors import InputError
-from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS, RATIO, Control
+from kullback.estimation.block import Block
 from kullback.estimation.moments import KeyedMoments, Moments
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.tails import Tail
 from kullback.estimators import Estimator
+from kullback.estimators.controls import RATIO, Control
 from kullback.weights import Truncation
 
 ROW_CELLS = 1024
@@ -155,12 +155,12 @@ class Recipe:
     @property
     def columns(self) -> tuple[Control, ...]:
         """The controls among the columns of the moments: the check first."""
-        return (RATIO, *(CONTROLS[name] for name in self.estimator.controls if name != RATIO.name))
+        return (RATIO, *(control for control in self.estimator.controls if control != RATIO))
 
     @property
     def fitted(self) -> list[int]:
         """The columns whose coefficients are fitted, in the estimator's order."""
-        return [CHECK + self.columns.index(CONTROLS[name]) for name in self.estimator.controls]
+        return [CHECK + self.columns.index(control) for control in self.estimator.controls]
 
     @property
     def self_normalised(self) -> bool:
@@ -170,7 +170,7 @@ class Recipe:
     def summarise(self, block: Sequences) -> Summary:
         """The summary of one block of float64 rows."""
         filled = np.asarray(block.mask.any(axis=1))
-        tokens = Tokens.of(block.select(filled), self.level, self.truncation)
+        tokens = Block.of(block.select(filled), self.level, self.truncation)
         rows, overflow = self._rows(tokens)
         finite = np.isfinite(rows).all(axis=1)
         cell = np.flatnonzero(finite) % ROW_CELLS
@@ -191,7 +191,7 @@ class Recipe:
             overflows=Oddities.of(where),
         )
 
-    def _rows(self, tokens: Tokens) -> tuple[Float64, np.ndarray]:
+    def _rows(self, tokens: Block) -> tuple[Float64, np.ndarray]:
         """The columns of every row (rows, columns), and where the estimator overflowed."""
         reads_kl = self.estimator.reads == "token_kl"
         x = tokens.token_kl if reads_kl else tokens.log_ratio
@@ -204,7 +204,7 @@ class Recipe:
         overflow = np.isfinite(x) & ~np.isfinite(value) & tokens.mask
         return np.stack([summand, self._divisor(tokens), *controls], axis=1), overflow
 
-    def _divisor(self, tokens: Tokens) -> Float64:
+    def _divisor(self, tokens: Block) -> Float64:
         if self.unit == "sequence":
             return tokens.whole if self.self_normalised else np.ones_like(tokens.whole)
         if self.level == "sequence" or self.self_normalised:

@@ -7,6 +7,7 @@ target its expectation equals and whose gradient it follows; ``None`` means: non
 Every promise is held against exact enumeration by the tests.
 """
 
+from kullback.estimators.controls import CONTROLS, MARTINGALE, RATIO, Control
 from kullback.estimators.family import (
     AMINI,
     CONTROL_VARIATE,
@@ -23,12 +24,14 @@ from kullback.estimators.family import (
     ControlVariate,
     Renyi,
     Skew,
+    member,
     optimal_coefficient,
 )
 from kullback.estimators.record import LEVELS, NOTHING, ByLevel, Estimator, Level, Link, Promise, both
 
 __all__ = [
     "AMINI",
+    "CONTROLS",
     "CONTROL_VARIATE",
     "CSISZAR",
     "ESTIMATORS",
@@ -36,13 +39,16 @@ __all__ = [
     "K2",
     "K3",
     "LEVELS",
+    "MARTINGALE",
     "NOTHING",
     "RAO_BLACKWELL",
     "RAO_BLACKWELL_CONTROLLED",
+    "RATIO",
     "SCHULMAN",
     "Alpha",
     "ByLevel",
     "Clamped",
+    "Control",
     "ControlVariate",
     "Estimator",
     "Level",
@@ -51,5 +57,6 @@ __all__ = [
     "Renyi",
     "Skew",
     "both",
+    "member",
     "optimal_coefficient",
 ]

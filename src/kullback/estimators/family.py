@@ -12,6 +12,7 @@ from kullback import targets
 from kullback.arrays import A, Elementwise, Numbers, at_least_float32
 from kullback.errors import InputError
 from kullback.estimators import divergences
+from kullback.estimators.controls import MARTINGALE, RATIO
 from kullback.estimators.record import NOTHING, ByLevel, Estimator, Link, both
 from kullback.families import Family
 from kullback.targets import Target
@@ -69,7 +70,7 @@ RAO_BLACKWELL_CONTROLLED = replace(
     name="rao_blackwell_controlled",
     loss_gradient_of=NOTHING,
     nonnegative=False,
-    controls=("martingale", "ratio"),
+    controls=(MARTINGALE, RATIO),
 )
 
 
@@ -114,7 +115,7 @@ def ControlVariate(coefficient: float | Literal["fit"]) -> Estimator:
 
 
 CONTROL_VARIATE = replace(
-    K1, name="control_variate", loss_gradient_of=NOTHING, reward_gradient_of=NOTHING, controls=("ratio",)
+    K1, name="control_variate", loss_gradient_of=NOTHING, reward_gradient_of=NOTHING, controls=(RATIO,)
 )
 
 
@@ -141,37 +142,64 @@ def Clamped(estimator: Estimator, log_ratio: float, value: float = float("inf"))
 def _mean_of(
     name: str,
     fn: Elementwise,
+    *,
     statewise: Target,
     sequence: Target,
     nonnegative: bool = True,
     source: str = CSISZAR,
 ) -> Estimator:
     """An estimator whose loss and reward gradients follow no named target."""
-    return Estimator(name, fn, ByLevel(statewise, sequence), NOTHING, NOTHING, nonnegative, source)
+    return Estimator(
+        name=name,
+        fn=fn,
+        value_of=ByLevel(token=statewise, sequence=sequence),
+        loss_gradient_of=NOTHING,
+        reward_gradient_of=NOTHING,
+        nonnegative=nonnegative,
+        source=source,
+    )
 
 
 def Alpha(alpha: float) -> Estimator:
-    """Amari's α-divergence as a Bregman gap; relative errors grow like 1/|α(1 − α)| near α = 0 and 1."""
+    """Amari's α-divergence as a Bregman gap; relative errors grow like 1/|α(1 − α)| near α = 0 and 1.
+
+    Raises:
+        InputError: α is 0 or 1, where the limit is a KL.
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.Alpha(0.5).value_of["sequence"].formula
+        'D_α=0.5(q‖p) (Amari)'
+    """
     if alpha in (0.0, 1.0):
         other = "forward_k3" if alpha == 0.0 else "k3"
         raise InputError(f"alpha={alpha:g} is the limit where the α-divergence is a KL: use {other}")
     return _mean_of(
         f"alpha_{alpha:g}",
         partial(divergences.alpha_gap, alpha=alpha),
-        targets.alpha_divergence(alpha, "state"),
-        targets.alpha_divergence(alpha),
+        statewise=targets.alpha_divergence(alpha, "state"),
+        sequence=targets.alpha_divergence(alpha),
     )
 
 
 def Skew(weight: float) -> Estimator:
-    """KL(q ‖ (1−β)q + βp): bounded above by −log(1 − β), finite whatever the supports."""
+    """KL(q ‖ (1−β)q + βp): bounded above by −log(1 − β), finite whatever the supports.
+
+    Raises:
+        InputError: β is not strictly between 0 and 1.
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.Skew(0.1).value_of["sequence"].formula
+        'KL(q‖0.9q + 0.1p)'
+    """
     if not 0.0 < weight < 1.0:
         raise InputError(f"weight={weight:g} came, but a mixture weight lies strictly between 0 and 1")
     return _mean_of(
         f"skew_{weight:g}",
         partial(divergences.skew_kl, weight=weight),
-        targets.skew_kl(weight, "state"),
-        targets.skew_kl(weight),
+        statewise=targets.skew_kl(weight, "state"),
+        sequence=targets.skew_kl(weight),
         nonnegative=False,
         source="Lee 1999, “Measures of Distributional Similarity”",
     )
@@ -181,6 +209,14 @@ def Renyi(alpha: float) -> Estimator:
     """Rényi's D_α(q‖p) = log E_q[r^(1−α)]/(α − 1), α > 0, α ≠ 1, of sequences.
 
     The mean of r^(1−α) is unbiased, its logarithm is not (Jensen): consistent, and no promise of value.
+
+    Raises:
+        InputError: α is not positive, or 1.
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.Renyi(2.0).name, kb.Renyi(2.0).value_of["sequence"] is None
+        ('renyi_2', True)
     """
     if alpha <= 0 or alpha == 1:
         raise InputError(f"alpha={alpha:g} came, but Rényi's order is positive and not 1 (1 is the KL)")
@@ -192,8 +228,16 @@ def Renyi(alpha: float) -> Estimator:
         reward_gradient_of=NOTHING,
         nonnegative=True,
         source="Rényi 1961",
-        link=Link(lambda mean: float(np.log(mean)) / (alpha - 1.0), lambda mean: 1.0 / (mean * (alpha - 1.0))),
+        link=Link(function=partial(_renyi, alpha=alpha), derivative=partial(_renyi_slope, alpha=alpha)),
     )
+
+
+def _renyi(mean: float, alpha: float) -> float:
+    return float(np.log(mean)) / (alpha - 1.0)
+
+
+def _renyi_slope(mean: float, alpha: float) -> float:
+    return 1.0 / (mean * (alpha - 1.0))
 
 
 ESTIMATORS: Family[Estimator] = Family(
@@ -207,37 +251,57 @@ ESTIMATORS: Family[Estimator] = Family(
         _mean_of(
             "forward_k1",
             divergences.forward_k1,
-            targets.STATEWISE_FORWARD_KL,
-            targets.FORWARD_KL,
+            statewise=targets.STATEWISE_FORWARD_KL,
+            sequence=targets.FORWARD_KL,
             nonnegative=False,
         ),
-        _mean_of("forward_k3", divergences.forward_k3, targets.STATEWISE_FORWARD_KL, targets.FORWARD_KL),
-        _mean_of("jeffreys", divergences.jeffreys, targets.STATEWISE_JEFFREYS, targets.JEFFREYS),
-        _mean_of("pearson_chi2", divergences.pearson_chi2, targets.STATEWISE_PEARSON_CHI2, targets.PEARSON_CHI2),
-        _mean_of("neyman_chi2", divergences.neyman_chi2, targets.STATEWISE_NEYMAN_CHI2, targets.NEYMAN_CHI2),
+        _mean_of(
+            "forward_k3",
+            divergences.forward_k3,
+            statewise=targets.STATEWISE_FORWARD_KL,
+            sequence=targets.FORWARD_KL,
+        ),
+        _mean_of(
+            "jeffreys",
+            divergences.jeffreys,
+            statewise=targets.STATEWISE_JEFFREYS,
+            sequence=targets.JEFFREYS,
+        ),
+        _mean_of(
+            "pearson_chi2",
+            divergences.pearson_chi2,
+            statewise=targets.STATEWISE_PEARSON_CHI2,
+            sequence=targets.PEARSON_CHI2,
+        ),
+        _mean_of(
+            "neyman_chi2",
+            divergences.neyman_chi2,
+            statewise=targets.STATEWISE_NEYMAN_CHI2,
+            sequence=targets.NEYMAN_CHI2,
+        ),
         _mean_of(
             "squared_hellinger",
             divergences.squared_hellinger,
-            targets.STATEWISE_SQUARED_HELLINGER,
-            targets.SQUARED_HELLINGER,
+            statewise=targets.STATEWISE_SQUARED_HELLINGER,
+            sequence=targets.SQUARED_HELLINGER,
         ),
         _mean_of(
             "jensen_shannon",
             divergences.jensen_shannon,
-            targets.STATEWISE_JENSEN_SHANNON,
-            targets.JENSEN_SHANNON,
+            statewise=targets.STATEWISE_JENSEN_SHANNON,
+            sequence=targets.JENSEN_SHANNON,
         ),
         _mean_of(
             "total_variation",
             divergences.total_variation,
-            targets.STATEWISE_TOTAL_VARIATION,
-            targets.TOTAL_VARIATION,
+            statewise=targets.STATEWISE_TOTAL_VARIATION,
+            sequence=targets.TOTAL_VARIATION,
         ),
         _mean_of(
             "total_variation_abs",
             divergences.total_variation_abs,
-            targets.STATEWISE_TOTAL_VARIATION,
-            targets.TOTAL_VARIATION,
+            statewise=targets.STATEWISE_TOTAL_VARIATION,
+            sequence=targets.TOTAL_VARIATION,
         ),
         Alpha(0.5),
         Skew(0.1),
@@ -246,6 +310,28 @@ ESTIMATORS: Family[Estimator] = Family(
         Clamped(K3, log_ratio=20.0, value=10.0),
     )
 )
+
+
+def member(estimator: Estimator | str) -> Estimator:
+    """The estimator itself, or the one of `ESTIMATORS` that has the name.
+
+    Raises:
+        NameUnknownError: no member has the name.
+        InputError: neither an estimator nor a name.
+
+    Example:
+        >>> from kullback.estimators import K3, member
+        >>> member("k3") is member(K3) is K3
+        True
+    """
+    if isinstance(estimator, str):
+        return ESTIMATORS[estimator]
+    if not isinstance(estimator, Estimator):
+        raise InputError(
+            f"estimator={estimator!r} came, but a member of kullback.ESTIMATORS is needed, such as kullback.K3, "
+            "or its name"
+        )
+    return estimator
 
 
 def optimal_coefficient(log_ratio: Numbers) -> float:
@@ -259,6 +345,11 @@ def optimal_coefficient(log_ratio: Numbers) -> float:
 
     Raises:
         InputError: every log-ratio is zero, so that any coefficient does.
+
+    Example:
+        >>> import kullback as kb
+        >>> round(kb.optimal_coefficient([0.1, -0.2, 0.3]), 3)
+        1.05
     """
     x = np.asarray(at_least_float32(log_ratio), dtype=np.float64)
     spread = float(np.mean(divergences.pearson_chi2(x)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from kullback.arrays import A, Array, Elementwise, Numbers, at_least_float32, is_jax, is_torch
 from kullback.errors import InputError
+from kullback.estimators.controls import Control
 from kullback.targets import Target
 
 Level = Literal["token", "sequence"]
@@ -81,7 +82,7 @@ class Estimator:
         nonnegative: whether it is never below zero, rounding included.
         source: where it comes from.
         reads: the column of a batch it is a function of.
-        controls: mean-zero controls, by name, whose coefficients `kullback.estimate` fits leave-one-out.
+        controls: mean-zero controls, whose coefficients `kullback.estimate` fits leave-one-out.
         link: for Rényi's divergence, the function of the mean that is meant.
 
     Example:
@@ -100,7 +101,7 @@ class Estimator:
     nonnegative: bool
     source: str
     reads: Literal["log_ratio", "token_kl"] = "log_ratio"
-    controls: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
     link: Link | None = None
 
     @overload

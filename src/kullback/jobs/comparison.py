@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kullback.documents import Record, plain
+from kullback.documents import Document, Record, plain
 from kullback.errors import InputError
 from kullback.estimation.result import Estimate
 from kullback.estimators import Estimator, Level
@@ -78,6 +78,12 @@ class Comparison:
             "differences": plain(self.hotspots.to_dict()),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+    def document(self) -> Document:
+        """What it has to say to people."""
+        from kullback.jobs.pages import comparison_document
+
+        return comparison_document(self)
 
     def __str__(self) -> str:
         lines = [f"{self.policy} against {self.reference}, {len(self.rollouts)} sequences"]

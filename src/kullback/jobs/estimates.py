@@ -18,6 +18,7 @@ from kullback.estimators import (
     K3,
     RAO_BLACKWELL,
     RAO_BLACKWELL_CONTROLLED,
+    RATIO,
     ControlVariate,
     Estimator,
     Level,
@@ -118,8 +119,8 @@ def _estimate(batch: Sequences, estimator: Estimator, level: Level, unit: Unit, 
         ref_mass=batch.ref_mass,
         groups=batch.groups,
     )
-    corrected = level == "token" and "ratio" in estimator.controls  # by ref_mass
-    slope = 1.0 if "ratio" in estimator.controls else estimator.slope
+    corrected = level == "token" and RATIO in estimator.controls  # by ref_mass
+    slope = 1.0 if RATIO in estimator.controls else estimator.slope
     if corrected or slope * outside < 1e-4:
         return found
     warning = (

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Record, plain
+from kullback.documents import Document, Record, plain
 from kullback.errors import InputError, KullbackError, StoppedError
 from kullback.estimation.means import Share, mean_by_group, share_by_group
 from kullback.estimation.result import Estimate
@@ -88,6 +88,12 @@ class TextComparison:
             "ref_perplexity": self.ref_perplexity,
         }
         return dict(plain(record))
+
+    def document(self) -> Document:
+        """What it has to say to people."""
+        from kullback.jobs.pages import text_document
+
+        return text_document(self)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Experiments that redo and extend what has been published on KL estimation: ``kullback lab``.
 
-Each is a function that returns a frozen result with `to_dict()`, `tables()` and `chart()`.
+Each is a function that returns a frozen outcome with `to_dict()` and `document()`; `tables()` and `chart()` are parts
+of the document.
 """
 
 from kullback.lab.accuracy import Accuracies, Accuracy

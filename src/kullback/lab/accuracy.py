@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, isinf, nan, sqrt
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.documents import Cell, Chart, Document, Panel, Series, Table
 from kullback.errors import InputError
+from kullback.lab.cells import Relative, numbers, settled
+from kullback.lab.outcome import ExperimentOutcome
 
 Sweep = Literal["distance", "vocab", "horizon"]
 
@@ -28,7 +30,7 @@ UNBIASED = 1e-9
 
 
 @dataclass(frozen=True)
-class Setting:
+class PairSetting:
     """A pair of models: how many tokens there are, how long sequences get, how far the policy's logits moved."""
 
     vocab: int
@@ -37,7 +39,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Moments:
+class SequenceMoments:
     """What an estimator makes of one sequence of one world, exactly: the truth, its mean and its variance."""
 
     estimator: str
@@ -60,7 +62,7 @@ class Accuracy:
     """
 
     sweep: Sweep
-    setting: Setting
+    setting: PairSetting
     estimator: str
     kl: float
     bias: float
@@ -71,7 +73,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Accuracies:
+class Accuracies(ExperimentOutcome):
     """What `categorical` and `language` found.
 
     Attributes:
@@ -88,10 +90,6 @@ class Accuracies:
     rows: tuple[Accuracy, ...]
     charted: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return dict(plain(asdict(self)))
-
     @property
     def estimators(self) -> tuple[str, ...]:
         """Their names, in order."""
@@ -101,67 +99,20 @@ class Accuracies:
         """One estimator along a sweep."""
         return [row for row in self.rows if (row.sweep, row.estimator) == (sweep, estimator)]
 
-    def tables(self) -> tuple[Table, ...]:
+    @property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """What was varied, in order."""
+        return tuple(dict.fromkeys(row.sweep for row in self.rows))
+
+    def document(self) -> Document:
         """Bias, standard deviation and error along each sweep."""
-        return tuple(self._table(sweep) for sweep in dict.fromkeys(row.sweep for row in self.rows))
-
-    def _table(self, sweep: Sweep) -> Table:
-        rows = [row for row in self.rows if row.sweep == sweep]
-        places = list(dict.fromkeys(getattr(row.setting, sweep) for row in rows))
-        found = {(getattr(row.setting, sweep), row.estimator): row for row in rows}
-        fixed = ", ".join(f"{name} {getattr(rows[0].setting, name):g}" for name in AXES if name != sweep)
-        columns = tuple(f"{place:g}" for place in places)
-        lines = [("KL(q‖p), nats", "", *(f"{found[place, self.estimators[0]].kl:.3g}" for place in places))]
-        for measure, what in MEASURES.items():
-            for name in self.estimators:
-                cells = [getattr(found[place, name], measure) for place in places]
-                if measure != "bias" or any(abs(cell) > UNBIASED for cell in cells):
-                    lines.append((name, what.format(n=self.samples), *map(_cell, cells)))
-        return Table(
-            title=f"{self.name}, by {sweep}",
-            note=(
-                f"Over the true value, exact, medians over {self.worlds} random worlds; {fixed}. error: root mean "
-                f"squared error of the mean of {self.samples:,}; stdev: of one; no bias row, no bias."
-            ),
-            columns=("estimator", sweep, *columns),
-            rows=tuple(lines),
-            right=columns,
-        )
-
-    def chart(self) -> Chart:
-        """The error along each sweep."""
-        sweeps = tuple(dict.fromkeys(row.sweep for row in self.rows))
-        return Chart(
-            name=self.name,
-            text=(
-                f"Root mean squared error of the mean of {self.samples} samples over the true KL, exact, for "
-                f"{', '.join(self.charted)}, by {', '.join(sweeps)}."
-            ),
-            panels=tuple(
-                Panel(
-                    f"by {TITLES[sweep]}",
-                    AXES[sweep],
-                    f"error / KL, n = {self.samples}",
-                    tuple(self._series(sweep, name) for name in self.charted),
-                    "xy",
-                    bottom=0.01,
-                    top=10.0,
-                )
-                for sweep in sweeps
-            ),
-        )
-
-    def _series(self, sweep: Sweep, name: str) -> Series:
-        rows = self.of(sweep, name)
-        return Series.of(
-            name, ((row.kl if sweep == "distance" else getattr(row.setting, sweep), row.rmse) for row in rows)
-        )
+        return _document(self)
 
 
 def measured(
     name: str,
-    world: Callable[[Setting, np.random.Generator], Sequence[Moments]],
-    base: Setting,
+    world: Callable[[PairSetting, np.random.Generator], Sequence[SequenceMoments]],
+    base: PairSetting,
     sweeps: dict[Sweep, Sequence[float]],
     *,
     samples: int,
@@ -180,14 +131,14 @@ def measured(
     for sweep, places in sweeps.items():
         for place in places:
             kind = float if sweep == "distance" else int
-            setting = Setting(**{**asdict(base), sweep: kind(place)})
+            setting = PairSetting(**{**asdict(base), sweep: kind(place)})
             found = [world(setting, np.random.default_rng([seed, number])) for number in range(worlds)]
             rows += [_accuracy(sweep, setting, column, samples) for column in zip(*found, strict=True)]
             on_setting(len({(row.sweep, row.setting) for row in rows}), total)
     return Accuracies(name, samples, worlds, tuple(rows), tuple(charted))
 
 
-def _accuracy(sweep: Sweep, setting: Setting, found: Sequence[Moments], samples: int) -> Accuracy:
+def _accuracy(sweep: Sweep, setting: PairSetting, found: Sequence[SequenceMoments], samples: int) -> Accuracy:
     bias = [m.mean / m.truth - 1.0 for m in found]
     stdev = [sqrt(m.variance) / m.truth if m.variance < inf else inf for m in found]
     rmse = [sqrt(b**2 + s**2 / samples) for b, s in zip(bias, stdev, strict=True)]
@@ -210,7 +161,62 @@ def _median(values: Sequence[float]) -> float:
     return low if low == high else (low + high) / 2 if not isinf(high) else (inf if isinf(low) else nan)
 
 
-def _cell(value: float) -> str:
-    if isinf(value):
-        return "∞"
-    return "0" if abs(value) < UNBIASED else f"{value:.3g}" if abs(value) < 1000 else f"{value:.1e}".replace("e+0", "e")
+def _document(found: Accuracies) -> Document:
+    return Document(
+        title=f"How far off an estimate is: {found.name}",
+        blocks=(*(_table(found, sweep) for sweep in found.sweeps), _chart(found)),
+    )
+
+
+def _table(found: Accuracies, sweep: Sweep) -> Table:
+    rows = [row for row in found.rows if row.sweep == sweep]
+    places = list(dict.fromkeys(getattr(row.setting, sweep) for row in rows))
+    at = {(getattr(row.setting, sweep), row.estimator): row for row in rows}
+    fixed = ", ".join(f"{name} {getattr(rows[0].setting, name):g}" for name in AXES if name != sweep)
+    columns = tuple(f"{place:g}" for place in places)
+    lines: list[tuple[Cell, ...]] = [
+        ("KL(q‖p), nats", "", *numbers(at[place, found.estimators[0]].kl for place in places))
+    ]
+    for measure, what in MEASURES.items():
+        for name in found.estimators:
+            values = [getattr(at[place, name], measure) for place in places]
+            if measure != "bias" or any(abs(value) > UNBIASED for value in values):
+                cells = (Relative(settled(value, UNBIASED), ".3g") for value in values)
+                lines.append((name, what.format(n=found.samples), *cells))
+    return Table(
+        title=f"{found.name}, by {sweep}",
+        note=(
+            f"Over the true value, exact, medians over {found.worlds} random worlds; {fixed}. error: root mean "
+            f"squared error of the mean of {found.samples:,}; stdev: of one; no bias row, no bias."
+        ),
+        columns=("estimator", sweep, *columns),
+        rows=tuple(lines),
+        right=columns,
+    )
+
+
+def _chart(found: Accuracies) -> Chart:
+    return Chart(
+        name=found.name,
+        text=(
+            f"Root mean squared error of the mean of {found.samples} samples over the true KL, exact, for "
+            f"{', '.join(found.charted)}, by {', '.join(found.sweeps)}."
+        ),
+        panels=tuple(
+            Panel(
+                f"by {TITLES[sweep]}",
+                AXES[sweep],
+                f"error / KL, n = {found.samples}",
+                tuple(_series(found, sweep, name) for name in found.charted),
+                "xy",
+                bottom=0.01,
+                top=10.0,
+            )
+            for sweep in found.sweeps
+        ),
+    )
+
+
+def _series(found: Accuracies, sweep: Sweep, name: str) -> Series:
+    rows = found.of(sweep, name)
+    return Series.of(name, ((row.kl if sweep == "distance" else getattr(row.setting, sweep), row.rmse) for row in rows))

@@ -15,7 +15,7 @@ from kullback.estimators import (
     ControlVariate,
     Estimator,
 )
-from kullback.lab.accuracy import Accuracies, Moments, Setting, measured
+from kullback.lab.accuracy import Accuracies, PairSetting, SequenceMoments, measured
 from kullback.oracle import TreeLM, World, relative_variance
 from kullback.targets import REVERSE_KL
 
@@ -67,7 +67,7 @@ def categorical(
         if estimator.link is not None:
             raise InputError(f"{estimator.name} is a function of a mean, not a mean: it has no bias at one sample")
 
-    def world(setting: Setting, rng: np.random.Generator) -> list[Moments]:
+    def world(setting: PairSetting, rng: np.random.Generator) -> list[SequenceMoments]:
         reference = PEAKED * rng.normal(size=(1, setting.vocab))
         policy = reference + setting.distance * rng.normal(size=reference.shape)
         at = World(*(TreeLM(logits, eos=0, horizon=1) for logits in (policy, reference)))
@@ -76,7 +76,7 @@ def categorical(
     return measured(
         "categorical",
         world,
-        Setting(vocab, 1, distance),
+        PairSetting(vocab, 1, distance),
         {"distance": distances, "vocab": vocabs},
         samples=samples,
         worlds=worlds,
@@ -86,7 +86,7 @@ def categorical(
     )
 
 
-def _moments(at: World, estimator: Estimator) -> Moments:
+def _moments(at: World, estimator: Estimator) -> SequenceMoments:
     mean = float(at.value(estimator, "token"))
     truth = float(at.exact(estimator.value_of["token"] or REVERSE_KL))
-    return Moments(estimator.name, truth, mean, relative_variance(at, estimator, "token") * mean**2)
+    return SequenceMoments(estimator.name, truth, mean, relative_variance(at, estimator, "token") * mean**2)

@@ -7,21 +7,25 @@ few, since the order of the draws does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import exp, lgamma, log, sqrt
-from typing import Any
 
 import numpy as np
 
-from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.arrays import Float64, to_numpy
+from kullback.documents import Cell, Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError
+from kullback.lab.cells import Columns, numbers, settled, table_of
+from kullback.lab.outcome import ExperimentOutcome
 from kullback.oracle import reference_world
 
 BATCHES = 300_000
 """Multisets that are enumerated at most."""
 
-Estimator = Callable[[Float64, Float64, Float64], float]
+UNBIASED = 1e-9
+"""Relative biases below this are rounding."""
+
+BatchEstimate = Callable[[Float64, Float64, Float64], float]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class Coefficients(ExperimentOutcome):
     """What `coefficients` found.
 
     Attributes:
@@ -85,66 +89,13 @@ class Coefficients:
     choices: tuple[Choice, ...]
     gains: tuple[Gain, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return dict(plain(asdict(self)))
-
     def of(self, way: str) -> list[Choice]:
         """One way along the batch sizes."""
         return [choice for choice in self.choices if choice.way == way]
 
-    def tables(self) -> tuple[Table, ...]:
+    def document(self) -> Document:
         """The ways on the categorical pair, and the gains on sequences."""
-        sizes = list(dict.fromkeys(choice.n for choice in self.choices))
-        places = tuple(f"n = {n}" for n in sizes)
-        numbers = tuple(f"{x:g}" for x in self.policy), tuple(f"{x:g}" for x in self.reference)
-        columns = ("KL(q‖p), nats", "λ*", "k3", "λ* shared", "by position", "by prefix", "of the sequence")
-        return (
-            Table(
-                title=f"Ways of choosing λ: q = ({', '.join(numbers[0])}), p = ({', '.join(numbers[1])})",
-                note=(
-                    f"KL {self.kl:.4f} nats, λ* {self.best:.4f}. bias: of the mean of n, over the KL; gain: k1's mean "
-                    "squared error over this one's. Exact, over every batch."
-                ),
-                columns=("λ", "", *places),
-                rows=(
-                    *((way, "bias", *(_percent(choice.bias) for choice in self.of(way))) for way in WAYS),
-                    *((way, "gain", *(f"{choice.gain:.3g}" for choice in self.of(way))) for way in WAYS),
-                ),
-                right=places,
-            ),
-            Table(
-                title="Variance over k1's, of one sequence, at the best λ",
-                note="Worlds of 40 sequences of up to three of four tokens, by how far the policy moved. Exact.",
-                columns=columns,
-                rows=tuple(
-                    tuple(
-                        f"{x:.3g}"
-                        for x in (g.kl, g.coefficient, g.k3, g.shared, g.by_position, g.by_prefix, g.sequence)
-                    )
-                    for g in self.gains
-                ),
-                right=columns,
-            ),
-        )
-
-    def chart(self) -> Chart:
-        """Bias and gain over the batch size."""
-
-        def series(number: Callable[[Choice], float]) -> tuple[Series, ...]:
-            return tuple(Series.of(way, ((c.n, number(c)) for c in self.of(way))) for way in WAYS)
-
-        return Chart(
-            name="lambda",
-            text=(
-                "Bias over the KL and gain over k1 against the batch size, for ways of choosing the coefficient λ of "
-                "a control variate. The same-batch fits are biased by about 1/n; leave-one-out is not."
-            ),
-            panels=(
-                Panel("bias", "draws of a batch, n", "bias / KL", series(lambda c: c.bias), "x"),
-                Panel("gain over k1", "draws of a batch, n", "k1's MSE / MSE", series(lambda c: c.gain), "x"),
-            ),
-        )
+        return _document(self)
 
 
 def coefficients(
@@ -204,7 +155,7 @@ def _checked(policy: Sequence[float], reference: Sequence[float]) -> tuple[Float
     return q, p
 
 
-def _fixed(coefficient: float) -> Estimator:
+def _fixed(coefficient: float) -> BatchEstimate:
     return lambda counts, ell, control: float(counts @ (ell + coefficient * control) / counts.sum())
 
 
@@ -222,7 +173,7 @@ def _ratio_fit(counts: Float64, ell: Float64, control: Float64) -> float:
     return -float(counts @ (ell * control)) / second if second else 0.0
 
 
-def _same_batch(fit: Estimator) -> Estimator:
+def _same_batch(fit: BatchEstimate) -> BatchEstimate:
     return lambda counts, ell, control: _fixed(fit(counts, ell, control))(counts, ell, control)
 
 
@@ -235,7 +186,7 @@ def _leave_one_out(counts: Float64, ell: Float64, control: Float64) -> float:
     return float(total / counts.sum())
 
 
-WAYS: dict[str, Callable[[float], Estimator]] = {
+WAYS: dict[str, Callable[[float], BatchEstimate]] = {
     "0 (k1)": lambda best: _fixed(0.0),
     "1 (k3)": lambda best: _fixed(1.0),
     "λ* = J/χ²": lambda best: _fixed(best),
@@ -245,7 +196,7 @@ WAYS: dict[str, Callable[[float], Estimator]] = {
 }
 
 
-def _over_batches(estimator: Estimator, q: Float64, ell: Float64, control: Float64, n: int) -> tuple[float, float]:
+def _over_batches(estimator: BatchEstimate, q: Float64, ell: Float64, control: Float64, n: int) -> tuple[float, float]:
     """Mean and variance of an estimate over all batches of n draws."""
     chances, values = [], []
     for counts in _counts(len(q), n):
@@ -280,7 +231,7 @@ def _compositions(parts: int, n: int) -> Iterator[tuple[int, ...]]:
 def _gain(distance: float) -> Gain:
     at = reference_world(distance)
     chance, mask = np.asarray(at.probability), np.asarray(at.policy.mask)
-    ell = np.where(mask, at.policy.logprobs - at.reference.logprobs, 0.0)
+    ell = np.where(mask, to_numpy(at.policy.logprobs - at.reference.logprobs), 0.0)
     control = np.where(mask, np.expm1(-ell), 0.0)
     whole = ell.sum(axis=1)
     places = at.policy.places
@@ -315,5 +266,62 @@ def _best(chance: Float64, values: Float64, columns: Float64) -> float:
     return -float(chance @ (values * columns[:, 0])) / float(chance @ columns[:, 0] ** 2)
 
 
-def _percent(bias: float) -> str:
-    return "0" if abs(bias) < 1e-9 else f"{100 * bias:+.3g}%"
+def _document(found: Coefficients) -> Document:
+    gains = table_of(
+        found.gains,
+        GAINS,
+        title="Variance over k1's, of one sequence, at the best λ",
+        note="Worlds of 40 sequences of up to three of four tokens, by how far the policy moved. Exact.",
+    )
+    return Document("Ways of choosing λ in k1 + λ(r − 1)", (_choices(found), gains, _chart(found)))
+
+
+GAINS: Columns[Gain] = {
+    "KL(q‖p), nats": lambda gain: Number(gain.kl, ".3g"),
+    "λ*": lambda gain: Number(gain.coefficient, ".3g"),
+    "k3": lambda gain: Number(gain.k3, ".3g"),
+    "λ* shared": lambda gain: Number(gain.shared, ".3g"),
+    "by position": lambda gain: Number(gain.by_position, ".3g"),
+    "by prefix": lambda gain: Number(gain.by_prefix, ".3g"),
+    "of the sequence": lambda gain: Number(gain.sequence, ".3g"),
+}
+
+
+def _choices(found: Coefficients) -> Table:
+    places = tuple(f"n = {n}" for n in dict.fromkeys(choice.n for choice in found.choices))
+    biases: list[tuple[Cell, ...]] = [
+        (way, "bias", *(_percent(choice.bias) for choice in found.of(way))) for way in WAYS
+    ]
+    gains: list[tuple[Cell, ...]] = [(way, "gain", *numbers(choice.gain for choice in found.of(way))) for way in WAYS]
+    q, p = (", ".join(f"{x:g}" for x in chances) for chances in (found.policy, found.reference))
+    return Table(
+        title=f"Ways of choosing λ: q = ({q}), p = ({p})",
+        note=(
+            f"KL {found.kl:.4f} nats, λ* {found.best:.4f}. bias: of the mean of n, over the KL; gain: k1's mean "
+            "squared error over this one's. Exact, over every batch."
+        ),
+        columns=("λ", "", *places),
+        rows=(*biases, *gains),
+        right=places,
+    )
+
+
+def _percent(bias: float) -> Number:
+    return Number(100 * bias, "+.3g", "%") if settled(bias, UNBIASED) else Number(0.0, ".3g")
+
+
+def _chart(found: Coefficients) -> Chart:
+    def series(number: Callable[[Choice], float]) -> tuple[Series, ...]:
+        return tuple(Series.of(way, ((c.n, number(c)) for c in found.of(way))) for way in WAYS)
+
+    return Chart(
+        name="lambda",
+        text=(
+            "Bias over the KL and gain over k1 against the batch size, for ways of choosing the coefficient λ of "
+            "a control variate. The same-batch fits are biased by about 1/n; leave-one-out is not."
+        ),
+        panels=(
+            Panel("bias", "draws of a batch, n", "bias / KL", series(lambda c: c.bias), "x"),
+            Panel("gain over k1", "draws of a batch, n", "k1's MSE / MSE", series(lambda c: c.gain), "x"),
+        ),
+    )

@@ -8,17 +8,18 @@ r = p/q has E_q[r²] = ∫p²/q, finite where σ² < 2 only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from math import erf, log, sqrt
-from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError
 from kullback.estimators.divergences import k1, k2, k3
+from kullback.lab.cells import Columns, Fixed, Unbounded, table_of
+from kullback.lab.outcome import ExperimentOutcome
 
 NAMES = ("k1", "k2", "k3", "k1 + λ*(r − 1)")
 
@@ -75,7 +76,7 @@ class GaussianPair:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(ExperimentOutcome):
     """What `gaussian` found.
 
     Attributes:
@@ -90,74 +91,9 @@ class Gaussian:
     pairs: tuple[GaussianPair, ...]
     crossovers: dict[str, float | None] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return dict(plain(asdict(self)))
-
-    def tables(self) -> tuple[Table, ...]:
-        """A table for each pair."""
-        return tuple(self._table(pair) for pair in self.pairs)
-
-    def _table(self, pair: GaussianPair) -> Table:
-        chi2 = "infinite: k3 has no variance" if np.isinf(pair.chi2) else f"{pair.chi2:.4g}"
-        return Table(
-            title=f"q = N(0, 1), p = N({pair.shift:g}, {pair.scale:g}²): KL(q‖p) = {pair.kl:.4g} nats",
-            note=(
-                f"KL(p‖q) {pair.forward_kl:.4g}, χ²(p‖q) {chi2}, λ* {pair.coefficient:.4g}, "
-                f"P(k1 < 0) {pair.negative:.3f}. Bias and standard deviation of one sample over the true KL; sampled: "
-                f"{self.samples:,} draws. {self._crossing()}"
-            ),
-            columns=("estimator", "bias", "sampled", "printed", "stdev", "sampled ", "printed "),
-            rows=tuple(_cells(row) for row in pair.rows),
-            right=("bias", "sampled", "printed", "stdev", "sampled ", "printed "),
-        )
-
-    def _crossing(self) -> str:
-        words = [f"{name} above KL {at:.3f}" for name, at in self.crossovers.items() if at is not None]
-        return f"At σ = {self.scale:g} the variance exceeds k1's for " + " and ".join(words) + "." if words else ""
-
-    def chart(self) -> Chart:
-        """Standard deviation and bias over KL, and the standard deviation over the scale."""
-        shifts = np.geomspace(0.05, 2.5, 60)
-        at = [_pair(float(shift), self.scale) for shift in shifts]
-        kls = np.array([pair.kl for pair in at])
-        curves = [Series(name, kls, np.array([stdev(pair, name) for pair in at])) for name in NAMES]
-        drawn = [
-            Series(row.estimator, np.array([pair.kl]), np.array([row.sampled_stdev]), "points")
-            for pair in self.pairs
-            for row in pair.rows
-        ]
-        bias = Series("bias of k2", kls, np.array([_bias(pair, "k2") for pair in at]), "dashed")
-        at_k3 = self.crossovers["k3"]
-        scales = np.linspace(0.5, sqrt(2.0), 120)[:-1]
-        wide = [_pair(1.0, float(scale)) for scale in scales]
-        return Chart(
-            name="gaussian",
-            text=(
-                "Left: standard deviation of k1, k2, k3 and the best control variate over the true KL, and the bias of "
-                f"k2 over it, against the KL at scale {self.scale:g}; dots are sampled. Right: the standard deviations "
-                "against the scale of p; k3's goes to infinity at √2."
-            ),
-            panels=(
-                Panel(
-                    f"scale σ = {self.scale:g}",
-                    "KL(q‖p), nats",
-                    "over the KL",
-                    (*curves, bias, *drawn),
-                    "xy",
-                    () if at_k3 is None else ((at_k3, f"k3 above k1 from {at_k3:.3f}"),),
-                ),
-                Panel(
-                    "shift μ = 1",
-                    "scale σ of p",
-                    "stdev over the KL",
-                    tuple(Series(name, scales, np.array([stdev(pair, name) for pair in wide])) for name in NAMES),
-                    marks=((sqrt(2.0), "k3 infinite from √2"),),
-                    bottom=0.0,
-                    top=6.0,
-                ),
-            ),
-        )
+    def document(self) -> Document:
+        """A table for each pair; standard deviation and bias over KL, and the standard deviation over the scale."""
+        return Document("Estimators on two Gaussians", (*(_table(self, pair) for pair in self.pairs), _chart(self)))
 
 
 def gaussian(
@@ -230,7 +166,15 @@ def _pair(shift: float, scale: float) -> GaussianPair:
         with np.errstate(over="ignore"):  # close to σ² = 2 it is finite and beyond what a float holds
             chi2 = factor * float(np.expm1(a * shift**2 / (2 * a - 1))) + factor - 1.0
     coefficient = (kl + forward) / chi2 if 0 < chi2 < np.inf else 0.0
-    return GaussianPair(shift, scale, kl, forward, chi2, coefficient, _negative(shift, scale))
+    return GaussianPair(
+        shift=shift,
+        scale=scale,
+        kl=kl,
+        forward_kl=forward,
+        chi2=chi2,
+        coefficient=coefficient,
+        negative=_negative(shift, scale),
+    )
 
 
 def _log_ratio(shift: float, scale: float) -> Float64:
@@ -309,17 +253,82 @@ def _with_rows(pair: GaussianPair, draws: Float64) -> GaussianPair:
                 published=PUBLISHED.get((pair.shift, name)) if pair.scale == 1 else None,
             )
         )
-    return GaussianPair(**{**asdict(pair), "rows": tuple(rows)})
+    return replace(pair, rows=tuple(rows))
 
 
-def _cells(row: GaussianRow) -> tuple[str, ...]:
-    printed = ("", "") if row.published is None else tuple(f"{value:g}" for value in row.published)
-    return (
-        row.estimator,
-        f"{row.bias:.4f}",
-        f"{row.sampled_bias:.4f} ± {row.sampled_bias_stderr:.4f}",
-        printed[0],
-        "∞" if np.isinf(row.stdev) else f"{row.stdev:.4f}",
-        f"{row.sampled_stdev:.4f}",
-        printed[1],
+def _table(found: Gaussian, pair: GaussianPair) -> Table:
+    chi2 = "infinite: k3 has no variance" if np.isinf(pair.chi2) else f"{pair.chi2:.4g}"
+    return table_of(
+        pair.rows,
+        COLUMNS,
+        title=f"q = N(0, 1), p = N({pair.shift:g}, {pair.scale:g}²): KL(q‖p) = {pair.kl:.4g} nats",
+        note=(
+            f"KL(p‖q) {pair.forward_kl:.4g}, χ²(p‖q) {chi2}, λ* {pair.coefficient:.4g}, "
+            f"P(k1 < 0) {pair.negative:.3f}. Bias and standard deviation of one sample over the true KL; sampled: "
+            f"{found.samples:,} draws. {_crossing(found)}"
+        ),
+        words=1,
+    )
+
+
+COLUMNS: Columns[GaussianRow] = {
+    "estimator": lambda row: row.estimator,
+    "bias": lambda row: Number(row.bias, ".4f"),
+    "sampled": lambda row: Fixed(row.sampled_bias, row.sampled_bias_stderr, ".4f"),
+    "printed": lambda row: "" if row.published is None else Number(row.published[0], "g"),
+    "stdev": lambda row: Unbounded(row.stdev, ".4f"),
+    "sampled ": lambda row: Number(row.sampled_stdev, ".4f"),
+    "printed ": lambda row: "" if row.published is None else Number(row.published[1], "g"),
+}
+
+
+def _crossing(found: Gaussian) -> str:
+    words = [f"{name} above KL {at:.3f}" for name, at in found.crossovers.items() if at is not None]
+    return f"At σ = {found.scale:g} the variance exceeds k1's for " + " and ".join(words) + "." if words else ""
+
+
+def _chart(found: Gaussian) -> Chart:
+    return Chart(
+        name="gaussian",
+        text=(
+            "Left: standard deviation of k1, k2, k3 and the best control variate over the true KL, and the bias of "
+            f"k2 over it, against the KL at scale {found.scale:g}; dots are sampled. Right: the standard deviations "
+            "against the scale of p; k3's goes to infinity at √2."
+        ),
+        panels=(_by_kl(found), _by_scale()),
+    )
+
+
+def _by_kl(found: Gaussian) -> Panel:
+    pairs = [_pair(float(shift), found.scale) for shift in np.geomspace(0.05, 2.5, 60)]
+    kls = np.array([pair.kl for pair in pairs])
+    curves = [Series(name, kls, np.array([stdev(pair, name) for pair in pairs])) for name in NAMES]
+    bias = Series("bias of k2", kls, np.array([_bias(pair, "k2") for pair in pairs]), "dashed")
+    drawn = [
+        Series(row.estimator, np.array([pair.kl]), np.array([row.sampled_stdev]), "points")
+        for pair in found.pairs
+        for row in pair.rows
+    ]
+    at_k3 = found.crossovers["k3"]
+    return Panel(
+        f"scale σ = {found.scale:g}",
+        "KL(q‖p), nats",
+        "over the KL",
+        (*curves, bias, *drawn),
+        "xy",
+        () if at_k3 is None else ((at_k3, f"k3 above k1 from {at_k3:.3f}"),),
+    )
+
+
+def _by_scale() -> Panel:
+    scales = np.linspace(0.5, sqrt(2.0), 120)[:-1]
+    pairs = [_pair(1.0, float(scale)) for scale in scales]
+    return Panel(
+        "shift μ = 1",
+        "scale σ of p",
+        "stdev over the KL",
+        tuple(Series(name, scales, np.array([stdev(pair, name) for pair in pairs])) for name in NAMES),
+        marks=((sqrt(2.0), "k3 infinite from √2"),),
+        bottom=0.0,
+        top=6.0,
     )

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from math import acos, degrees, nan
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.arrays import Array, Float64, to_numpy
+from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K3, RAO_BLACKWELL, ControlVariate, Estimator
-from kullback.losses import kl_loss, kl_reward
+from kullback.lab.cells import Columns, numbers, settled, table_of
+from kullback.lab.outcome import ExperimentOutcome
+from kullback.losses import Baseline, kl_loss, kl_reward
 from kullback.oracle import TreeLM, World, exact_gradient, loss_moments, reference_world
 from kullback.surrogates import SURROGATES
 from kullback.surrogates.formulas import squared_about
 from kullback.targets import REVERSE_KL
 
-Loss = Callable[..., Any]
+if TYPE_CHECKING:
+    import torch
+
+Loss = Callable[..., Array]
 
 CHARTED = {
     "k1_loss": "k1 in the loss",
@@ -33,10 +38,14 @@ CHARTED = {
 """What the picture shows, and what it calls them."""
 
 ZERO_GRADIENT = 1e-9
+"""Norms of expected gradients below this, over that of ∇KL, are rounding."""
+
+ALIGNED = 1e-4
+"""Angles below this, in degrees, are rounding: the arc cosine of 1 − 1e-16 is 1e-6 degrees."""
 
 
 @dataclass(frozen=True)
-class Direction:
+class ExpectedGradient:
     """The expected gradient of one surrogate in one world, against G = ∇KL(q‖p) of sequences.
 
     Attributes:
@@ -82,7 +91,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(ExperimentOutcome):
     """What `gradients` found.
 
     Attributes:
@@ -91,109 +100,21 @@ class Gradients:
         ways: (way, world, variance) of every unbiased way to ∇KL(q‖p), a row, over ‖G‖².
     """
 
-    directions: tuple[Direction, ...]
+    directions: tuple[ExpectedGradient, ...]
     constants: tuple[Constant, ...]
     ways: tuple[tuple[str, str, float], ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return dict(plain(asdict(self)))
-
-    def at(self, way: str, *, stale: bool = False) -> list[Direction]:
+    def at(self, way: str, *, stale: bool = False) -> list[ExpectedGradient]:
         """One surrogate along the distances, on- or off-policy."""
         return [row for row in self.directions if row.way == way and bool(row.staleness) == stale]
 
-    def tables(self) -> tuple[Table, ...]:
+    def document(self) -> Document:
         """Directions and variances on-policy and off-policy, the constant of f_X, and the unbiased ways."""
         stales = dict.fromkeys(row.staleness for row in self.directions)
-        ways = (self._ways(),) if self.ways else ()
-        return (*(self._directions(stale) for stale in stales), self._constants(), *ways)
-
-    def _directions(self, stale: float) -> Table:
-        rows = [row for row in self.directions if row.staleness == stale]
-        places = list(dict.fromkeys(row.distance for row in rows))
-        kls = {row.distance: row.kl for row in rows}
-        angles = tuple(f"∠ {kls[place]:.1g}" for place in places)
-        noises = tuple(f"var {kls[place]:.1g}" for place in places)
-        lines = []
-        for way in dict.fromkeys(row.way for row in rows):
-            mine = {row.distance: row for row in rows if row.way == way}
-            lines.append(
-                (
-                    way,
-                    *(_angle(mine[place].angle) for place in places),
-                    *(f"{mine[place].variance:.3g}" for place in places),
-                )
-            )
-        drawn = "the policy" if not stale else f"a policy whose logits are {stale:g} away"
-        return Table(
-            title=f"Gradients, rows drawn from {drawn}",
-            note=(
-                "∠: angle between the expected gradient and ∇KL(q‖p) of sequences, degrees, – where it is zero; var: "
-                "trace of one row's covariance over ‖∇KL(q‖p)‖². Columns: KL(q‖p) of the world, nats: "
-                + ", ".join(f"{kls[place]:.3g}" for place in places)
-                + ". Exact."
-            ),
-            columns=("surrogate", *angles, *noises),
-            rows=tuple(lines),
-            right=(*angles, *noises),
-        )
-
-    def _constants(self) -> Table:
-        columns = ("KL(q‖p), nats", "c*", "var at c*", "at 0", "at −KL", "at 1")
-        return Table(
-            title="½(c + ℓ)² of the sequence in the loss (f_X): the best constant",
-            note="Unbiased for ∇KL(q‖p) whatever c; c* = −E[ℓ‖s‖²]/E‖s‖². Variances as above. Exact.",
-            columns=columns,
-            rows=tuple(
-                tuple(f"{x:.3g}" for x in (row.kl, row.best, row.at_best, row.at_zero, row.at_mean, row.at_one))
-                for row in self.constants
-            ),
-            right=columns,
-        )
-
-    def _ways(self) -> Table:
-        worlds = tuple(dict.fromkeys(world for _, world, _ in self.ways))
-        found = {(way, world): variance for way, world, variance in self.ways}
-        return Table(
-            title="Unbiased ways to ∇KL(q‖p)",
-            note=(
-                "Trace of the exact covariance, per row, over ‖∇KL(q‖p)‖²; leave-one-out over pairs. near: KL 0.015; "
-                "apart: 0.39; crossed: the first token decides how far apart the second ones are."
-            ),
-            columns=("way to ∇KL(q‖p)", *worlds),
-            rows=tuple(
-                (way, *(f"{found[way, world]:.3g}" for world in worlds))
-                for way in dict.fromkeys(way for way, _, _ in self.ways)
-            ),
-            right=worlds,
-        )
-
-    def chart(self) -> Chart:
-        """Angle and variance over the KL, on- and off-policy."""
-        panels = []
-        for stale, title in ((False, "on-policy"), (True, "off-policy")):
-            angles, noises = [], []
-            for way, label in CHARTED.items():
-                rows = self.at(way, stale=stale)
-                if not rows:
-                    continue
-                angles.append(Series.of(label, ((row.kl, row.angle) for row in rows)))
-                noises.append(Series.of(label, ((row.kl, row.variance) for row in rows)))
-            x = "KL(q‖p), nats a sequence"
-            panels += [
-                Panel(f"direction, {title}", x, "angle to ∇KL, degrees", tuple(angles), "x", bottom=-4, top=150),
-                Panel(f"noise, {title}", x, "Var / ‖∇KL‖²", tuple(noises), "xy", bottom=0.1, top=1000),
-            ]
-        return Chart(
-            name="gradients",
-            text=(
-                "Angle between the expected gradient of six KL terms and the gradient of the sequence KL, and their "
-                "variance, against the KL, on-policy and off-policy. k1 in the reward and kl_loss stay at 0 degrees "
-                "on-policy; only kl_loss does off-policy; k1 in the loss has no expected gradient on-policy."
-            ),
-            panels=tuple(panels),
-        )
+        tables = [*(_directions(self, stale) for stale in stales), _constants(self)]
+        if self.ways:
+            tables.append(_ways(self))
+        return Document("Whose gradient every KL term follows", (*tables, _chart(self)))
 
 
 def gradients(
@@ -231,7 +152,7 @@ def gradients(
     _require_torch()
     named = [(name, SURROGATES[name].fn) for name in (SURROGATES.names if surrogates is None else surrogates)]
     losses = [*named, *((f"kl_loss, {e.name}", _kl_loss(e)) for e in (K1, K3, RAO_BLACKWELL))]
-    rows: list[Direction] = []
+    rows: list[ExpectedGradient] = []
     settings = [(distance, stale) for stale in (0.0, staleness) for distance in distances]
     for done, (distance, stale) in enumerate(settings, 1):
         at = reference_world(distance, torch=True, staleness=stale)
@@ -268,16 +189,18 @@ def crossed() -> World:
     return World(tree((0.5, 0.5, 0.99), True), tree((0.75, 0.5, 0.01), False))
 
 
-def _reward_to_go(q: Any, p: Any, mask: Any) -> Any:
+def _reward_to_go(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """k1 in the reward, credited with what follows."""
-    penalty = kl_reward(q, p, mask, estimator=K1)
+    import torch
+
+    penalty = torch.as_tensor(kl_reward(q, p, mask, estimator=K1))
     return (penalty.flip(-1).cumsum(-1).flip(-1) * q * mask).sum(-1)
 
 
-def _kl_loss(estimator: Estimator, baseline: str | None = None) -> Loss:
+def _kl_loss(estimator: Estimator, baseline: Baseline | None = None) -> Loss:
     """kl_loss of the reverse KL, weighted to the policy."""
 
-    def loss(q: Any, p: Any, mask: Any, token_kl: Any, behavior_logprobs: Any) -> Any:
+    def loss(q: Array, p: Array, mask: Array, token_kl: Array, behavior_logprobs: Array) -> Array:
         return kl_loss(
             q,
             p,
@@ -304,16 +227,16 @@ WAYS: tuple[tuple[str, Loss, int], ...] = (
 """(name, loss, rows of a batch) of the unbiased ways."""
 
 
-def _direction(at: World, way: str, loss: Loss, distance: float, stale: float) -> Direction:
+def _direction(at: World, way: str, loss: Loss, distance: float, stale: float) -> ExpectedGradient:
     moments, want = loss_moments(at, loss), exact_gradient(at, REVERSE_KL)
     got, size = moments.gradient, float(np.linalg.norm(want))
     record = SURROGATES[way] if way in SURROGATES.names else None
     promise = REVERSE_KL if record is None else record.gradient_of["off_policy" if stale else "on_policy"]
-    return Direction(
+    return ExpectedGradient(
         way=way,
         distance=distance,
         staleness=stale,
-        kl=float(at.exact(REVERSE_KL).detach()),
+        kl=float(to_numpy(at.exact(REVERSE_KL))),
         follows=None if promise is None else promise.name,
         angle=_between(got, want),
         scale=float(np.sum(got * want)) / size**2,
@@ -332,7 +255,7 @@ def _between(got: Float64, want: Float64) -> float:
 
 def _constant(distance: float) -> Constant:
     at = reference_world(distance, torch=True)
-    kl, size = float(at.exact(REVERSE_KL).detach()), float(np.sum(exact_gradient(at, REVERSE_KL) ** 2))
+    kl, size = float(to_numpy(at.exact(REVERSE_KL))), float(np.sum(exact_gradient(at, REVERSE_KL) ** 2))
     low, zero, one = (loss_moments(at, partial(squared_about, constant=c)).variance / size for c in (-1.0, 0.0, 1.0))
     # E‖(c + ℓ)s‖² is a quadratic of c, and the mean does not depend on c.
     slope, curvature = 0.5 * (one - low), 0.5 * (one + low) - zero
@@ -341,11 +264,15 @@ def _constant(distance: float) -> Constant:
     def variance(c: float) -> float:
         return zero + c * slope + c**2 * curvature
 
-    return Constant(distance, kl, best, variance(best), zero, one, variance(-kl))
-
-
-def _angle(angle: float) -> str:
-    return "–" if np.isnan(angle) else "0" if angle < 1e-4 else f"{angle:.3g}"
+    return Constant(
+        distance=distance,
+        kl=kl,
+        best=best,
+        at_best=variance(best),
+        at_zero=zero,
+        at_one=one,
+        at_mean=variance(-kl),
+    )
 
 
 def _require_torch() -> None:
@@ -353,3 +280,88 @@ def _require_torch() -> None:
         import torch  # noqa: F401
     except ImportError:
         raise MissingPackageError("torch", "torch") from None
+
+
+def _directions(found: Gradients, stale: float) -> Table:
+    rows = [row for row in found.directions if row.staleness == stale]
+    kls = {row.distance: row.kl for row in rows}
+    at = {(row.way, row.distance): row for row in rows}
+    angles = tuple(f"∠ {kl:.1g}" for kl in kls.values())
+    noises = tuple(f"var {kl:.1g}" for kl in kls.values())
+    drawn = "the policy" if not stale else f"a policy whose logits are {stale:g} away"
+    return Table(
+        title=f"Gradients, rows drawn from {drawn}",
+        note=(
+            "∠: angle between the expected gradient and ∇KL(q‖p) of sequences, degrees, – where it is zero; var: "
+            "trace of one row's covariance over ‖∇KL(q‖p)‖². Columns: KL(q‖p) of the world, nats: "
+            + ", ".join(f"{kl:.3g}" for kl in kls.values())
+            + ". Exact."
+        ),
+        columns=("surrogate", *angles, *noises),
+        rows=tuple(
+            (
+                way,
+                *numbers(settled(at[way, place].angle, ALIGNED) for place in kls),
+                *numbers(at[way, place].variance for place in kls),
+            )
+            for way in dict.fromkeys(row.way for row in rows)
+        ),
+        right=(*angles, *noises),
+    )
+
+
+def _constants(found: Gradients) -> Table:
+    return table_of(
+        found.constants,
+        CONSTANTS,
+        title="½(c + ℓ)² of the sequence in the loss (f_X): the best constant",
+        note="Unbiased for ∇KL(q‖p) whatever c; c* = −E[ℓ‖s‖²]/E‖s‖². Variances as above. Exact.",
+    )
+
+
+CONSTANTS: Columns[Constant] = {
+    "KL(q‖p), nats": lambda row: Number(row.kl, ".3g"),
+    "c*": lambda row: Number(row.best, ".3g"),
+    "var at c*": lambda row: Number(row.at_best, ".3g"),
+    "at 0": lambda row: Number(row.at_zero, ".3g"),
+    "at −KL": lambda row: Number(row.at_mean, ".3g"),
+    "at 1": lambda row: Number(row.at_one, ".3g"),
+}
+
+
+def _ways(found: Gradients) -> Table:
+    ways = dict.fromkeys(way for way, _, _ in found.ways)
+    worlds = tuple(dict.fromkeys(world for _, world, _ in found.ways))
+    at = {(way, world): variance for way, world, variance in found.ways}
+    return Table(
+        title="Unbiased ways to ∇KL(q‖p)",
+        note=(
+            "Trace of the exact covariance, per row, over ‖∇KL(q‖p)‖²; leave-one-out over pairs. near: KL 0.015; "
+            "apart: 0.39; crossed: the first token decides how far apart the second ones are."
+        ),
+        columns=("way to ∇KL(q‖p)", *worlds),
+        rows=tuple((way, *numbers(at[way, world] for world in worlds)) for way in ways),
+        right=worlds,
+    )
+
+
+def _chart(found: Gradients) -> Chart:
+    panels = []
+    for stale, title in ((False, "on-policy"), (True, "off-policy")):
+        charted = {label: rows for way, label in CHARTED.items() if (rows := found.at(way, stale=stale))}
+        angles = tuple(Series.of(label, ((row.kl, row.angle) for row in rows)) for label, rows in charted.items())
+        noises = tuple(Series.of(label, ((row.kl, row.variance) for row in rows)) for label, rows in charted.items())
+        x = "KL(q‖p), nats a sequence"
+        panels += [
+            Panel(f"direction, {title}", x, "angle to ∇KL, degrees", angles, "x", bottom=-4, top=150),
+            Panel(f"noise, {title}", x, "Var / ‖∇KL‖²", noises, "xy", bottom=0.1, top=1000),
+        ]
+    return Chart(
+        name="gradients",
+        text=(
+            "Angle between the expected gradient of six KL terms and the gradient of the sequence KL, and their "
+            "variance, against the KL, on-policy and off-policy. k1 in the reward and kl_loss stay at 0 degrees "
+            "on-policy; only kl_loss does off-policy; k1 in the loss has no expected gradient on-policy."
+        ),
+        panels=tuple(panels),
+    )

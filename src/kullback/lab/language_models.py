@@ -9,7 +9,7 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.estimators.divergences import k3
-from kullback.lab.accuracy import Accuracies, Moments, Setting, measured
+from kullback.lab.accuracy import Accuracies, PairSetting, SequenceMoments, measured
 from kullback.oracle import MarkovLM
 from kullback.oracle.markov import TokenFunction
 
@@ -63,7 +63,7 @@ def language(
     return measured(
         "language",
         _world,
-        Setting(vocab, horizon, distance),
+        PairSetting(vocab, horizon, distance),
         {"distance": distances, "horizon": horizons, "vocab": vocabs},
         samples=samples,
         worlds=worlds,
@@ -73,7 +73,7 @@ def language(
     )
 
 
-def pair(setting: Setting, rng: np.random.Generator) -> tuple[MarkovLM, MarkovLM]:
+def pair(setting: PairSetting, rng: np.random.Generator) -> tuple[MarkovLM, MarkovLM]:
     """A policy and its reference; token 0 ends a sequence."""
     shape = (setting.vocab + 1, setting.vocab)
     reference = PEAKED * rng.normal(size=shape)
@@ -84,9 +84,9 @@ def pair(setting: Setting, rng: np.random.Generator) -> tuple[MarkovLM, MarkovLM
     return q, p
 
 
-def _world(setting: Setting, rng: np.random.Generator) -> list[Moments]:
+def _world(setting: PairSetting, rng: np.random.Generator) -> list[SequenceMoments]:
     q, p = pair(setting, rng)
-    return [Moments(name, q.reverse_kl(p), mean, variance) for name, mean, variance in ways(q, p)]
+    return [SequenceMoments(name, q.reverse_kl(p), mean, variance) for name, mean, variance in ways(q, p)]
 
 
 def ways(q: MarkovLM, p: MarkovLM) -> Iterator[tuple[str, float, float]]:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, sqrt
+from math import ceil, nan, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.documents import MISSING, Chart, Document, Number, Panel, Record, Series, plain
 from kullback.errors import InputError
 from kullback.estimation.accumulator import estimate
-from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS
+from kullback.estimation.block import Block
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
 from kullback.jobs.estimates import TABLE
+from kullback.lab.cells import Columns, Span, table_of
+from kullback.lab.outcome import ExperimentOutcome
 from kullback.rollouts import Rollout, read_rollouts, to_sequences
 
 MOST = 1024
@@ -32,6 +33,8 @@ MOST = 1024
 RESAMPLES = 500
 """Bootstrap samples of the pilot's prompts behind the range of a plan."""
 
+M = TypeVar("M", float, Float64)
+
 
 @dataclass(frozen=True)
 class Components:
@@ -39,6 +42,10 @@ class Components:
 
     between: float
     within: float
+
+    def variance(self, samples: M) -> M:
+        """Of the mean of so many samples of one random prompt, σ_b² + σ_w²/m."""
+        return self.between**2 + self.within**2 / samples
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ExperimentOutcome):
     """What `plan` found.
 
     Attributes:
@@ -101,56 +108,14 @@ class Plan:
         possible = [row for row in self.rows if row.tokens is not None]
         return min(possible, key=lambda row: (bool(row.pilot.warnings), row.tokens), default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Record:
         """What ``--json`` prints."""
         rows = [{**asdict(row), "pilot": row.pilot.to_dict(), "sequences": row.sequences} for row in self.rows]
         return dict(plain({**asdict(self), "rows": rows}))
 
-    def tables(self) -> tuple[Table, ...]:
-        """What each estimator needs."""
-        columns = ("nats/sequence", "σ prompts", "σ within", "prompts", "samples", "sequences", "90% range", "tokens")
-        best = self.cheapest
-        fewest = max(row.least_prompts for row in self.rows)
-        advice = (
-            f"No estimator reaches it: have at least {fewest:,} prompts."
-            if best is None
-            else f"Cheapest: {best.estimator} ({best.level}), {best.prompts:,} prompts × {best.samples}."
-        )
-        doubtful = [f"{row.estimator} ({row.level})" for row in self.rows if row.pilot.warnings]
-        warned = f" Not to be trusted (heavy tails or worse in the pilot): {', '.join(doubtful)}." if doubtful else ""
-        return (
-            Table(
-                title=f"For a standard error of {self.wished:.3g} nats a sequence",
-                note=(
-                    f"{advice}{warned} Pilot: {self.pilot_sequences:,} sequences of {self.pilot_prompts} prompts, "
-                    f"{self.completion_tokens:.1f} tokens each. σ: standard deviation between prompts' means, and of "
-                    "samples of one prompt. tokens: to generate; scoring them is not counted. 90% range: of the "
-                    "sequences, over resampled pilots."
-                ),
-                columns=("estimator", "level", *columns),
-                rows=tuple(_cells(row) for row in self.rows),
-                right=columns,
-            ),
-        )
-
-    def chart(self) -> Chart:
-        """Tokens against samples a prompt, for the wished error."""
-        samples = np.unique(np.geomspace(1, 64, 25).astype(int))
-        series = tuple(
-            Series.of(
-                f"{row.estimator}, {row.level}",
-                ((m, _prompts(row.components, int(m), self.wished) * m * self.completion_tokens) for m in samples),
-            )
-            for row in self.rows
-        )
-        return Chart(
-            name="plan",
-            text=(
-                f"Tokens to generate for a standard error of {self.wished:.3g} nats a sequence, against the samples "
-                "drawn of each prompt, by estimator."
-            ),
-            panels=(Panel(f"standard error {self.wished:.3g} nats", "samples a prompt", "tokens", series, "xy"),),
-        )
+    def document(self) -> Document:
+        """What each estimator needs, and tokens against samples a prompt, for the wished error."""
+        return _document(self)
 
 
 def plan(
@@ -199,27 +164,25 @@ def plan(
             f"stderr={stderr}, relative={relative} and read_cost={read_cost} came: give one positive error, in nats a "
             "sequence or relative to the KL, and a cost that is not negative"
         )
-    drawn = [
-        r for r in (read_rollouts(pilot) if isinstance(pilot, str | Path) else pilot) if r.sampled_from == "policy"
-    ]
-    if not drawn:
-        raise InputError("the pilot has no sequence that was sampled from the policy")
+    drawn = _drawn(pilot)
     batch = to_sequences(drawn)
-    keys, inverse = np.unique(np.asarray(batch.groups), return_inverse=True)
+    keys, prompt = np.unique(np.asarray(batch.groups), return_inverse=True)
     if len(keys) < 2 or len(keys) == len(drawn):
         raise InputError(
             f"the pilot has {len(drawn)} sequences of {len(keys)} prompts: at least two prompts, and at least two "
             "samples of one, are needed to tell them apart"
         )
-    found = [(estimator, level, *_estimated(batch, estimator, level)) for estimator, level in estimators]
-    best = min((pilot_estimate for _, _, pilot_estimate, _ in found), key=lambda e: e.stderr)
+    found = [_estimated(batch, estimator, level) for estimator, level in estimators]
+    best = min((value for value, _ in found), key=lambda value: value.stderr)
     wished = stderr if stderr is not None else float(relative or 0.0) * abs(best.value)
     if not 0 < wished < np.inf:
         raise InputError(f"the pilot's KL is {best.value:g}, to which no error is relative: give stderr in nats")
-    cost = _Cost(
-        float(np.mean([len(rollout.prompt_tokens or ()) for rollout in drawn])) * read_cost,
-        float(np.mean(batch.lengths)),
-        most_prompts,
+    prompt_tokens = float(np.mean([len(rollout.prompt_tokens or ()) for rollout in drawn]))
+    budget = _Budget(
+        wished=wished,
+        prompt=prompt_tokens * read_cost,
+        completion=float(np.mean(batch.lengths)),
+        most=most_prompts,
     )
     rng = np.random.default_rng(seed)
     return Plan(
@@ -227,28 +190,35 @@ def plan(
         most_prompts=most_prompts,
         pilot_prompts=len(keys),
         pilot_sequences=len(drawn),
-        prompt_tokens=float(np.mean([len(rollout.prompt_tokens or ()) for rollout in drawn])),
-        completion_tokens=cost.completion,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=budget.completion,
         read_cost=read_cost,
-        rows=tuple(
-            _row(estimator.name, level, value, _Stats.of(rows, inverse), wished, cost, rng)
-            for estimator, level, value, rows in found
-        ),
+        rows=tuple(_row(value, _Stats.of(rows, prompt), budget, rng) for value, rows in found),
     )
 
 
-@dataclass(frozen=True)
-class _Cost:
-    """Of a prompt and of a sample, in generated tokens; and the prompts that can be had."""
+def _drawn(pilot: str | Path | Sequence[Rollout]) -> list[Rollout]:
+    """What the policy drew."""
+    rollouts = read_rollouts(pilot) if isinstance(pilot, str | Path) else pilot
+    drawn = [rollout for rollout in rollouts if rollout.sampled_from == "policy"]
+    if not drawn:
+        raise InputError("the pilot has no sequence that was sampled from the policy")
+    return drawn
 
+
+@dataclass(frozen=True)
+class _Budget:
+    """The wished standard error; what a prompt and a sample cost, in generated tokens; the prompts to be had."""
+
+    wished: float
     prompt: float
     completion: float
     most: int | None
 
-    def best(self, components: Components, wished: float) -> tuple[int, int] | None:
+    def best(self, components: Components) -> tuple[int, int] | None:
         """Prompts and samples a prompt at the least cost."""
-        samples = np.arange(1, MOST + 1)
-        prompts = np.ceil((components.between**2 + components.within**2 / samples) / wished**2).clip(2)
+        samples = np.arange(1.0, MOST + 1)
+        prompts = np.ceil(components.variance(samples) / self.wished**2).clip(2)
         costs = prompts * (self.prompt + samples * self.completion)
         if self.most is not None:
             costs[prompts > self.most] = np.inf
@@ -281,34 +251,32 @@ class _Stats:
         return Components(sqrt(max((spread - within) / size, 0.0)), sqrt(within))
 
 
-def _row(
-    name: str, level: str, value: Estimate, stats: _Stats, wished: float, cost: _Cost, rng: np.random.Generator
-) -> PlanRow:
+def _row(value: Estimate, stats: _Stats, budget: _Budget, rng: np.random.Generator) -> PlanRow:
     components = stats.components()
-    best = cost.best(components, wished)
+    best = budget.best(components)
     needed = []
     for _ in range(RESAMPLES):
-        again = cost.best(stats.components(rng.integers(len(stats.count), size=len(stats.count))), wished)
+        again = budget.best(stats.components(rng.integers(len(stats.count), size=len(stats.count))))
         needed.append(float(again[0] * again[1]) if again else np.inf)
     low, high = (float(x) for x in np.quantile(needed, (0.05, 0.95), method="nearest"))
     prompts, samples = best or (None, None)
     return PlanRow(
-        estimator=name,
-        level=level,
+        estimator=value.estimator,
+        level=value.level,
         pilot=value,
         components=components,
         prompts=prompts,
         samples=samples,
-        expected=sqrt((components.between**2 + components.within**2 / best[1]) / best[0]) if best else None,
-        tokens=best[0] * best[1] * cost.completion if best else None,
+        expected=sqrt(components.variance(best[1]) / best[0]) if best else None,
+        tokens=best[0] * best[1] * budget.completion if best else None,
         low=low,
         high=high,
-        least_prompts=ceil((components.between**2 + components.within**2 / MOST) / wished**2),
+        least_prompts=ceil(components.variance(MOST) / budget.wished**2),
     )
 
 
 def _prompts(components: Components, samples: int, wished: float) -> int:
-    return max(2, ceil((components.between**2 + components.within**2 / samples) / wished**2))
+    return max(2, ceil(components.variance(samples) / wished**2))
 
 
 def _estimated(batch: Sequences, estimator: Estimator, level: Level) -> tuple[Estimate, Float64]:
@@ -327,12 +295,12 @@ def _estimated(batch: Sequences, estimator: Estimator, level: Level) -> tuple[Es
     )
     rows = []
     for block in batch.blocks():
-        tokens = Tokens.of(block, level, None)
+        tokens = Block.of(block, level, None)
         x = tokens.token_kl if estimator.reads == "token_kl" else tokens.log_ratio
         with np.errstate(all="ignore"):
             part = tokens.sums(np.asarray(estimator.fn(x)))
-            for name, coefficient in value.coefficients.items():
-                part = part + coefficient * tokens.sums(CONTROLS[name].fn(tokens))
+            for control in estimator.controls:
+                part = part + value.coefficients[control.name] * tokens.sums(control.fn(tokens))
         rows.append(part)
     together = np.concatenate(rows)
     if not np.isfinite(together).all():
@@ -340,16 +308,66 @@ def _estimated(batch: Sequences, estimator: Estimator, level: Level) -> tuple[Es
     return value, together
 
 
-def _cells(row: PlanRow) -> tuple[str, ...]:
-    start = (
-        row.estimator,
-        row.level,
-        str(row.pilot).partition(" nats/")[0],
-        f"{row.components.between:.3g}",
-        f"{row.components.within:.3g}",
+def _document(found: Plan) -> Document:
+    table = table_of(
+        found.rows,
+        COLUMNS,
+        title=f"For a standard error of {found.wished:.3g} nats a sequence",
+        note=(
+            f"{_advice(found)} Pilot: {found.pilot_sequences:,} sequences of {found.pilot_prompts} prompts, "
+            f"{found.completion_tokens:.1f} tokens each. σ: standard deviation between prompts' means, and of "
+            "samples of one prompt. tokens: to generate; scoring them is not counted. 90% range: of the "
+            "sequences, over resampled pilots."
+        ),
+        words=2,
     )
-    if row.prompts is None or row.samples is None or row.sequences is None or row.tokens is None:
-        return (*start, f"> {row.least_prompts:,}", "–", "–", "–", "–")
-    high = "∞" if np.isinf(row.high) else f"{row.high:,.0f}"
-    numbers = (f"{row.prompts:,}", str(row.samples), f"{row.sequences:,}", f"{row.low:,.0f} to {high}")
-    return (*start, *numbers, f"{row.tokens:,.0f}")
+    return Document("How many prompts and samples to draw", (table, _chart(found)))
+
+
+def _advice(found: Plan) -> str:
+    """What to draw, and which estimators not to trust."""
+    best = found.cheapest
+    advice = (
+        f"No estimator reaches it: have at least {max(row.least_prompts for row in found.rows):,} prompts."
+        if best is None
+        else f"Cheapest: {best.estimator} ({best.level}), {best.prompts:,} prompts × {best.samples}."
+    )
+    doubtful = ", ".join(f"{row.estimator} ({row.level})" for row in found.rows if row.pilot.warnings)
+    return f"{advice} Not to be trusted (heavy tails or worse in the pilot): {doubtful}." if doubtful else advice
+
+
+COLUMNS: Columns[PlanRow] = {
+    "estimator": lambda row: row.estimator,
+    "level": lambda row: row.level,
+    "nats/sequence": lambda row: row.pilot.rounded,
+    "σ prompts": lambda row: Number(row.components.between, ".3g"),
+    "σ within": lambda row: Number(row.components.within, ".3g"),
+    "prompts": lambda row: f"> {row.least_prompts:,}" if row.prompts is None else Number(row.prompts, ",.0f"),
+    "samples": lambda row: _count(row.samples, ".0f"),
+    "sequences": lambda row: _count(row.sequences),
+    "90% range": lambda row: MISSING if row.prompts is None else Span(row.low, row.high),
+    "tokens": lambda row: _count(row.tokens),
+}
+
+
+def _count(number: float | None, form: str = ",.0f") -> Number:
+    return Number(nan if number is None else number, form)
+
+
+def _chart(found: Plan) -> Chart:
+    samples = [int(m) for m in np.unique(np.geomspace(1, 64, 25).astype(int))]
+    series = tuple(
+        Series.of(
+            f"{row.estimator}, {row.level}",
+            ((m, _prompts(row.components, m, found.wished) * m * found.completion_tokens) for m in samples),
+        )
+        for row in found.rows
+    )
+    return Chart(
+        name="plan",
+        text=(
+            f"Tokens to generate for a standard error of {found.wished:.3g} nats a sequence, against the samples "
+            "drawn of each prompt, by estimator."
+        ),
+        panels=(Panel(f"standard error {found.wished:.3g} nats", "samples a prompt", "tokens", series, "xy"),),
+    )

@@ -8,19 +8,22 @@ q* ∝ p·exp(R/β), and so is the exact KL at every step. All seeds and all β 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Float64
-from kullback.documents import Chart, Panel, Series, Table, plain
+from kullback.arrays import Array, Float64
+from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
 from kullback.jobs.progress import Progress
+from kullback.lab.cells import Columns, Fixed, table_of
+from kullback.lab.outcome import ExperimentOutcome
 from kullback.losses import kl_loss, kl_reward
 from kullback.oracle import TreeLM
+from kullback.oracle.tree import prefix_count
 from kullback.surrogates import SURROGATES
 from kullback.targets import REVERSE_KL
 
@@ -39,11 +42,12 @@ TAIL = 0.25
 EVERY = 20
 """Steps between two points of a curve."""
 
-Penalty = Callable[["Batch"], Any]
+Penalty = Callable[["SampledRows"], Array]
+"""A KL term: one number a row, or their mean."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampledRows:
     """Sampled rows of all runs together: log-probs (rows, time) and the run of each row."""
 
     q: torch.Tensor
@@ -64,7 +68,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One KL term at one β, over the last quarter of the steps; means over seeds, with the seeds' standard error.
 
     Attributes:
@@ -92,7 +96,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(ExperimentOutcome):
     """What `training` found.
 
     Attributes:
@@ -104,14 +108,10 @@ class Training:
     steps: int
     samples: int
     seeds: int
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
     frontier: tuple[tuple[float, float], ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return dict(plain(asdict(self)))
-
-    def of(self, arm: str) -> list[Run]:
+    def of(self, arm: str) -> list[TrainingRun]:
         """One KL term, by β."""
         return [run for run in self.runs if run.arm == arm]
 
@@ -120,98 +120,34 @@ class Training:
         """The penalties' weights."""
         return tuple(dict.fromkeys(run.beta for run in self.runs))
 
-    def tables(self) -> tuple[Table, ...]:
-        """A table for each β."""
-        return tuple(self._table(beta) for beta in self.betas)
-
-    def _table(self, beta: float) -> Table:
-        rows = [run for run in self.runs if run.beta == beta]
-        columns = ("reward", "exact KL", "logged KL", "shortfall")
-        return Table(
-            title=f"β = {beta:g}: the optimum has reward {rows[0].best_reward:.3f} and KL {rows[0].best_kl:.3f}",
-            note=(
-                f"{self.steps} steps of {self.samples} samples, {self.seeds} seeds; the last quarter, ± standard error "
-                "over seeds; KL(q‖p) in nats a sequence. shortfall: 0% is the optimum of E[R] − β KL, 100% the "
-                "reference."
-            ),
-            columns=("KL term", *columns),
-            rows=tuple(
-                (
-                    run.arm,
-                    f"{run.reward:.3f} ± {run.reward_stderr:.3f}",
-                    f"{run.kl:.3f} ± {run.kl_stderr:.3f}",
-                    f"{run.logged:.3f}",
-                    f"{100 * run.shortfall:.1f}%",
-                )
-                for run in rows
-            ),
-            right=columns,
-        )
-
-    def chart(self) -> Chart:
-        """Reward against exact KL, and the exact KL along the steps at the first β."""
-        best = Series.of("optimum", ((kl, reward) for reward, kl in self.frontier))
-        names = tuple(dict.fromkeys(run.arm for run in self.runs))
-        steps = range(EVERY, EVERY * len(self.runs[0].curve) + 1, EVERY)
-        target, most = self.runs[0].best_kl, max(run.kl for run in self.runs)
-        return Chart(
-            name="training",
-            text=(
-                f"Training with {', '.join(names)}. Reward against exact KL at the end, at β of "
-                f"{', '.join(f'{beta:g}' for beta in self.betas)}, with the optimum of every β; exact KL along the "
-                f"steps at β = {self.betas[0]:g}, whose optimum has {target:.2f} nats; and the KL that the trainer "
-                "logs against the exact one."
-            ),
-            panels=(
-                Panel("at the end", "exact KL(q‖p), nats", "reward", (best, *self._points(names, "kl", "reward"))),
-                Panel(
-                    f"β = {self.betas[0]:g}",
-                    "step",
-                    "exact KL(q‖p), nats",
-                    (
-                        Series.of("optimum", ((step, target) for step in steps)),
-                        *(Series.of(name, zip(steps, self.of(name)[0].curve, strict=True)) for name in names),
-                    ),
-                ),
-                Panel(
-                    "what the log says",
-                    "exact KL(q‖p), nats",
-                    "logged KL, nats",
-                    (
-                        *self._points(names, "kl", "logged"),
-                        Series.of("logged = exact", ((0.0, 0.0), (most, most)), "dashed"),
-                    ),
-                ),
-            ),
-        )
-
-    def _points(self, names: Sequence[str], x: str, y: str) -> tuple[Series, ...]:
-        return tuple(
-            Series.of(name, ((getattr(run, x), getattr(run, y)) for run in self.of(name)), "points") for name in names
-        )
+    def document(self) -> Document:
+        """A table for each β; reward against exact KL, and the exact KL along the steps at the first β."""
+        return Document("Training with each KL term", (*(_table(self, beta) for beta in self.betas), _chart(self)))
 
 
 def _in_loss(name: str) -> Penalty:
-    return lambda b: SURROGATES[name].fn(b.q, b.p, b.mask).mean()
+    return lambda rows: SURROGATES[name](rows.q, rows.p, rows.mask)
 
 
 def _in_reward(estimator: Estimator) -> Penalty:
-    def penalty(b: Batch) -> Any:
-        cost = kl_reward(b.q, b.p, b.mask, estimator=estimator, allow_biased=True).sum(-1)
-        return (_advantage(cost.reshape(-1, b.samples)).ravel() * _whole(b.q, b.mask)).mean()
+    def penalty(rows: SampledRows) -> Array:
+        import torch
+
+        costs = torch.as_tensor(kl_reward(rows.q, rows.p, rows.mask, estimator=estimator, allow_biased=True))
+        return _advantage(costs.sum(-1).reshape(-1, rows.samples)).ravel() * _whole(rows.q, rows.mask)
 
     return penalty
 
 
-def _with_kl_loss(b: Batch, exact: bool) -> Any:
+def _with_kl_loss(rows: SampledRows, *, exact: bool) -> Array:
     return kl_loss(
-        b.q,
-        b.p,
-        b.mask,
+        rows.q,
+        rows.p,
+        rows.mask,
         objective=REVERSE_KL,
-        token_kl=b.token_kl if exact else None,
+        token_kl=rows.token_kl if exact else None,
         baseline="leave_one_out",
-        groups=b.run,
+        groups=rows.run,
     )
 
 
@@ -271,27 +207,26 @@ def training(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tables this small are slower on more
     try:
-        problem = _Problem(betas, samples, seeds)
-        runs: list[Run] = []
+        problem = Problem(betas, samples, seeds)
+        runs: list[TrainingRun] = []
+
+        def report(before: int, step: int) -> None:
+            on_progress(Progress((before + step) * problem.rows, len(ARMS) * steps * problem.rows, 0))
+
         for number, arm in enumerate(ARMS):
-            runs += problem.trained(arm, steps, seed, partial(_report, on_progress, number, steps, problem.rows))
+            runs += problem.trained(arm, steps, seed, partial(report, number * steps))
     finally:
         torch.set_num_threads(threads)
     return Training(steps, samples, seeds, tuple(runs), problem.frontier())
 
 
-def _report(on_progress: Callable[[Progress], None], arm: int, steps: int, rows: int, step: int, tokens: int) -> None:
-    on_progress(Progress((arm * steps + step) * rows, len(ARMS) * steps * rows, 0))
-
-
-class _Problem:
+class Problem:
     """The tree, the reference and the reward; every run is one row of the leading axis, seeds within β."""
 
     def __init__(self, betas: Sequence[float], samples: int, seeds: int) -> None:
         import torch
 
-        prefixes = sum((VOCAB - 1) ** t for t in range(HORIZON))
-        logits = np.random.default_rng(0).normal(size=(prefixes, VOCAB))
+        logits = np.random.default_rng(0).normal(size=(prefix_count(VOCAB, HORIZON), VOCAB))
         self.tree = TreeLM(logits, EOS, HORIZON)
         self.betas, self.samples, self.seeds = tuple(betas), samples, seeds
         self.runs = len(betas) * seeds
@@ -324,7 +259,7 @@ class _Problem:
         """Optima from the reference to almost no penalty."""
         return tuple(self.optimum(float(beta)) for beta in np.geomspace(50.0, 0.12, 60))
 
-    def trained(self, arm: Arm, steps: int, seed: int, on_step: Callable[[int, int], None]) -> list[Run]:
+    def trained(self, arm: Arm, steps: int, seed: int, on_step: Callable[[int], None]) -> list[TrainingRun]:
         """One KL term, every β and seed."""
         import torch
 
@@ -336,7 +271,7 @@ class _Problem:
             everything = self._read(table)
             whole = everything.detach().sum(-1)
             batch, reward = self._sampled(table, everything, whole, generator)
-            gain = (_advantage(reward.reshape(self.runs, -1)).ravel() * _whole(batch.q, batch.mask)).mean()
+            gain = _advantage(reward.reshape(self.runs, -1)).ravel() * _whole(batch.q, batch.mask)
             # The mean is over the rows of all runs; each run wants the mean over its own.
             gradient = -self.runs * _gradient(gain, logits)
             if arm.penalty is not None:
@@ -348,12 +283,12 @@ class _Problem:
                 chance = whole.exp()
                 kls.append((chance * (whole - self.ref_logprobs.sum(-1))).sum(-1))
                 rewards.append(chance @ self.reward)
-                on_step(step + 1, 0)
+                on_step(step + 1)
         return self._runs(arm, *(torch.stack(x).numpy() for x in (rewards, kls, logged)))
 
     def _sampled(
         self, table: torch.Tensor, everything: torch.Tensor, whole: torch.Tensor, generator: torch.Generator
-    ) -> tuple[Batch, torch.Tensor]:
+    ) -> tuple[SampledRows, torch.Tensor]:
         import torch
 
         uniform = torch.rand(self.runs, self.samples, dtype=torch.float64, generator=generator)
@@ -362,7 +297,7 @@ class _Problem:
         run = torch.arange(self.runs).repeat_interleave(self.samples)
         rows = drawn.ravel()
         kl = (table.exp() * (table - self.reference)).sum(-1)
-        batch = Batch(
+        batch = SampledRows(
             q=everything[run, rows],
             p=self.ref_logprobs[rows],
             mask=self.mask[rows],
@@ -372,7 +307,7 @@ class _Problem:
         )
         return batch, self.reward[rows]
 
-    def _runs(self, arm: Arm, rewards: Float64, kls: Float64, logged: Float64) -> list[Run]:
+    def _runs(self, arm: Arm, rewards: Float64, kls: Float64, logged: Float64) -> list[TrainingRun]:
         """From (points, runs) arrays."""
         points, steps = max(1, int(TAIL * len(kls))), max(1, int(TAIL * len(logged)))
         found = []
@@ -383,7 +318,7 @@ class _Problem:
             start = float(np.exp(self.ref_logprobs.sum(-1).numpy()) @ self.reward.numpy())
             best = best_reward - beta * best_kl
             found.append(
-                Run(
+                TrainingRun(
                     arm=arm.name,
                     beta=beta,
                     reward=float(reward.mean()),
@@ -411,16 +346,80 @@ def _advantage(returns: torch.Tensor) -> torch.Tensor:
     return (returns - returns.mean(-1, keepdim=True)) * (n / (n - 1))
 
 
-def _gradient(value: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def _gradient(value: Array, logits: torch.Tensor) -> torch.Tensor:
+    """Of a mean over rows."""
     import torch
 
-    return torch.autograd.grad(value, logits, retain_graph=True)[0]
+    return torch.autograd.grad(torch.as_tensor(value).mean(), logits, retain_graph=True)[0]
 
 
-def _logged(arm: Arm, batch: Batch) -> torch.Tensor:
+def _logged(arm: Arm, batch: SampledRows) -> torch.Tensor:
     x = batch.token_kl if arm.logged.reads == "token_kl" else batch.q - batch.p
     return _whole(arm.logged.fn(x.detach()), batch.mask)
 
 
 def _stderr(values: Float64) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def _table(found: Training, beta: float) -> Table:
+    runs = [run for run in found.runs if run.beta == beta]
+    return table_of(
+        runs,
+        COLUMNS,
+        title=f"β = {beta:g}: the optimum has reward {runs[0].best_reward:.3f} and KL {runs[0].best_kl:.3f}",
+        note=(
+            f"{found.steps} steps of {found.samples} samples, {found.seeds} seeds; the last quarter, ± standard error "
+            "over seeds; KL(q‖p) in nats a sequence. shortfall: 0% is the optimum of E[R] − β KL, 100% the reference."
+        ),
+        words=1,
+    )
+
+
+COLUMNS: Columns[TrainingRun] = {
+    "KL term": lambda run: run.arm,
+    "reward": lambda run: Fixed(run.reward, run.reward_stderr),
+    "exact KL": lambda run: Fixed(run.kl, run.kl_stderr),
+    "logged KL": lambda run: Number(run.logged, ".3f"),
+    "shortfall": lambda run: Number(run.shortfall, ".1%"),
+}
+
+
+def _chart(found: Training) -> Chart:
+    names = tuple(dict.fromkeys(run.arm for run in found.runs))
+    target, beta = found.runs[0].best_kl, found.betas[0]
+    return Chart(
+        name="training",
+        text=(
+            f"Training with {', '.join(names)}. Reward against exact KL at the end, at β of "
+            f"{', '.join(f'{beta:g}' for beta in found.betas)}, with the optimum of every β; exact KL along the "
+            f"steps at β = {beta:g}, whose optimum has {target:.2f} nats; and the KL that the trainer logs against "
+            "the exact one."
+        ),
+        panels=(_at_the_end(found, names), _along_the_steps(found, names), _logs(found, names)),
+    )
+
+
+def _at_the_end(found: Training, names: Sequence[str]) -> Panel:
+    best = Series.of("optimum", ((kl, reward) for reward, kl in found.frontier))
+    return Panel("at the end", "exact KL(q‖p), nats", "reward", (best, *_points(found, names, "kl", "reward")))
+
+
+def _along_the_steps(found: Training, names: Sequence[str]) -> Panel:
+    steps = range(EVERY, EVERY * len(found.runs[0].curve) + 1, EVERY)
+    optimum = Series.of("optimum", ((step, found.runs[0].best_kl) for step in steps))
+    curves = (Series.of(name, zip(steps, found.of(name)[0].curve, strict=True)) for name in names)
+    return Panel(f"β = {found.betas[0]:g}", "step", "exact KL(q‖p), nats", (optimum, *curves))
+
+
+def _logs(found: Training, names: Sequence[str]) -> Panel:
+    most = max(run.kl for run in found.runs)
+    same = Series.of("logged = exact", ((0.0, 0.0), (most, most)), "dashed")
+    points = _points(found, names, "kl", "logged")
+    return Panel("what the log says", "exact KL(q‖p), nats", "logged KL, nats", (*points, same))
+
+
+def _points(found: Training, names: Sequence[str], x: str, y: str) -> tuple[Series, ...]:
+    return tuple(
+        Series.of(name, ((getattr(run, x), getattr(run, y)) for run in found.of(name)), "points") for name in names
+    )

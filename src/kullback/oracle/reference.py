@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays import Float64, to_numpy
-from kullback.estimation.block import Tokens
-from kullback.estimation.controls import CONTROLS
+from kullback.estimation.block import Block
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator
-from kullback.oracle.gradients import LossMoments, exact_gradient, loss_moments
-from kullback.oracle.tree import TreeLM
+from kullback.oracle.loss_gradients import LossMoments, exact_gradient, loss_moments
+from kullback.oracle.tree import TreeLM, prefix_count
 from kullback.oracle.world import World
 from kullback.targets import REVERSE_KL
 
@@ -33,7 +32,7 @@ def reference_world(distance: str | float, *, torch: bool = False, staleness: fl
             on-policy.
     """
     moved = DISTANCES[distance] if isinstance(distance, str) else distance
-    prefixes = sum((VOCAB - 1) ** t for t in range(HORIZON))
+    prefixes = prefix_count(VOCAB, HORIZON)
     index = np.arange(prefixes * VOCAB, dtype=np.float64).reshape(prefixes, VOCAB)
     reference = 1.5 * np.sin(1.7 * index + 0.3)
     policy = reference + moved * np.sin(2.9 * index + 1.1)
@@ -75,6 +74,6 @@ def _tree(logits: Any) -> TreeLM:
 
 def _controls(world: World, estimator: Estimator, level: str) -> Float64:
     block = Sequences.of(world.policy.logprobs, world.reference.logprobs, world.policy.mask, token_kl=world.token_kl)
-    tokens = Tokens.of(block, level, None)
-    columns = [tokens.sums(CONTROLS[name].fn(tokens)) for name in estimator.controls]
+    tokens = Block.of(block, level, None)
+    columns = [tokens.sums(control.fn(tokens)) for control in estimator.controls]
     return np.stack(columns, axis=1) if columns else np.zeros((len(block), 0))

@@ -7,11 +7,22 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from kullback.arrays import Array, at_least_float32, namespace, to_numpy
+from kullback.arrays import Array, Float64, at_least_float32, namespace, to_numpy
 from kullback.errors import InputError, ShapeError
 
 LARGEST = 2_000_000
 """Tokens of all sequences together that a tree may have."""
+
+
+def prefix_count(vocab: int, horizon: int) -> int:
+    """Σ_t (V − 1)^t, t < horizon: the prefixes without eos, which are the rows of a tree's logits.
+
+    Example:
+        >>> from kullback.oracle.tree import prefix_count
+        >>> prefix_count(3, 3)
+        7
+    """
+    return sum((vocab - 1) ** t for t in range(horizon))
 
 
 class TreeLM:
@@ -42,7 +53,9 @@ class TreeLM:
         [True, False]
     """
 
-    def __init__(self, logits: Array | Callable[[tuple[int, ...]], Sequence[float]], eos: int, horizon: int) -> None:
+    def __init__(
+        self, logits: Array | Callable[[tuple[int, ...]], Sequence[float] | Float64], eos: int, horizon: int
+    ) -> None:
         if horizon < 1:
             raise InputError(f"horizon={horizon} came, but a sequence has at least one token")
         if callable(logits):
@@ -103,7 +116,7 @@ class TreeLM:
         at = np.arange(len(self.prefixes))
         while (at > 0).any():
             step = xp.take(flat, self._index(parent[at] * self.vocab + token[at]), axis=0)
-            total = total + xp.where(self._constant(at > 0), step, 0.0 * step)
+            total = total + xp.where(self.constant(at > 0), step, 0.0 * step)
             at = parent[at]
         return total
 
@@ -112,7 +125,7 @@ class TreeLM:
         xp = namespace(values)
         rows = xp.take(values, self._index(self.places.ravel()), axis=0)
         rows = xp.reshape(rows, self.places.shape)
-        return xp.where(self._constant(self.mask), rows, 0.0 * rows)
+        return xp.where(self.constant(self.mask), rows, 0.0 * rows)
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Numbers of n sequences drawn from the model, rows of `tokens`."""
@@ -124,12 +137,13 @@ class TreeLM:
         flat = xp.reshape(table, (-1,))
         values = xp.take(flat, self._index((self.places * self.vocab + self.tokens).ravel()), axis=0)
         values = xp.reshape(values, self.places.shape)
-        return xp.where(self._constant(self.mask), values, xp.zeros_like(values))
+        return xp.where(self.constant(self.mask), values, xp.zeros_like(values))
 
     def _index(self, array: np.ndarray) -> Array:
-        return self._constant(array.astype(np.int64))
+        return self.constant(array.astype(np.int64))
 
-    def _constant(self, array: np.ndarray) -> Array:
+    def constant(self, array: np.ndarray) -> Array:
+        """A NumPy array in the library and on the device of the logits."""
         xp = namespace(self.logits)
         return xp.asarray(array.copy(), device=getattr(self.logits, "device", None))
 
@@ -137,7 +151,7 @@ class TreeLM:
 @lru_cache(maxsize=64)
 def _prefixes(vocab: int, eos: int, horizon: int) -> tuple[tuple[int, ...], ...]:
     going_on = [token for token in range(vocab) if token != eos]
-    size = sum(len(going_on) ** t for t in range(horizon)) * vocab * horizon
+    size = prefix_count(vocab, horizon) * vocab * horizon
     if size > LARGEST:
         raise InputError(
             f"vocabulary {vocab} and horizon {horizon} make a tree of about {size:,} tokens, over {LARGEST:,}: "

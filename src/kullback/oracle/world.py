@@ -9,6 +9,7 @@ import numpy as np
 
 from kullback.arrays import Array, namespace, stop_gradient, to_numpy
 from kullback.errors import InputError
+from kullback.estimators import Estimator
 from kullback.oracle.tree import TreeLM
 from kullback.targets import Place, Target
 
@@ -96,10 +97,10 @@ class World:
     def summand(self, estimator: Callable[[Array], Array], level: str) -> Array:
         """What an estimator makes of every sequence, (sequences,)."""
         xp = namespace(self.policy.logits)
-        mask = self.policy._constant(self.policy.mask)
+        mask = self.policy.constant(self.policy.mask)
         # A fitted estimator has no value of its own: what its controls are added to is taken.
-        function = getattr(estimator, "fn", estimator)
-        if getattr(estimator, "reads", "log_ratio") == "token_kl":
+        function = estimator.fn if isinstance(estimator, Estimator) else estimator
+        if isinstance(estimator, Estimator) and estimator.reads == "token_kl":
             x = self.token_kl
         else:
             x = self.policy.logprobs - self.reference.logprobs
@@ -122,7 +123,7 @@ class World:
 
     def _by_sequence(self, function: Callable[[Array, Array, Array], Array]) -> Array:
         xp = namespace(self.policy.logits)
-        mask = self.policy._constant(self.policy.mask)
+        mask = self.policy.constant(self.policy.mask)
         values = function(self.policy.logprobs, self.reference.logprobs, mask)
         if values.ndim == 1:
             return values

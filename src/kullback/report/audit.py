@@ -16,6 +16,7 @@ from kullback.auditing.identify import Identification, name, times
 from kullback.auditing.report import CREDIT_WORDS, PLACES, AuditReport, formula, percent
 from kullback.auditing.rules import RULES
 from kullback.documents import Table as Exhibit
+from kullback.report import markdown
 from kullback.targets import ZERO
 
 LEGEND = "q is the policy, p the reference, μ what drew the samples; ℓ = log q − log p and r = p/q of one token; nats."
@@ -65,7 +66,7 @@ def audit_view(reports: Sequence[AuditReport]) -> RenderableType:
 
 def audit_markdown(reports: Sequence[AuditReport]) -> str:
     """The same as Markdown."""
-    parts = [audit_table(reports).markdown()] if len(reports) > 1 else []
+    parts = [markdown.table(audit_table(reports))] if len(reports) > 1 else []
     for report in reports:
         parts += [f"## {report.subject}, {PLACES[report.placement]}", report.verdict]
         if report.origin:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kullback.documents import Chart, Panel, Series
 from kullback.errors import FileError, MissingPackageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00")
 """Okabe & Ito's palette, its yellow darkened to be seen on white; line and marker differ too."""
@@ -27,6 +33,7 @@ STYLE: Any = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
     "svg.hashsalt": "kullback",
+    "text.parse_math": False,
     "lines.linewidth": 2.4,
     "lines.markersize": 9,
 }
@@ -51,6 +58,32 @@ def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
         MissingPackageError: matplotlib is not installed.
         FileError: a file cannot be written.
     """
+    with _drawn(chart) as figure:
+        for path in map(Path, paths):
+            try:
+                figure.savefig(path, metadata=_metadata(chart, path.suffix))
+            except OSError as error:
+                raise FileError(
+                    f"{path} cannot be written ({error.strerror or error}): choose another --output"
+                ) from error
+
+
+def svg(chart: Chart, ids: str = "") -> str:
+    """A chart as SVG within a page, where every name in it begins with `ids`.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    with _drawn(chart) as figure:
+        written = StringIO()
+        figure.savefig(written, format="svg", metadata=_metadata(chart, ".svg"))
+    text = written.getvalue()
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{ids}", text[text.index("<svg") :].rstrip())
+
+
+@contextmanager
+def _drawn(chart: Chart) -> Iterator[Figure]:
+    """The chart as a figure, to be saved in the style that it was drawn in."""
     require_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -71,8 +104,7 @@ def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
             _panel(panel, ax, looks)
         handles = [Line2D([], [], **look) for look in looks.values()]
         figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // lines))
-        for path in paths:
-            _save(figure, chart, Path(path))
+        yield figure
 
 
 def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
@@ -111,14 +143,8 @@ def _look(series: Series, place: int) -> dict[str, Any]:
     return {"color": colour, "linestyle": "", **marker}
 
 
-def _save(figure: Any, chart: Chart, path: Path) -> None:
+def _metadata(chart: Chart, suffix: str) -> dict[str, str | None]:
     # No date and no version, so that the file changes only where the picture does.
-    metadata = (
-        {"Date": None, "Title": chart.name, "Description": f"{chart.text} [{chart.digest()}]"}
-        if path.suffix == ".svg"
-        else {"Software": None, "Title": chart.name, "Description": chart.text}
-    )
-    try:
-        figure.savefig(path, metadata=metadata)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written ({error.strerror or error}): choose another --output") from error
+    if suffix == ".svg":
+        return {"Date": None, "Title": chart.name, "Description": f"{chart.text} [{chart.digest()}]"}
+    return {"Software": None, "Title": chart.name, "Description": chart.text}

@@ -129,8 +129,8 @@ def _head(owner: Array, tokens: Array) -> tuple[Array, Array]:
     xp = namespace(owner)
     order = xp.argsort(-stop_gradient(owner), axis=-1)[..., :TOP]
     vocabulary = xp.arange(owner.shape[-1])
-    head = xp.any(order[..., None] == vocabulary, axis=-2)
-    outside = ~xp.any(order == tokens[..., None], axis=-1)
+    head = xp.any(xp.equal(order[..., None], vocabulary), axis=-2)
+    outside = ~xp.any(xp.equal(order, tokens[..., None]), axis=-1)
     return head, xp.astype(outside, owner.dtype)
 
 

@@ -1,4 +1,4 @@
-"""001: a draft on approximating the KL divergence."""
+"""001, “Approximating KL Divergence (and its applications in RL)”: a draft after Schulman's post."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated
-from kullback.claims.sources import DRAFT
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated
+from kullback.claims.sources import APPLICATIONS
 from kullback.claims.worlds import BY_HAND, EVEN, Gaussian, Pair, descents, language, live_tree, pair
 from kullback.estimators.divergences import k3
 from kullback.oracle import World, exact_gradient
-from kullback.oracle.gradients import gradient_of
+from kullback.oracle.loss_gradients import gradient_of
 from kullback.targets import REVERSE_KL
 
 
-def _from_p(seed: int) -> Iterator[Finding]:
+def _from_p(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     for found, say in ((world, stated), (BY_HAND, smallest)):
         yield say("E_p[−r log r]", float(found.p @ (-found.r * np.log(found.r))), "=", found.kl)
@@ -29,7 +29,7 @@ def _from_p(seed: int) -> Iterator[Finding]:
         )
 
 
-def _mean_of_log_r(seed: int) -> Iterator[Finding]:
+def _mean_of_log_r(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield stated("E_q[log r]", world.mean(np.log(world.r)), "=", world.kl)
     yield smallest("E_q[log r], q = (.8, .2), p = (.5, .5)", BY_HAND.mean(np.log(BY_HAND.r)), "=", BY_HAND.kl)
@@ -39,7 +39,7 @@ def _mean_of_log_r(seed: int) -> Iterator[Finding]:
     yield realistic("E_q[log r] of sequences", -kl, "=", kl)
 
 
-def _frozen_objective(seed: int) -> Iterator[Finding]:
+def _frozen_objective(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     frozen = REVERSE_KL.exact(World(world.reference, world.sampler))
     got = gradient_of(frozen, world.policy.logits)
@@ -54,7 +54,7 @@ def _frozen_objective(seed: int) -> Iterator[Finding]:
 WIDTH, VOCAB = 1024, 151_936
 
 
-def _intractable() -> Iterator[Finding]:
+def _intractable() -> Iterator[Evidence]:
     small = 3 * 50_000 / (2 * WIDTH * 50_000)
     yield smallest("operations of the sum over those of the LM head, V = 50,000, width 1,024", small, ">", 1.0)
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def _intractable() -> Iterator[Finding]:
     yield realistic(f"the same at V = {VOCAB:,}, width 4,096", 3 / (2 * 4096), ">", 1.0)
 
 
-def _best() -> Iterator[Finding]:
+def _best() -> Iterator[Evidence]:
     values = EVEN.log_ratio + math.log(3) * (EVEN.r - 1)
     yield smallest(
         "Var k3, q = (½, ½), p = (¼, ¾), against that of λ = log 3",
@@ -87,7 +87,7 @@ def _best() -> Iterator[Finding]:
 CLAIMS = (
     Claim(
         id="001-kl-from-p",
-        source=DRAFT("third formula"),
+        source=APPLICATIONS("third formula"),
         statement="With samples from p, KL(q‖p) = E_p[−r log r].",
         verdict=Verdict.FAILS,
         why="E_p[−r log r] = Σ p (p/q) log(q/p): it has p²/q where q should stand, and is negative here.",
@@ -104,7 +104,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-mean-of-log-r",
-        source=DRAFT("after the definition"),
+        source=APPLICATIONS("after the definition"),
         statement="KL(q‖p) is the mean of the random variable log r, r = p/q, under q.",
         verdict=Verdict.FAILS,
         why="E_q[log p/q] = −KL(q‖p).",
@@ -120,7 +120,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-objective-between-fixed-models",
-        source=DRAFT("“The Why?”"),
+        source=APPLICATIONS("“The Why?”"),
         statement="The RL objective includes KL(π_ref‖π_old), whose minimisation keeps the policy near the reference.",
         verdict=Verdict.FAILS,
         why="Neither model is being trained, so the term is a constant and its gradient is 0.",
@@ -136,7 +136,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-vocabulary-intractable",
-        source=DRAFT("“The Why?”"),
+        source=APPLICATIONS("“The Why?”"),
         statement="The KL of one token is a sum over the vocabulary, which quickly becomes intractable.",
         verdict=Verdict.FAILS,
         why="The logits are there: the sum takes about 3 operations an entry, the LM head that made them 2·width.",
@@ -149,7 +149,7 @@ CLAIMS = (
     ),
     Claim(
         id="001-k3-best",
-        source=DRAFT("heading of k3"),
+        source=APPLICATIONS("heading of k3"),
         statement="k3 is the best estimator of the KL.",
         verdict=Verdict.FAILS,
         why="Within −log r + λ(r − 1) the best λ is J/χ², not 1; exact token KLs and their controls are another step.",

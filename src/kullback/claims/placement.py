@@ -1,17 +1,19 @@
-"""Tang & Munos and “A Comedy of Estimators”: what the estimators follow when they are differentiated."""
+"""Tang & Munos and “A Comedy of Estimators”: what an estimator follows in the loss, in the reward, or in both."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Array, cumulative_sum, stop_gradient
-from kullback.claims.record import Claim, Finding, Verdict, instead, lines, realistic, smallest, stated, within
+from kullback.arrays import Float64, cumulative_sum, stop_gradient
+from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, LIU, TANG, TRL, XIHUAI
 from kullback.claims.worlds import (
     BY_HAND,
+    BY_HAND_SCORE,
     CROSSED,
     Gaussian,
     close_pair,
@@ -22,20 +24,24 @@ from kullback.claims.worlds import (
     off,
     pair,
     relative,
+    tensor,
 )
 from kullback.estimators.divergences import k1, k2, k3
 from kullback.losses import kl_loss
 from kullback.oracle import World, exact_gradient, loss_moments
-from kullback.oracle.gradients import gradient_of
+from kullback.oracle.loss_gradients import gradient_of
 from kullback.surrogates import SURROGATES
 from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, Target
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _off(world: World, name: str, target: Target) -> float:
     return off(followed(world, SURROGATES[name].fn), world, target)
 
 
-def _other_kl(seed: int) -> Iterator[Finding]:
+def _other_kl(seed: int) -> Iterator[Evidence]:
     yield stated("E ∇k3, one draw, off ∇KL(p‖q) by", _off(live_pair(pair(seed)), "k3_loss", FORWARD_KL), "=", 0.0)
     yield stated("of a sequence", _off(live_tree(seed), "k3_sequence_loss", FORWARD_KL), "=", 0.0)
     yield instead(
@@ -47,11 +53,11 @@ def _other_kl(seed: int) -> Iterator[Finding]:
     yield instead("summed over tokens, off ∇KL(p‖q) by", _off(live_tree(seed), "k3_loss", FORWARD_KL), ">", 0.01)
 
 
-def _one_step(seed: int) -> Iterator[Finding]:
+def _one_step(seed: int) -> Iterator[Evidence]:
     yield stated("E ∇k2, one draw, off ∇KL(q‖p) by", _off(live_pair(pair(seed)), "k2_loss", REVERSE_KL), "=", 0.0)
 
 
-def _partial(seed: int) -> Iterator[Finding]:
+def _partial(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated(
         "E ∇Σ_t k2_t off Σ_t E[∇KL(q_t‖p_t)], prefixes fixed, by",
@@ -64,14 +70,14 @@ def _partial(seed: int) -> Iterator[Finding]:
     yield realistic("the same in the realistic world", relative(found.statewise_reverse, found.reverse), "=", 0.0)
 
 
-def to_go(q: Array, p: Array, mask: Array) -> Array:
+def to_go(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Σ_t (Σ_{u≥t} ℓ_u)·log q_t, the coefficients held fixed."""
     ratio = stop_gradient(q - p)
     left = cumulative_sum(ratio.flip(-1)).flip(-1)
     return (left * q).sum(-1)
 
 
-def _reward_to_go(seed: int) -> Iterator[Finding]:
+def _reward_to_go(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated(
         "E Σ_t (Σ_{u≥t} ℓ_u)·∇log q_t off ∇KL(q‖p) by", off(followed(world, to_go), world, REVERSE_KL), "=", 0.0
@@ -83,7 +89,7 @@ def _errors(world: Gaussian, n: float) -> dict[str, float]:
     return {"k1": world.var_k1 / n, "k2": world.var_k2 / n + bias**2, "k3": world.var_k3 / n}
 
 
-def _error_by_samples() -> Iterator[Finding]:
+def _error_by_samples() -> Iterator[Evidence]:
     for world, say in ((Gaussian(1.0), within), (Gaussian(2.0), stated)):
         few, many = _errors(world, 1), _errors(world, 10_000)
         yield say(f"mean squared error of k3, 1 sample, KL {world.kl:g}", few["k3"], "<", few["k1"])
@@ -91,10 +97,10 @@ def _error_by_samples() -> Iterator[Finding]:
         yield say(f"of k2, 10,000 samples, KL {world.kl:g}", many["k2"], ">", max(many["k1"], many["k3"]))
 
 
-def _split(seed: int) -> Iterator[Finding]:
+def _split(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
-    live = world.policy.sequence_logprobs.exp()
-    ratio = world.policy.logprobs - world.reference.logprobs
+    live = tensor(world.policy.sequence_logprobs).exp()
+    ratio = tensor(world.policy.logprobs) - tensor(world.reference.logprobs)
     for name, kernel in (("k1", k1), ("k2", k2), ("k3", k3)):
         values = kernel(ratio).sum(-1)
         whole = gradient_of((live * values).sum(), world.policy.logits)
@@ -102,11 +108,11 @@ def _split(seed: int) -> Iterator[Finding]:
         yield stated(f"∇E Σ_t {name}_t off loss part + reward part by", relative(parts, whole), "=", 0.0)
 
 
-def _k1_reward(seed: int) -> Iterator[Finding]:
+def _k1_reward(seed: int) -> Iterator[Evidence]:
     yield stated("k1 in the reward off ∇KL(q‖p) by", _off(live_tree(seed), "k1_reward", REVERSE_KL), "=", 0.0)
 
 
-def _adds_noise(seed: int) -> Iterator[Finding]:
+def _adds_noise(seed: int) -> Iterator[Evidence]:
     near = close_pair(seed, 0.1)
     for world, say, where in ((near, within, "logits 0.1 apart"), (CROSSED, stated, "q = (.9, .1), p = (.1, .9)")):
         say_more = world.spread(world.log_ratio + 1)
@@ -122,7 +128,7 @@ def _adds_noise(seed: int) -> Iterator[Finding]:
         )
 
 
-def _k3_reward(seed: int) -> Iterator[Finding]:
+def _k3_reward(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed)
     yield stated("Σ_t k3_t in the reward off ∇KL(q‖p) by", _off(world, "k3_reward", REVERSE_KL), ">", 0.01)
     yield stated("Σ_t k3_t in the loss off ∇KL(q‖p) by", _off(world, "k3_loss", REVERSE_KL), ">", 0.01)
@@ -130,16 +136,12 @@ def _k3_reward(seed: int) -> Iterator[Finding]:
     yield realistic("k3 in the loss, realistic world", relative(found.statewise_forward, found.reverse), "=", 0.0)
 
 
-BY_HAND_SCORE = np.array([1 / 0.8, -1 / 0.2])
-"""∂log q/∂q(first) of q = (.8, .2)."""
-
-
-def _both(values: np.ndarray, slopes: np.ndarray) -> float:
+def _both(values: Float64, slopes: Float64) -> float:
     """E[k·s] + E[k′(ℓ)·s]: reward and loss together, by hand."""
     return BY_HAND.mean((values + slopes) * BY_HAND_SCORE)
 
 
-def _any_estimator(seed: int) -> Iterator[Finding]:
+def _any_estimator(seed: int) -> Iterator[Evidence]:
     x = BY_HAND.log_ratio
     exact = BY_HAND.mean(x * BY_HAND_SCORE)
     yield smallest("k2 in reward and loss, q = (.8, .2), p = (.5, .5), d/dq", _both(k2(x), x), "=", exact)
@@ -155,7 +157,7 @@ def _any_estimator(seed: int) -> Iterator[Finding]:
         )
 
 
-def _half_each(seed: int) -> Iterator[Finding]:
+def _half_each(seed: int) -> Iterator[Evidence]:
     x = BY_HAND.log_ratio
     exact = BY_HAND.mean(x * BY_HAND_SCORE)
     yield smallest("½ k3 in the reward and ½ in the loss, d/dq", 0.5 * _both(k3(x), 1 - np.exp(-x)), "=", exact)
@@ -167,7 +169,7 @@ def _half_each(seed: int) -> Iterator[Finding]:
     yield realistic("‖½∇KL‖ against ‖∇KL‖", size / 2, "=", size)
 
 
-def _off_policy(seed: int) -> Iterator[Finding]:
+def _off_policy(seed: int) -> Iterator[Evidence]:
     world = live_tree(seed, off_policy=True)
     for name in ("k1_reward", "k1_loss", "k3_reward", "k3_loss"):
         yield stated(f"{name}, rows from μ, off ∇KL(q‖p) by", _off(world, name, REVERSE_KL), ">", 0.01)
@@ -178,13 +180,13 @@ def _off_policy(seed: int) -> Iterator[Finding]:
     yield instead("kullback.kl_loss, off by", relative(right, exact_gradient(world, REVERSE_KL)), "=", 0.0)
 
 
-def cumulative(q: Array, p: Array, mask: Array, behavior_logprobs: Array) -> Array:
+def cumulative(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, behavior_logprobs: torch.Tensor) -> torch.Tensor:
     """Σ_t ρ_{1:t} k3_t, ρ_{1:t} = Π_{i≤t} q_i/μ_i, nothing detached but μ."""
     weight = cumulative_sum(q - behavior_logprobs).exp()
     return (mask * weight * k3(q - p)).sum(-1)
 
 
-def _collapse(seed: int) -> Iterator[Finding]:
+def _collapse(seed: int) -> Iterator[Evidence]:
     world = pair(seed)
     yield instead("variance of the gradient of k1 in the loss, whose mean is 0", world.spread(np.ones(5)), ">", 0.0)
     found = descents()
@@ -250,7 +252,7 @@ CLAIMS = (
         computation=_reward_to_go,
         code=lines(
             "from kullback import REVERSE_KL",
-            "from kullback.claims.gradients import to_go",
+            "from kullback.claims.placement import to_go",
             "from kullback.claims.worlds import followed, live_tree, off",
             "world = live_tree(seed=0)",
             "print(round(off(followed(world, to_go), world, REVERSE_KL), 9))",
@@ -310,8 +312,7 @@ CLAIMS = (
         statement="Adding k1 to the loss adds nothing but noise.",
         verdict=Verdict.CONDITION,
         why="Its mean is 0, but with k1 in the reward it acts as a baseline of −1: the variance changes by "
-        "E[‖s‖²(2ℓ + 1)], "
-        "which can be negative.",
+        "E[‖s‖²(2ℓ + 1)], which can be negative.",
         condition="E[‖s‖²(2ℓ + 1)] > 0, as it is while ℓ > −½ nearly always.",
         computation=_adds_noise,
         code=lines(
@@ -375,14 +376,13 @@ CLAIMS = (
         source=COMEDY("section 3"),
         statement="None of k1, k3 in reward, loss or both gives an unbiased gradient of the sequence KL off-policy.",
         verdict=Verdict.HOLDS,
-        why="Their rows come from μ. Σ_t ρ_{1:t}k_t with the weights in the graph has mean KL(q‖p) for every q, so "
-        "its "
+        why="Their rows come from μ. Σ_t ρ_{1:t}k_t with the weights in the graph has mean KL(q‖p) for every q, so its "
         "derivative is unbiased: the open problem has a solution.",
         condition="supp q ⊆ supp μ. The weights' variance grows with the length.",
         computation=_off_policy,
         code=lines(
             "from kullback import REVERSE_KL, SURROGATES as S",
-            "from kullback.claims.gradients import cumulative",
+            "from kullback.claims.placement import cumulative",
             "from kullback.claims.worlds import followed, live_tree, off",
             "world = live_tree(0, off_policy=True)",
             "print([round(off(followed(world, f), world, REVERSE_KL), 6) for f in (S['k1_reward'].fn, cumulative)])",
@@ -394,9 +394,8 @@ CLAIMS = (
         statement="K1 in the loss and K3 in the reward make training collapse; K3 in the loss is stable but "
         "generalises worse.",
         verdict=Verdict.UNDECIDED,
-        why="It takes their models and GPUs. What can be said: k1 in the loss is pure noise, and k3 in the loss "
-        "points nearly "
-        "along the KL's gradient while the models are close.",
+        why="It takes their models and GPUs. What can be said: k1 in the loss is pure noise, and k3 in the loss points "
+        "nearly along the KL's gradient while the models are close.",
         computation=_collapse,
         code=lines(
             "from kullback.claims.worlds import descents",
