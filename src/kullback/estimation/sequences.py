@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback.arrays import Array, Float64, to_numpy
+from kullback.arrays import Array, Float64, Groups, check_shapes, to_numpy
 from kullback.errors import InputError, ShapeError
 
 POSITIVE_ALLOWED = 1e-3
@@ -52,7 +52,7 @@ class Sequences:
         behavior_logprobs: Array | None = None,
         token_kl: Array | None = None,
         ref_mass: Array | None = None,
-        groups: Any = None,
+        groups: Groups | None = None,
     ) -> Sequences:
         """Check arrays of NumPy, torch or JAX, and keep them as NumPy.
 
@@ -62,11 +62,6 @@ class Sequences:
                 a negative token KL, or no counted token at all.
         """
         q = to_numpy(logprobs)
-        if q.ndim != 2:
-            raise ShapeError(
-                f"logprobs has shape {q.shape}, but (batch, time) is needed, one row a sequence"
-                + (": add a batch dimension, logprobs[None, :]" if q.ndim == 1 else "")
-            )
         columns = {
             "ref_logprobs": ref_logprobs,
             "behavior_logprobs": behavior_logprobs,
@@ -75,13 +70,8 @@ class Sequences:
         }
         arrays = {name: to_numpy(array) for name, array in columns.items() if array is not None}
         counted = np.ones(q.shape, dtype=bool) if mask is None else to_numpy(mask).astype(bool)
-        for name, array in {**arrays, "mask": counted}.items():
-            if array.shape != q.shape:
-                raise ShapeError(
-                    f"{name} has shape {array.shape} and logprobs {q.shape}: "
-                    "all token arrays share one (batch, time) shape"
-                )
-        keys = None if groups is None else np.asarray(to_numpy(groups) if hasattr(groups, "dtype") else groups)
+        check_shapes(q, {**arrays, "mask": counted})
+        keys = None if groups is None else to_numpy(groups)
         if keys is not None and keys.shape != (len(q),):
             raise ShapeError(
                 f"groups has shape {keys.shape}, but one prompt id for each of the {len(q)} rows is needed"
