@@ -16,7 +16,7 @@ from chains import POLICY, REFERENCE, Chain, Scoring, exact_kl
 import kullback as kb
 from kullback.errors import InputError, ModelError
 from kullback.jobs.hotspots import SITES, Hotspots
-from kullback.jobs.plan import Draw, Laws, Plan, batches
+from kullback.jobs.plans import Draw, Laws, Plan, batches
 from kullback.jobs.run import Run
 from kullback.jobs.worker import Finished, Models, finish_batch
 from kullback.models import Randomness, Sampling, load

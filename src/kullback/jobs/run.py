@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kullback.errors import InputError
 from kullback.jobs.hotspots import Decode, Hotspots
-from kullback.jobs.plan import Plan
+from kullback.jobs.plans import Plan
 from kullback.jobs.progress import Progress
 from kullback.jobs.worker import Finished
 from kullback.rollouts import Rollout

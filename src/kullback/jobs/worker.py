@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kullback.jobs.plan import Batch, Draw, Plan, Role
+from kullback.jobs.plans import Batch, Draw, Plan, Role
 from kullback.models.pairs import Scores, score
 from kullback.models.protocols import Completion, Sampler, Scorer, Tokens
 from kullback.models.randomness import Randomness
