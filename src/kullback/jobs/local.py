@@ -32,6 +32,7 @@ def run_here(
     except KullbackError as error:
         return run, error
     except Exception as error:
+        # Each library has an error of its own for this, and none may be imported to name it.
         if not out_of_memory(error):
             raise
         return run, ModelError(

@@ -36,6 +36,7 @@ class Run:
     def keep(self, finished: Finished, decode: Decode) -> None:
         """Add a finished batch."""
         self.rollouts += finished.rollouts
+        # Row by row rather than by adding a batch's own hotspots: so the sums do not round by the batch size.
         for rollout, scores in zip(finished.rollouts, finished.scores, strict=True):
             if rollout.sampled_from == "policy" and scores.top is not None and scores.ref_top is not None:
                 self.hotspots.add(rollout, scores.top, scores.ref_top, decode)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from kullback.jobs.plans import Batch, Draw, Plan, Role
 from kullback.models.pairs import Scores, score
 from kullback.models.protocols import Completion, Sampler, Scorer, Tokens
@@ -84,6 +86,7 @@ def _rollout(plan: Plan, role: Role, draw: Draw, completion: Completion, found: 
         sample=draw.sample,
         prompt_tokens=list(plan.prompts[draw.prompt]),
         tokens=completion.tokens,
+        mask=np.ones(len(completion.tokens), dtype=bool),
         logprobs=found.logprobs if policy_first else found.ref_logprobs,
         ref_logprobs=found.ref_logprobs if policy_first else found.logprobs,
         behavior_logprobs=None if plan.laws.on_policy(role) else completion.logprobs,
