@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kullback.documents import Chart, Panel, Series
+from kullback.documents import Chart, Panel, Series, visible
 from kullback.errors import FileError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -103,13 +103,13 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         for panel, ax in zip(chart.panels, axes, strict=False):
             _panel(panel, ax, looks)
         handles = [Line2D([], [], **look) for look in looks.values()]
-        figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // lines))
+        figure.legend(handles, map(visible, labels), loc="outside lower center", ncols=-(-len(labels) // lines))
         yield figure
 
 
 def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
     """Draw a panel, and note how each label looks, for the legend."""
-    ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    ax.set(title=visible(panel.title), xlabel=visible(panel.x), ylabel=visible(panel.y))
     ax.set_xscale("log" if "x" in panel.log else "linear")
     ax.set_yscale("log" if "y" in panel.log else "linear")
     for series in panel.series:
@@ -121,7 +121,7 @@ def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
     for x, words in panel.marks:
         ax.axvline(x, color="#666666", linewidth=1.2, linestyle=":")
         ax.annotate(
-            words,
+            visible(words),
             (x, 0.04),
             xycoords=("data", "axes fraction"),
             rotation=90,
@@ -145,6 +145,7 @@ def _look(series: Series, place: int) -> dict[str, Any]:
 
 def _metadata(chart: Chart, suffix: str) -> dict[str, str | None]:
     # No date and no version, so that the file changes only where the picture does.
+    name, text = visible(chart.name), visible(chart.text)
     if suffix == ".svg":
-        return {"Date": None, "Title": chart.name, "Description": f"{chart.text} [{chart.digest()}]"}
-    return {"Software": None, "Title": chart.name, "Description": chart.text}
+        return {"Date": None, "Title": name, "Description": f"{text} [{chart.digest()}]"}
+    return {"Software": None, "Title": name, "Description": text}
