@@ -106,6 +106,7 @@ def test_runs_of_two_plans_do_not_merge() -> None:
 
 def assert_same(one: Hotspots, other: Hotspots) -> None:
     assert one.texts == other.texts
+    assert set(one.sites) == set(other.sites)
     assert one.top_sites() == other.top_sites()
     for mine, theirs in zip(one.top_prompts(99), other.top_prompts(99), strict=True):
         assert (mine.prompt_id, mine.prompt, mine.sequences) == (theirs.prompt_id, theirs.prompt, theirs.sequences)
