@@ -103,7 +103,7 @@ class Job:
         sides = (self.policy, self.reference)
         policy, reference = (Model(side.model.name, asdict(side.sampling), side.model.dtype) for side in sides)
         laws = [law_of(**asdict(side.sampling)) for side in sides]
-        return Metadata(policy, reference, law={"logprobs": laws[0], "ref_logprobs": laws[1]})
+        return Metadata(policy=policy, reference=reference, law={"logprobs": laws[0], "ref_logprobs": laws[1]})
 
     def run(self, folder: Path | None) -> KullbackError | None:
         """Finish batch after batch, writing each at once; returns the error that ended it early, if one did."""
