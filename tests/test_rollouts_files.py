@@ -113,7 +113,7 @@ def test_numbers_are_kept_as_float32(tmp_path: Path) -> None:
 
 def test_the_file_says_whose_its_log_probs_are(tmp_path: Path) -> None:
     said = Metadata(
-        Model("a", {"temperature": 0.5}, "bfloat16"),
+        policy=Model("a", {"temperature": 0.5}, "bfloat16"),
         law={"logprobs": "temperature"},
         quantum={"ref_logprobs": 0.125},
         token_hash="not this",
@@ -386,8 +386,8 @@ def test_files_of_schema_1_are_read(tmp_path: Path) -> None:
     assert list(back) == list(old_rows())
     assert back.law == {"logprobs": "processed", "ref_logprobs": "raw"}
     assert back.metadata == Metadata(
-        Model(sampling={"temperature": 0.8, "top_p": 0.9, "top_k": 5}),
-        Model(sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0}),
+        policy=Model(sampling={"temperature": 0.8, "top_p": 0.9, "top_k": 5}),
+        reference=Model(sampling={"temperature": 1.0, "top_p": 1.0, "top_k": 0}),
         law={"logprobs": "processed", "ref_logprobs": "raw"},
         schema=1,
     )

@@ -35,7 +35,7 @@ class Model:
     head_dtype: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metadata:
     """What a table of rollouts says about itself.
 

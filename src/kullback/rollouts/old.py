@@ -29,7 +29,7 @@ def old_metadata(file: pq.ParquetFile) -> Metadata:
     rows = file.read(columns=list(_SAID)).group_by(list(_SAID)).aggregate([]).to_pylist()
     policy, law = _side(rows, "policy")
     reference, ref_law = _side(rows, "reference")
-    return Metadata(policy, reference, law={"logprobs": law, "ref_logprobs": ref_law}, schema=1)
+    return Metadata(policy=policy, reference=reference, law={"logprobs": law, "ref_logprobs": ref_law}, schema=1)
 
 
 def _side(rows: Sequence[Mapping[str, str | float]], role: str) -> tuple[Model | None, Law]:

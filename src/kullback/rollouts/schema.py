@@ -72,7 +72,7 @@ class Column:
         numbers = held.values.to_numpy(zero_copy_only=False)
         ends = held.offsets.to_numpy()
         rows = zip(held.is_valid().to_pylist(), ends[:-1], ends[1:], strict=True)
-        # A copy, or each row would hold on to the numbers of its whole block.
+        # A copy, or one row that is kept would hold on to the numbers of its whole block.
         return [numbers[start:end].copy() if valid else None for valid, start, end in rows]
 
 

