@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback.arrays import Array, Float64, Groups, check_shapes, to_numpy
+from kullback.arrays import Float64, Groups, Numbers, check_shapes, to_numpy
 from kullback.errors import InputError, ShapeError
 
 POSITIVE_ALLOWED = 1e-3
@@ -45,13 +45,13 @@ class Sequences:
     @classmethod
     def of(
         cls,
-        logprobs: Array,
-        ref_logprobs: Array,
-        mask: Array | None = None,
+        logprobs: Numbers,
+        ref_logprobs: Numbers,
+        mask: Numbers | None = None,
         *,
-        behavior_logprobs: Array | None = None,
-        token_kl: Array | None = None,
-        ref_mass: Array | None = None,
+        behavior_logprobs: Numbers | None = None,
+        token_kl: Numbers | None = None,
+        ref_mass: Numbers | None = None,
         groups: Groups | None = None,
     ) -> Sequences:
         """Check arrays of NumPy, torch or JAX, and keep them as NumPy.
@@ -103,8 +103,8 @@ class Sequences:
 
     def select(self, rows: np.ndarray | slice) -> Sequences:
         """Some of the rows."""
-        arrays = (getattr(self, field.name) for field in fields(self))
-        return Sequences(*(None if array is None else array[rows] for array in arrays))  # type: ignore[arg-type]
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: array[rows] for name, array in columns.items() if array is not None})
 
     def blocks(self) -> Iterator[Sequences]:
         """The rows in order, a few at a time, as float64; masked tokens hold zeros."""
