@@ -10,8 +10,9 @@ import torch
 from wrong_code import RIGHT, WRONG, Case
 
 import kullback as kb
+from kullback.auditing.options import SAMPLERS
 from kullback.auditing.rules import RULES
-from kullback.auditing.worlds import IDENTIFYING, SAMPLERS, exact
+from kullback.auditing.worlds import IDENTIFYING, exact
 from kullback.estimators import LEVELS, Estimator
 from kullback.surrogates import Surrogate
 from kullback.targets import TARGETS, Target

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
-from kullback.models.loading import BUILTIN
-from kullback.report.claims import number
+from kullback.claims.pages import computed
+from kullback.documents import text_of
+from kullback.models.shipped import BUILTIN
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
 
@@ -91,8 +92,8 @@ def test_claims_shows_one_with_its_numbers_and_code(capsys: pytest.CaptureFixtur
     words = " ".join(out.split())
     for text in (claim.id, claim.verdict.value, claim.statement, *claim.code.splitlines()):
         assert " ".join(text.split()) in words
-    for finding in claim.evidence():
-        assert number(finding) in out
+    for piece in claim.evidence():
+        assert text_of(computed(piece)) in out
     status, out, _ = run(capsys, "claims", claim.id, "--json", "--seed", "3")
     assert [f["computed"] for f in json.loads(out)["findings"]] == [f.computed for f in claim.evidence(3)]
 

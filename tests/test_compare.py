@@ -14,8 +14,9 @@ import torch
 import kullback as kb
 from kullback.errors import FileError, InputError, ModelError, StoppedError
 from kullback.jobs import local
+from kullback.jobs.worker import Finished, Models, finish_batch
 from kullback.models import LanguageModel, load
-from kullback.rollouts.table import to_sequences
+from kullback.rollouts import to_sequences
 
 SMALL: dict[str, Any] = {"samples": 2, "max_new_tokens": 8, "batch_size": 16}
 
@@ -80,12 +81,10 @@ def test_output_holds_rollouts_and_estimates(tmp_path: Path) -> None:
     for mine, theirs in zip(found.rollouts, back, strict=True):
         assert (mine.prompt_id, list(mine.tokens)) == (theirs.prompt_id, list(theirs.tokens))
         np.testing.assert_allclose(mine.logprobs, theirs.logprobs, rtol=1e-6)
-        assert (theirs.temperature, theirs.top_p, theirs.policy_logprobs, theirs.reference_logprobs) == (
-            0.8,
-            0.9,
-            "processed",
-            "raw",
-        )
+    drawn = back.metadata.policy
+    assert drawn is not None
+    assert drawn.sampling == {"temperature": 0.8, "top_p": 0.9, "top_k": 0}
+    assert back.law == {"logprobs": "processed", "ref_logprobs": "raw"}
     record = json.loads((tmp_path / "out" / "estimate.json").read_text())
     assert record["complete"]
     assert {"estimator", "level", "unit", "value", "stderr", "low", "high", "n"} <= set(record["estimates"][0])
@@ -115,13 +114,13 @@ def test_models_that_take_no_position_ids_are_never_padded_left(monkeypatch: pyt
     plain = LanguageModel("plain", model.model, model.tokenizer)
     plain.__dict__["accepts"] = frozenset({"logits_to_keep"})
     lengths: list[set[int]] = []
-    sample = __import__("kullback.models", fromlist=["sample"]).sample
+    sample = LanguageModel.sample
 
     def spy(model: Any, prompts: Any, *args: Any, **options: Any) -> Any:
         lengths.append({len(prompt) for prompt in prompts})
         return sample(model, prompts, *args, **options)
 
-    monkeypatch.setattr("kullback.models.sample", spy)
+    monkeypatch.setattr(LanguageModel, "sample", spy)
     kb.compare(plain, plain, ["One", "One small dog went out", "One"], **SMALL)
     assert all(len(group) == 1 for group in lengths)
     assert len(lengths) == 2
@@ -143,7 +142,7 @@ class StopAfter:
         return ORIGINAL(*args, **options)
 
 
-ORIGINAL = local.Job._finish
+ORIGINAL = finish_batch
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_what_was_finished_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type, words: str
 ) -> None:
     stop = StopAfter(1, error)
-    monkeypatch.setattr(local.Job, "_finish", lambda *args: stop(*args))
+    monkeypatch.setattr(local, "finish_batch", stop)
     with pytest.raises(raised) as caught:
         kb.compare(output=tmp_path, **SMALL)
     assert words in str(caught.value)
@@ -168,27 +167,34 @@ def test_what_was_finished_is_kept(
     assert json.loads((tmp_path / "estimate.json").read_text())["sequences"] == 16
 
 
+class Broken(LanguageModel):
+    """A model whose logits are nan."""
+
+    def next_logits(self, *args: Any) -> Any:
+        logits = super().next_logits(*args)
+        return replace(logits, logits=torch.full_like(logits.logits, torch.nan))
+
+
 def test_a_model_that_breaks_half_way_is_named_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
 
-    def breaking(self: Any, *args: Any) -> Any:
-        rollouts = ORIGINAL(self, *args)
+    def breaking(plan: Any, batch: Any, models: Models, *args: Any, **options: Any) -> Finished:
         if kept:
-            nan = np.full_like(rollouts[0].ref_logprobs, np.nan)
-            to_sequences([replace(rollouts[0], ref_logprobs=nan)])
-        kept.append(len(rollouts))
-        return rollouts
+            broken = Broken("broken", models.reference.model, models.reference.tokenizer)
+            models = replace(models, reference=broken)
+        kept.append(len(batch.draws))
+        return ORIGINAL(plan, batch, models, *args, **options)
 
-    monkeypatch.setattr(local.Job, "_finish", breaking)
+    monkeypatch.setattr(local, "finish_batch", breaking)
     with pytest.raises(InputError, match=r"ref_logprobs\[0, 0\] is nan") as caught:
         kb.compare(output=tmp_path, **SMALL)
     assert len(caught.value.result.rollouts) == 16
 
 
 def test_stopping_before_the_first_batch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local.Job, "_finish", lambda *args: StopAfter(0, KeyboardInterrupt())(*args))
+    monkeypatch.setattr(local, "finish_batch", StopAfter(0, KeyboardInterrupt()))
     with pytest.raises(StoppedError, match="nothing was finished"):
         kb.compare(output=tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -203,13 +209,13 @@ def test_an_interrupt_that_a_library_would_swallow_still_stops_the_job(monkeypat
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def interrupting(self: Any, *args: Any) -> Any:
-        rollouts = ORIGINAL(self, *args)
+    def interrupting(*args: Any, **options: Any) -> Finished:
+        finished = ORIGINAL(*args, **options)
         noisy = Noisy()
         del noisy
-        return rollouts
+        return finished
 
-    monkeypatch.setattr(local.Job, "_finish", interrupting)
+    monkeypatch.setattr(local, "finish_batch", interrupting)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(StoppedError, match="stopped after 16 of 40"):
@@ -247,6 +253,15 @@ def test_text_is_scored_once_token_by_token(tmp_path: Path) -> None:
     assert one.forward.value == pytest.approx(float(by_hand.mean()), rel=1e-3)
     assert one.perplexity == pytest.approx(float((-a.gather(-1, ids[0, 1:, None]).mean()).exp()), rel=1e-4)
     assert 0 < found.same_top.value <= 1
+    assert str(found.same_top) == f"{100 * found.same_top.value:.2f} ± {100 * found.same_top.stderr:.2f}%"
+    low, high = found.same_top.interval()
+    assert found.to_dict()["same_top"] == {
+        "value": found.same_top.value,
+        "stderr": found.same_top.stderr,
+        "low": low,
+        "high": high,
+    }
+    assert low < found.same_top.value < high
     assert found.quantiles[0.5] <= found.quantiles[0.9] <= found.quantiles[0.999] <= found.quantiles[1.0]
     assert found.settings["clustered_by"] == "window"
 

@@ -25,7 +25,16 @@ def pilot_of(distances: np.ndarray, samples: int, seed: int) -> list[kb.Rollout]
             kept = batch["mask"][row]
             tokens = int(kept.sum())
             columns = {name: batch[name][row][kept] for name in ("logprobs", "ref_logprobs", "token_kl")}
-            rollouts.append(kb.Rollout(prompt, [1] * 10, [0] * tokens, kept[kept], **columns, ref_mass=np.ones(tokens)))
+            rollouts.append(
+                kb.Rollout(
+                    prompt_id=prompt,
+                    prompt_tokens=[1] * 10,
+                    tokens=[0] * tokens,
+                    mask=kept[kept],
+                    **columns,
+                    ref_mass=np.ones(tokens),
+                )
+            )
     return rollouts
 
 

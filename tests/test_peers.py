@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import kullback as kb
+from kullback.auditing.assignments import Request, assignments
 from kullback.auditing.trainers import TRAINERS
 
 pytestmark = pytest.mark.peers
 
 
 def report(trainer: str, member: str) -> kb.AuditReport:
-    one = TRAINERS[trainer]
-    root = one.root(None)
-    chosen = one.members[member]
-    fn, _ = chosen.function(root)
-    options: dict[str, Any] = {
-        "placement": chosen.placement,
-        "names": chosen.names,
-        "settings": chosen.settings,
-        "credit": chosen.credit,
-        "output": chosen.output,
-    }
-    return kb.audit(fn, **options)
+    (assignment,) = assignments(f"{trainer}:{member}", None, Request())
+    return assignment.report()
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kullback.auditing import AuditReport
-from kullback.auditing.jobs import audits, jobs
+from kullback.auditing.assignments import Request, assignments
+from kullback.auditing.pages import audit_table
 from kullback.auditing.rules import RULES
 from kullback.auditing.trainers import TRAINERS, Trainer
 from kullback.errors import KullbackError
-from kullback.report.audit import audit_table
+from kullback.report import markdown
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "trainers.md"
 
@@ -61,15 +61,7 @@ def page(sources: Path | None) -> str:
 
 def _reports(trainer: Trainer, sources: Path | None) -> list[AuditReport]:
     folder = None if sources is None or not (sources / trainer.name).is_dir() else sources / trainer.name
-    options: dict[str, Any] = {
-        "placement": None,
-        "names": {},
-        "settings": {},
-        "credit": "return",
-        "sampler": "on_policy",
-        "output": None,
-    }
-    return [report for job in jobs(trainer.name, folder, options) for report in audits(job)]
+    return [assignment.report() for assignment in assignments(trainer.name, folder, Request())]
 
 
 def _table(reports: list[AuditReport]) -> str:
@@ -80,7 +72,7 @@ def _table(reports: list[AuditReport]) -> str:
         for (name, *rest), option in zip(table.rows, options, strict=True)
     ]
     columns = (table.columns[0], "options", *table.columns[1:])
-    return "\n".join(replace(table, columns=columns, rows=tuple(rows)).markdown().split("\n")[4:])
+    return markdown.grid(replace(table, columns=columns, rows=tuple(rows)))
 
 
 def main() -> None:

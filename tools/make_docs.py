@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from kullback.auditing.rules import RULES
 from kullback.auditing.rules.record import Rule
-from kullback.report import claims
-from kullback.report.families import estimator_table, surrogate_table, target_table
+from kullback.claims import pages as claims
+from kullback.documents import Block, Code, Document, Heading, Note, Table
+from kullback.jobs.catalogue import catalogued
+from kullback.report import markdown
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -22,48 +26,55 @@ GROUPS = {
 }
 
 
-def estimators() -> str:
+def estimators() -> Document:
     """Estimators, surrogates and targets."""
-    head = (
-        "# Estimators and surrogates\n\n"
+    head = Note(
         "Written by `make docs` from the records of `kb.ESTIMATORS` and `kb.SURROGATES`, whose every promise the "
         'tests hold against enumeration; `kullback estimators` prints it. "none" means none of the named '
         "targets. The notation is that of [the mathematics](theory.md)."
     )
-    tables = (estimator_table(), surrogate_table(), target_table())
-    return "\n\n".join([head, *(table.markdown() for table in tables)]) + "\n"
+    found = catalogued().document()
+    return replace(found, blocks=(head, *found.blocks))
 
 
-def rules() -> str:
+def rules() -> Document:
     """What the audit looks for."""
-    parts = [
-        "# What the audit looks for\n\n"
+    head = Note(
         "Written by `make docs` from `kullback.auditing.rules`, one file a rule. Codes are stable; `--fail-on` takes a "
         "code, a name or a group. q is the policy, p the reference, μ what drew the samples. "
-        "How to audit is in [audit.md](audit.md).",
-        "| code | name | what is wrong |\n| --- | --- | --- |\n"
-        + "\n".join(f"| [{r.code}](#{r.code.lower()}) | {r.slug} | {r.title} |" for r in RULES),
-    ]
-    for group, title in GROUPS.items():
-        parts.append(f"## {title} (`{group}`)")
-        parts += [_rule(rule) for rule in RULES if rule.group == group]
-    return "\n\n".join(parts) + "\n"
-
-
-def _rule(rule: Rule) -> str:
-    references = "; ".join(rule.references)
-    return (
-        f'<a id="{rule.code.lower()}"></a>\n\n### {rule.code} {rule.slug}\n\n{rule.title}.\n\n'
-        f"**Checks.** {rule.checks}\n\n**Why.** {rule.why}\n\n```python\n{rule.example.strip()}\n```\n\n"
-        f"**Instead.** {rule.instead}\n\n**See** {references}."
+        "How to audit is in [audit.md](audit.md)."
     )
+    rows = tuple((f"[{r.code}](#{r.code.lower()})", r.slug, r.title) for r in RULES)
+    blocks: list[Block] = [head, Table("", "", ("code", "name", "what is wrong"), rows)]
+    for group, title in GROUPS.items():
+        blocks.append(Heading(f"{title} (`{group}`)"))
+        blocks += [block for rule in RULES if rule.group == group for block in _rule(rule)]
+    return Document("What the audit looks for", tuple(blocks))
 
 
-PAGES: dict[str, Callable[[], str]] = {
+def _rule(rule: Rule) -> Iterator[Block]:
+    yield Heading(f"{rule.code} {rule.slug}", level=3, anchor=rule.code.lower())
+    yield Note(f"{rule.title}.")
+    yield Note(f"**Checks.** {rule.checks}")
+    yield Note(f"**Why.** {rule.why}")
+    yield Code(rule.example.strip())
+    yield Note(f"**Instead.** {rule.instead}")
+    yield Note(f"**See** {'; '.join(rule.references)}.")
+
+
+DOCUMENTS: dict[str, Callable[[], Document]] = {
     "estimators.md": estimators,
     "claims.md": claims.page,
     "rules.md": rules,
 }
+"""What each generated page says."""
+
+
+def _page(said: Callable[[], Document]) -> str:
+    return markdown.render(said())
+
+
+PAGES: dict[str, Callable[[], str]] = {name: partial(_page, said) for name, said in DOCUMENTS.items()}
 """What writes each generated page."""
 
 

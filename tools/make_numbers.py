@@ -21,10 +21,10 @@ import numpy as np
 import kullback as kb
 from kullback import lab
 from kullback.arrays import to_numpy
-from kullback.documents import Chart, Table, text_of
+from kullback.documents import Chart, Document, Table, text_of
 from kullback.lab.gradient_bias import unbiased_ways
 from kullback.oracle import TreeLM, World, loss_moments
-from kullback.report import terminal
+from kullback.report import markdown, terminal
 from kullback.report.pictures import draw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,10 +246,8 @@ def compare_numbers() -> dict[str, str]:
     from rich.console import Console
 
     console = Console(width=124, file=StringIO(), record=True)
-    console.print(terminal.comparison(kb.compare()))
-    title = terminal.TITLES["reverse"]
-    printed = [line.rstrip() for line in console.export_text().partition(title)[2].strip().splitlines()]
-    lines = [title, "", f" {printed[0]}", *printed[1 : printed.index("")]]
+    terminal.show(Document("", kb.compare().document().tables[:1]), console)
+    lines = [line.rstrip() for line in console.export_text().strip().splitlines()]
     return {"table": "\n\n```\n" + "\n".join(lines) + "\n```\n\n"}
 
 
@@ -300,7 +298,7 @@ CHINESE = {
 
 
 def _block(table: Table) -> str:
-    return f"\n\n{table.grid()}\n\n"
+    return f"\n\n{markdown.grid(table)}\n\n"
 
 
 def _both(table: Table) -> dict[str, str]:

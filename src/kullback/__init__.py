@@ -24,7 +24,7 @@ from kullback.estimators import (
 from kullback.jobs.comparison import Comparison, compare
 from kullback.jobs.text import TextComparison, compare_text
 from kullback.losses import kl_loss, kl_reward
-from kullback.rollouts.table import Rollout, read_rollouts, write_rollouts
+from kullback.rollouts import Rollout, Rollouts, read_rollouts, write_rollouts
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import (
     FORWARD_KL,
@@ -76,6 +76,7 @@ __all__ = [
     "Exact",
     "Renyi",
     "Rollout",
+    "Rollouts",
     "Skew",
     "Surrogate",
     "Target",

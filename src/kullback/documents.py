@@ -8,7 +8,8 @@ rounds, so no face reads a number out of prose or rounds what another one rounde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import floor, isfinite, isnan, log10
 from typing import Any, Literal, Protocol
@@ -78,15 +79,30 @@ Cell = str | Number | Uncertain | Interval
 
 def text_of(cell: Cell) -> str:
     """A cell as every face shows it."""
-    return str(cell)
+    return visible(str(cell))
+
+
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What moves the cursor or turns the line round: control characters but for tab and newline, and overrides of order."""
+
+
+def visible(text: str) -> str:
+    r"""Text as it can be shown: a model may print an escape sequence, and a terminal would obey it.
+
+    Example:
+        >>> visible("\x1b[2J")
+        '\\x1b[2J'
+    """
+    return UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading within a document; level 2 is a section."""
+    """A heading within a document; level 2 is a section, and links lead to an anchor."""
 
     text: str
     level: int = 2
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,21 +159,6 @@ class Table:
     """Columns that a terminal has no room for."""
     right: tuple[str, ...] = ()
     """Columns of numbers, flush right."""
-
-    def narrow(self) -> Table:
-        """The table without its wide columns."""
-        kept = [i for i, name in enumerate(self.columns) if name not in self.wide]
-        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
-        return Table(self.title, self.note, tuple(self.columns[i] for i in kept), rows, right=self.right)
-
-    def grid(self) -> str:
-        """The rows as Markdown, without title and note."""
-        rule = ["---:" if name in self.right else "---" for name in self.columns]
-        return "\n".join([_line(self.columns), _line(rule), *map(_line, self.rows)])
-
-    def markdown(self) -> str:
-        """The table as Markdown."""
-        return "\n".join([f"## {self.title}", "", self.note, "", self.grid()])
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,22 @@ class HeatMap:
     values: Float64
     form: str = ".3g"
 
+    @property
+    def table(self) -> Table:
+        """The same as a table."""
+        rows = zip(self.rows, self.values.tolist(), strict=True)
+        cells: list[tuple[Cell, ...]] = [(name, *(Number(value, self.form) for value in row)) for name, row in rows]
+        return Table(self.title, self.note, ("", *self.columns), tuple(cells), right=self.columns)
+
+    @property
+    def shades(self) -> Float64:
+        """From 0, the smallest number, to 1, the largest; nan where there is none."""
+        known = np.where(np.isfinite(self.values), self.values, np.nan)
+        if np.all(np.isnan(known)):
+            return known
+        low, high = np.nanmin(known), np.nanmax(known)
+        return (known - low) / (high - low) if high > low else np.where(np.isnan(known), np.nan, 0.0)
+
 
 Block = Heading | Verdict | Note | Facts | Item | Code | Table | Chart | HeatMap
 
@@ -275,7 +292,3 @@ def plain(record: Any) -> Any:
     if isinstance(record, float):
         return float(record) if isfinite(record) else None
     return record
-
-
-def _line(cells: Sequence[Cell]) -> str:
-    return "| " + " | ".join(text_of(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -1,15 +1,23 @@
-"""One sampled token, or two, whose log-probs are set by hand: what a function does with them."""
+"""One sampled token, or a few, whose log-probs are set by hand: what a function does with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from kullback.arrays import Array, Float64
-from kullback.auditing.subject.arrays import CallFailed, differentiate
-from kullback.auditing.subject.wiring import Subject
+from kullback.arrays import Float64
+from kullback.auditing.subject.failures import CallFailed
+from kullback.auditing.subject.subject import Subject
+from kullback.auditing.subject.tensors import Rows, differentiate, masked
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Columns, Tensor
+
+Mask = npt.NDArray[np.bool_]
+Precision = Literal["float64", "float32", "bfloat16"]
 
 FLOAT64 = 5e-8
 """What counts as equal in float64: rounding, and an epsilon of 1e-8 that a mean divides by."""
@@ -30,36 +38,45 @@ class Probe:
 
     subject: Subject
     separable: bool
-    dtype: str = "float64"
+    dtype: Precision = "float64"
 
     @property
     def possible(self) -> bool:
         """Whether log-probs of sampled tokens are all that the function reads."""
         return not self.subject.columns & FULL
 
-    def at(self, q: Float64, p: Float64, mu: Float64 | None = None, mask: Any = None) -> tuple[Float64, Float64]:
+    @property
+    def works(self) -> bool:
+        """Whether the function takes a single token at all."""
+        if not self.possible:
+            return False
+        try:
+            self.ratio(np.array([0.5]))
+        except CallFailed:
+            return False
+        return True
+
+    def at(
+        self, q: Float64, p: Float64, mu: Float64 | None = None, mask: Mask | None = None
+    ) -> tuple[Float64, Float64]:
         """Value of each row, and its derivative in each log q; arrays (rows, tokens)."""
         import torch
 
-        dtype = getattr(torch, self.dtype)
+        dtype = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
         live = torch.tensor(q, dtype=dtype, requires_grad=True)
         given = _columns(live, torch.tensor(p, dtype=dtype), mu, mask)
-        counted = given["mask"]
         if self.separable and self.subject.kind != "scalar":
             result = self.subject(given)
-            values = torch.where(counted, result, torch.zeros_like(result)).sum(-1) if result.ndim == 2 else result
+            values = masked(result, given["mask"]).sum(-1) if result.ndim == 2 else result
         else:
             values = torch.stack([self._one(given, i) for i in range(len(q))])
         slope = differentiate(values.sum(), [live])[0].double().numpy()
         return values.detach().double().numpy(), slope
 
-    def _one(self, given: dict[str, Array], row: int) -> Array:
-        result = self.subject(given, slice(row, row + 1))
-        return (
-            result.reshape(-1)[0]
-            if result.ndim == 0 or result.numel() == 1
-            else (result * given["mask"][row : row + 1]).sum()
-        )
+    def _one(self, given: Columns, row: int) -> Tensor:
+        rows = slice(row, row + 1)
+        result = self.subject(given, rows)
+        return result.reshape(-1)[0] if result.numel() == 1 else (result * given["mask"][rows]).sum()
 
     def ratio(self, log_ratio: Float64, level: float = 0.0) -> tuple[Float64, Float64]:
         """One token of each log-ratio; the likelier of its two log-probs is `level`."""
@@ -75,7 +92,7 @@ class Probe:
         return float(self.at(q, q - x, q - s)[0][0])
 
 
-def _columns(live: Array, p: Array, mu: Float64 | None, mask: Any) -> dict[str, Array]:
+def _columns(live: Tensor, p: Tensor, mu: Float64 | None, mask: Mask | None) -> Columns:
     import torch
 
     behavior = live.detach().clone() if mu is None else torch.tensor(mu, dtype=live.dtype)
@@ -90,17 +107,17 @@ def _columns(live: Array, p: Array, mu: Float64 | None, mask: Any) -> dict[str, 
     }
 
 
-def precision(subject: Subject, given: dict[str, Array], rows: Any) -> float:
+def precision(subject: Subject, given: Columns, rows: Rows) -> float:
     """The relative error that the function's own arithmetic makes: float64, float32 or half precision."""
     floating = [name for name in subject.columns if given[name].is_floating_point()]
     return max((_precision(subject, given, rows, name) for name in floating), default=FLOAT64)
 
 
-def _precision(subject: Subject, given: dict[str, Array], rows: Any, column: str) -> float:
+def _precision(subject: Subject, given: Columns, rows: Rows, column: str) -> float:
     """The same for one column: the smallest nudge that it notices."""
     import torch
 
-    def nudged(by: float) -> Array:
+    def nudged(by: float) -> Tensor:
         return subject({**given, column: given[column] * (1.0 + by)}, rows).detach().double()
 
     still = nudged(0.0)
@@ -110,10 +127,6 @@ def _precision(subject: Subject, given: dict[str, Array], rows: Any, column: str
     return 0.05 if not torch.equal(nudged(0.05), still) else FLOAT64
 
 
-def calls(probe: Probe) -> bool:
-    """Whether the function takes a single token at all."""
-    try:
-        probe.ratio(np.array([0.5]))
-    except CallFailed:
-        return False
-    return True
+def same(a: float, b: float) -> bool:
+    """Whether two results differ by rounding at most."""
+    return bool(np.isclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True))

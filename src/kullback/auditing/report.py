@@ -1,27 +1,24 @@
-"""What an audit found: the value, the gradient, the facts, and the findings in words."""
+"""What an audit comes to: a function that was audited, or one that could not be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
-from kullback.auditing.form import Form, Numerics
-from kullback.auditing.identify import Identification, name, times
-from kullback.auditing.treatment import Behavior, Treatment
-from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, TARGETS, ZERO, Target
+from kullback.auditing import words
+from kullback.auditing.identification import UNKNOWN, Identification
+from kullback.documents import Document, Record, plain
+from kullback.targets import REVERSE_KL, TARGETS, ZERO, Target
 
-UNKNOWN = Identification(None, float("nan"), ZERO, float("inf"), cosine=0.0)
-"""What stands for a value or a gradient that was not computed."""
-
-PLACES = {"loss": "in the loss", "reward": "in the reward", "metric": "as a metric"}
-CREDIT_WORDS = {
-    "return": "every token credited with the sequence's return",
-    "reward_to_go": "every token credited with its reward-to-go",
-    "own_token": "every token credited with its own penalty only",
-}
-LOSS_OBJECTIVES = (REVERSE_KL, FORWARD_KL, STATEWISE_REVERSE_KL, STATEWISE_FORWARD_KL)
+if TYPE_CHECKING:
+    from kullback.auditing.coupling import Coupling
+    from kullback.auditing.formula import Form
+    from kullback.auditing.masking import Masking
+    from kullback.auditing.numerics import Numerics
+    from kullback.auditing.options import Credit, Options, Placement, Sampler
+    from kullback.auditing.subject.shapes import Kind
+    from kullback.auditing.weighting import Weighting
 
 
 @dataclass(frozen=True)
@@ -48,64 +45,60 @@ class Finding:
         return f"{self.code} {self.slug}: {self.message}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AuditReport:
     """What a function's value and gradient are, exactly, and what was found on the way.
 
+    It is either `Audited` or `Failed`: a function that could not be called has one finding, which says why.
+
     Attributes:
         subject: what was audited.
-        placement: "loss", "reward" or "metric".
-        credit: in the reward, what each token's log-prob is credited with.
-        sampler: what drew the sequences that `value` and `gradient` are for.
-        objective: the target that was asked for, or None.
+        options: how it was meant: `placement`, `credit`, `sampler`, `objective`.
         value: which target the expectation of the result equals.
-        gradient: which target's gradient the expectation of the gradient equals.
+        gradient: which target's gradient the expectation of the gradient equals; not computed for a metric.
         values, gradients: the same for sequences from the policy, another policy and the reference.
-        kind: "scalar", "row" or "token".
-        coupling: how a batch's rows are put together: "mean", "sum", "token mean" or "coupled".
-        form, numerics, treatment, behavior: facts, where they could be computed.
-        vocabulary: (tokens that have an effect, vocabulary) for a function of whole distributions.
-        batches: gradient's scale by the rows of a batch, for functions that couple them.
-        edge: relative error of the value where the policy never samples a token that the reference allows.
-        extreme: whether the value stays finite at log-ratios of hundreds of nats.
-        differentiable: whether any gradient flows.
-        columns: what the function was handed.
         findings: in order of their codes, causes before their consequences.
         origin: how the function was got hold of.
         seconds: how long it took.
     """
 
     subject: str
-    placement: str
-    credit: str = "return"
-    sampler: str = "on_policy"
-    objective: Target | None = None
-    value: Identification = UNKNOWN
-    gradient: Identification = UNKNOWN
-    values: Mapping[str, Identification] = field(default_factory=dict)
-    gradients: Mapping[str, Identification] = field(default_factory=dict)
-    kind: str = ""
-    coupling: str = ""
-    form: Form | None = None
-    numerics: Numerics = field(default_factory=Numerics)
-    treatment: Treatment = field(default_factory=lambda: Treatment(False))
-    behavior: Behavior | None = None
-    vocabulary: tuple[int, int] | None = None
-    batches: Mapping[int, float] = field(default_factory=dict)
-    edge: float = float("nan")
-    extreme: bool = True
-    differentiable: bool = False
-    random: bool = False
-    printed: str = ""
-    columns: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    origin: str = ""
-    seconds: float = 0.0
+    options: Options
+    value: Identification
+    gradient: Identification
+    values: Mapping[Sampler, Identification]
+    gradients: Mapping[Sampler, Identification]
+    findings: tuple[Finding, ...]
+    origin: str
+    seconds: float
+
+    failed: ClassVar[bool]
+    """Whether the function could not be audited at all."""
 
     @property
-    def failed(self) -> bool:
-        """Whether the function could not be audited at all."""
-        return any(finding.group == "call" and finding.code <= "KB004" for finding in self.findings)
+    def placement(self) -> Placement:
+        """Where the result goes: "loss", "reward" or "metric"."""
+        return self.options.placement
+
+    @property
+    def credit(self) -> Credit:
+        """In the reward, what each token's log-prob is credited with."""
+        return self.options.credit
+
+    @property
+    def sampler(self) -> Sampler:
+        """What drew the sequences that `value` and `gradient` are for."""
+        return self.options.sampler
+
+    @property
+    def objective(self) -> Target | None:
+        """The target that was asked for, or None."""
+        return self.options.objective
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the function was handed."""
+        return ()
 
     @property
     def goal(self) -> Target:
@@ -116,32 +109,29 @@ class AuditReport:
         return target if target is not None and target is not ZERO else REVERSE_KL
 
     @property
-    def verdict(self) -> str:
-        """What it reports, what it follows, and what to use instead."""
-        if self.failed:
-            return f"Not audited: {self.findings[0].message}."
-        parts = [f"Its value is {_phrase(self.value, 'value')}."]
-        if self.placement != "metric":
-            parts.append(f"Its gradient {PLACES[self.placement]} is {_phrase(self.gradient, 'gradient')}.")
-        if not self.findings:
-            return " ".join([*parts, "Nothing was found against it."])
-        return " ".join([*parts, f"Instead: {self.instead}"])
+    def title(self) -> str:
+        """What was audited, and where it stands."""
+        return f"{self.subject}, {words.PLACES[self.placement]}"
+
+    @property
+    def answer(self) -> str:
+        """What it reports and what it follows, in one or two sentences."""
+        raise NotImplementedError
 
     @property
     def instead(self) -> str:
         """The call that does what this should."""
-        target = self.goal if self.goal in LOSS_OBJECTIVES else REVERSE_KL
-        arguments = "logprobs, ref_logprobs, mask"
-        if self.placement == "loss":
-            more = ", behavior_logprobs=behavior_logprobs" if "behavior_logprobs" in self.columns else ""
-            return f"kb.kl_loss({arguments}, objective=kb.{target!r}{more})"
-        if self.placement == "reward":
-            return f"kb.kl_reward({arguments}, estimator=kb.K1), credited with the return or the reward-to-go"
-        return f"kb.estimate({arguments}, estimator=kb.K3)"
+        return words.instead(self.placement, self.goal, off_policy="behavior_logprobs" in self.columns)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; numbers that are not finite become null."""
-        record = {
+    @property
+    def verdict(self) -> str:
+        """What it reports, what it follows, and what to use instead."""
+        return self.answer
+
+    def to_dict(self) -> Record:
+        """For JSON; numbers that are not finite become null, and so does what a failed call leaves unknown."""
+        facts = self._facts()
+        record: Record = {
             "subject": self.subject,
             "placement": self.placement,
             "credit": self.credit if self.placement == "reward" else None,
@@ -153,82 +143,160 @@ class AuditReport:
             "gradient": None if self.failed or self.placement == "metric" else self.gradient.to_dict(),
             "values": {sampler: found.to_dict() for sampler, found in self.values.items()},
             "gradients": {sampler: found.to_dict() for sampler, found in self.gradients.items()},
-            "returns": self.kind,
-            "rows": self.coupling,
-            "formula": formula(self.form),
-            "clamp": None if self.form is None else [self.form.clamp_below, self.form.clamp_above],
-            "numerics": asdict(self.numerics),
-            "treatment": asdict(self.treatment),
-            "behavior": self.behavior and asdict(self.behavior),
-            "vocabulary": self.vocabulary,
-            "support_edge_error": self.edge,
+            **{name: facts.get(name) for name in FACTS},
             "findings": [asdict(finding) for finding in self.findings],
             "seconds": self.seconds,
         }
-        clean: dict[str, Any] = _finite(record)
+        clean: Record = plain(record)
         return clean
 
+    def _facts(self) -> Record:
+        return {}
+
+    def document(self) -> Document:
+        """The report as a page."""
+        from kullback.auditing.pages import page
+
+        return page(self)
+
     def __str__(self) -> str:
-        lines = [f"{self.subject}, {PLACES[self.placement]}", self.verdict, *map(str, self.findings)]
-        return "\n".join(lines)
+        return "\n".join([self.title, self.verdict, *map(str, self.findings)])
 
 
-def formula(form: Form | None) -> str | None:
-    """One token's formula as reports write it."""
-    if form is None or form.kernel is None:
-        return None
-    text = f"{times(form.scale)}{form.kernel.name}: {form.kernel.formula}"
-    return text + (f", times the {form.weighted_by}'s probability of the token" if form.weighted_by else "")
+FACTS = (
+    "returns",
+    "rows",
+    "formula",
+    "clamp",
+    "numerics",
+    "treatment",
+    "behavior",
+    "vocabulary",
+    "support_edge_error",
+)
+"""What `to_dict` has beside the identifications and the findings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(AuditReport):
+    """A function that could not be audited: its one finding says why."""
+
+    value: Identification = field(default=UNKNOWN, init=False)
+    gradient: Identification = field(default=UNKNOWN, init=False)
+    values: Mapping[Sampler, Identification] = field(default_factory=dict, init=False)
+    gradients: Mapping[Sampler, Identification] = field(default_factory=dict, init=False)
+
+    failed: ClassVar[bool] = True
+
+    @property
+    def answer(self) -> str:
+        """Why it was not audited."""
+        return f"Not audited: {self.findings[0].message}."
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a function behaves when it is called.
+
+    Attributes:
+        kind: what it returns: "scalar", "row" or "token".
+        coupling: how a batch's rows are put together: "mean", "sum", "token mean" or "coupled".
+        columns: what it was handed.
+        differentiable: whether any gradient flows.
+        random: whether two calls on the same input differ.
+        printed: what it wrote to the terminal.
+    """
+
+    kind: Kind
+    coupling: Coupling
+    columns: tuple[str, ...]
+    differentiable: bool
+    random: bool
+    printed: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What happens at the ends of what models can be.
+
+    Attributes:
+        edge: relative error of the value where the policy never samples a token that the reference allows.
+        extreme: whether the value stays finite at log-ratios of hundreds of nats.
+    """
+
+    edge: float = float("nan")
+    extreme: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited(AuditReport):
+    """A function that was audited.
+
+    Attributes:
+        conduct: what calling it showed.
+        form: the formula of one token and its clamps; None where it does not take single tokens.
+        numerics: how far float32 and bfloat16 are from that formula.
+        masking: what it does with padding, lengths and ends.
+        weighting: the importance ratio it uses; None where it takes no behaviour log-probs.
+        vocabulary: (tokens that have an effect, vocabulary) for a function of whole distributions.
+        batches: the gradient's scale by the rows of a batch, for functions that couple them.
+        limits: the edge of the support, and extreme log-ratios.
+    """
+
+    conduct: Conduct
+    form: Form | None
+    numerics: Numerics
+    masking: Masking
+    weighting: Weighting | None
+    vocabulary: tuple[int, int] | None
+    batches: Mapping[int, float]
+    limits: Limits
+
+    failed: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the function was handed."""
+        return self.conduct.columns
+
+    @property
+    def treatment(self) -> Masking:
+        """`masking` under the name that JSON has for it."""
+        return self.masking
+
+    @property
+    def behavior(self) -> Weighting | None:
+        """`weighting` under the name that JSON has for it."""
+        return self.weighting
+
+    @property
+    def answer(self) -> str:
+        """What it reports and what it follows, in one or two sentences."""
+        value = f"Its value is {words.value_phrase(self.value)}."
+        if self.placement == "metric":
+            return value
+        return f"{value} Its gradient {words.PLACES[self.placement]} is {words.gradient_phrase(self.gradient)}."
+
+    @property
+    def verdict(self) -> str:
+        """What it reports, what it follows, and what to use instead."""
+        return f"{self.answer} {f'Instead: {self.instead}' if self.findings else words.NOTHING_FOUND}"
+
+    def _facts(self) -> Record:
+        return {
+            "returns": self.conduct.kind,
+            "rows": self.conduct.coupling,
+            "formula": words.one_token_formula(self.form),
+            "clamp": None if self.form is None else [self.form.below.at, self.form.above.at],
+            "numerics": asdict(self.numerics),
+            "treatment": asdict(self.masking),
+            "behavior": self.weighting and asdict(self.weighting),
+            "vocabulary": self.vocabulary,
+            "support_edge_error": self.limits.edge,
+        }
 
 
 def statewise(target: Target) -> Target | None:
     """The statewise version of a sequence's target."""
     wanted = f"statewise_{target.name}"
     return TARGETS[wanted] if wanted in TARGETS.names else None
-
-
-def percent(error: float) -> str:
-    """A relative error for people."""
-    if not isfinite(error):
-        return "without bound"
-    if error < 1e-6:
-        return "0%"
-    return f"{100 * error:.3g}%" if error < 10 else f"a factor of {error:.3g}"
-
-
-def _phrase(found: Identification, kind: str) -> str:
-    if found.within is not None:
-        if found.within is ZERO:
-            return "zero on average where the models are close, and not where they are far apart"
-        what = f"{times(found.within_scale)}{name(found.within)}"
-        that = "that of " if kind == "gradient" else ""
-        return (
-            f"{that}{what} where the models are close, and misses it by up to {percent(found.relative_error)} "
-            "where they are far apart"
-        )
-    if found.target is None:
-        text = f"none of the named {'gradients' if kind == 'gradient' else 'quantities'}"
-        text += f"; the nearest is {name(found.nearest)}, off by {percent(min(found.errors.values(), default=0.0))}"
-        text += f" to {percent(found.relative_error)} in the exact worlds"
-        if found.weight != "sequence":
-            text += f" once each sequence is multiplied back by its {found.weight}"
-        if kind == "gradient":
-            text += f", cosine {found.cosine:.2f} at worst"
-        if found.one_token is not None and kind == "gradient":
-            text += f"; for a single token it is {times(found.one_token_scale)}{name(found.one_token)}"
-        return text
-    text = f"{times(found.scale)}{name(found.target)}"
-    if kind == "gradient":
-        text = "zero on average" if found.target is ZERO else f"that of {text}"
-    if found.weight != "sequence":
-        divisor = {"length": "its own length", "width": "the padded width"}[found.weight]
-        return f"{text}, once each sequence is multiplied back by {divisor}, which the function divides by"
-    return f"{text}, exactly"
-
-
-def _finite(record: Any) -> Any:
-    if isinstance(record, dict):
-        return {key: _finite(value) for key, value in record.items()}
-    if isinstance(record, list | tuple):
-        return [_finite(value) for value in record]
-    return record if not isinstance(record, float) or isfinite(record) else None

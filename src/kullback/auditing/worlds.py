@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kullback.arrays import Array, Float64
-from kullback.errors import MissingPackageError
+from kullback.arrays import Float64
+from kullback.auditing.options import Sampler
+from kullback.auditing.subject.tensors import require_torch, tensor
 from kullback.oracle import TreeLM, World, exact_gradient
 from kullback.oracle.loss_gradients import world_columns
 from kullback.oracle.tree import prefix_count
 from kullback.targets import Target
 
-SAMPLERS = ("on_policy", "off_policy", "from_reference")
-"""What drew the sequences: the policy, another policy, or the reference."""
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Columns, Tensor
+
+Aspect = Literal["value", "gradient"]
+"""What of a function is held against the targets."""
 
 EOS = 0
 
@@ -45,18 +49,14 @@ class Setting:
     banned: int = -1
 
     @property
-    def prefixes(self) -> int:
-        """Contexts that have a next-token distribution."""
-        return prefix_count(self.vocab, self.horizon)
-
-    @property
     def far(self) -> bool:
         """Whether its log-ratios go beyond what clamps let through."""
         return self.share == 0.0 or self.distance > 1.0
 
     def logits(self) -> tuple[Float64, Float64, Float64]:
         """Of the policy, the reference and another policy that may have drawn the sequences."""
-        index = np.arange(self.prefixes * self.vocab, dtype=np.float64).reshape(self.prefixes, self.vocab)
+        prefixes = prefix_count(self.vocab, self.horizon)
+        index = np.arange(prefixes * self.vocab, dtype=np.float64).reshape(prefixes, self.vocab)
         reference = self.spread * np.sin(1.7 * index + 0.3)
         policy = self.share * reference + self.distance * np.sin(2.9 * index + 1.1)
         behavior = 0.5 * (policy + reference) / max(1.0, self.spread) + 0.6 * np.sin(2.3 * index + 0.7)
@@ -103,50 +103,45 @@ LADDER = tuple(
 
 
 @cache
-def world(setting: Setting, sampler: str = "on_policy") -> World:
+def world(setting: Setting, sampler: Sampler = "on_policy") -> World:
     """A setting's exact world over torch logits, the policy's taking gradients."""
-    torch = torch_library()
+    torch = require_torch()
     policy, reference, behavior = (torch.tensor(logits, dtype=torch.float64) for logits in setting.logits())
     trees = [TreeLM(logits, EOS, setting.horizon) for logits in (policy.requires_grad_(), reference, behavior)]
     return World(trees[0], trees[1], {"on_policy": None, "off_policy": trees[2], "from_reference": trees[1]}[sampler])
 
 
 @cache
-def columns(setting: Setting, sampler: str = "on_policy") -> dict[str, Array]:
+def columns(setting: Setting, sampler: Sampler = "on_policy") -> Columns:
     """Every column of a batch that holds each possible sequence once, padded with zeros."""
-    at = world(setting, sampler)
-    found = {name: array[possible(setting, sampler)] for name, array in world_columns(at).items()}
+    rows = possible(setting, sampler)
+    found = {name: tensor(array)[rows] for name, array in world_columns(world(setting, sampler)).items()}
     log_ratio = found["logprobs"] - found["ref_logprobs"]
     log_weight = found["logprobs"] - found["behavior_logprobs"]
     return {**found, "log_ratio": log_ratio, "ratio": log_weight.exp()}
 
 
 @cache
-def possible(setting: Setting, sampler: str = "on_policy") -> Array:
+def possible(setting: Setting, sampler: Sampler = "on_policy") -> Tensor:
     """Numbers of the sequences that the sampler can draw."""
-    return (world(setting, sampler).probability > 0).nonzero()[:, 0]
+    return (tensor(world(setting, sampler).probability) > 0).nonzero()[:, 0]
 
 
 @cache
-def probability(setting: Setting, sampler: str = "on_policy") -> Array:
+def probability(setting: Setting, sampler: Sampler = "on_policy") -> Tensor:
     """The probability of each of them."""
-    chance: Array = world(setting, sampler).probability[possible(setting, sampler)]
-    return chance
+    return tensor(world(setting, sampler).probability)[possible(setting, sampler)]
+
+
+def logits(setting: Setting, sampler: Sampler = "on_policy") -> Tensor:
+    """The policy's, which gradients are taken in."""
+    return tensor(world(setting, sampler).policy.logits)
 
 
 @cache
-def exact(setting: Setting, sampler: str, target: Target, kind: str) -> Float64:
+def exact(setting: Setting, sampler: Sampler, target: Target, aspect: Aspect) -> Float64:
     """A target's exact value, or its gradient in the policy's logits, flattened."""
     at = world(setting, sampler)
-    if kind == "value":
-        return np.array([float(target.exact(at).detach())])
+    if aspect == "value":
+        return np.array([float(tensor(target.exact(at)).detach())])
     return exact_gradient(at, target).ravel()
-
-
-def torch_library() -> Any:
-    """torch, which every exact world is written in."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingPackageError("torch", "torch") from error
-    return torch

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,8 @@ from kullback.errors import InputError, KullbackError
 
 if TYPE_CHECKING:
     from kullback.auditing import AuditReport
+    from kullback.auditing.assignments import Request
+    from kullback.targets import Target
 
 OUTPUTS = (".md", ".html", ".json")
 
@@ -71,24 +74,26 @@ def audit(
     """
     # Compiling takes longer than an audit, and every world has its own shape.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    from kullback.auditing.assignments import Request
+
     try:
         wanted = _wanted(fail_on)
         if output is not None and output.suffix not in OUTPUTS:
             raise InputError(f"--output {output} came, but it ends in {', '.join(OUTPUTS)}")
-        options: dict[str, Any] = {
-            "placement": placement,
-            "names": dict(_pair(text, "--map") for text in mapping or ()),
-            "settings": {key: _value(text) for key, text in (_pair(one, "--set") for one in values or ())},
-            "credit": credit,
-            "level": level,
-            "sampler": sampler,
-            "objective": _objective(objective),
-            "arrays": arrays,
-            "output": int(element) if element is not None and element.isdecimal() else element,
-        }
+        request = Request(
+            placement=placement,
+            names=dict(_pair(text, "--map") for text in mapping or ()),
+            settings={key: _value(text) for key, text in (_pair(one, "--set") for one in values or ())},
+            credit=credit,
+            level=level,
+            sampler=sampler,
+            objective=_objective(objective),
+            arrays=arrays,
+            output=int(element) if element is not None and element.isdecimal() else element,
+        )
     except KullbackError as error:
         fail(str(error))
-    reports, failures = _run(targets, source, options)
+    reports, failures = _run(targets, source, request)
     _show(reports, as_json, output)
     for message in failures:
         console(stderr=True).print(f"kullback: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -98,18 +103,17 @@ def audit(
     sys.exit(1 if (found & wanted if wanted else found) else 0)
 
 
-def _run(targets: Sequence[str], source: Path | None, options: dict[str, Any]) -> tuple[list[AuditReport], list[str]]:
+def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple[list[AuditReport], list[str]]:
     """Every audit that could be made, and a sentence for each target that could not."""
-    from kullback.auditing.jobs import audits, jobs
+    from kullback.auditing.assignments import assignments
 
     reports: list[AuditReport] = []
     failures: list[str] = []
-    err = console(stderr=True)
     for target in targets:
         try:
-            for job in jobs(target, source, options):
-                with err.status(f"auditing {job.subject}") if err.is_terminal else _quiet():
-                    reports += audits(job)
+            for assignment in assignments(target, source, request):
+                with _status(f"auditing {assignment.subject}"):
+                    reports.append(assignment.report())
         except KullbackError as error:
             failures.append(str(error))
         except KeyboardInterrupt:
@@ -118,25 +122,25 @@ def _run(targets: Sequence[str], source: Path | None, options: dict[str, Any]) -
     return reports, failures
 
 
-def _quiet() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
+def _status(text: str) -> AbstractContextManager[object]:
+    err = console(stderr=True)
+    return err.status(text) if err.is_terminal else nullcontext()
 
 
 def _show(reports: list[AuditReport], as_json: bool, output: Path | None) -> None:
-    from kullback.report.audit import audit_html, audit_markdown, audit_view
+    from kullback.auditing.pages import book, overview
+    from kullback.report import html, markdown, terminal
 
     record = json.dumps({"audits": [report.to_dict() for report in reports]}, ensure_ascii=False)
     if as_json:
         typer.echo(record)
     elif reports:
-        console().print(audit_view(reports))
+        terminal.show(overview(reports), console())
     if output is None:
         return
-    text = {".md": audit_markdown, ".html": audit_html}.get(output.suffix, lambda _: record)(reports)
+    written = {".md": markdown.render, ".html": html.render}.get(output.suffix)
     try:
-        output.write_text(text, encoding="utf-8")
+        output.write_text(written(book(reports)) if written else record, encoding="utf-8")
     except OSError as error:
         fail(f"{output} cannot be written: {error.strerror}")
 
@@ -161,18 +165,19 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return key, value
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     """JSON where it is JSON, Python's None, True and False, else the text itself."""
     named = {"None": None, "True": True, "False": False}
     if text in named:
         return named[text]
     try:
-        return json.loads(text)
+        value: object = json.loads(text)
     except json.JSONDecodeError:
         return text
+    return value
 
 
-def _objective(given: str | None) -> Any:
+def _objective(given: str | None) -> Target | None:
     from kullback.targets import TARGETS
 
     return None if given is None else TARGETS[given.lower()]

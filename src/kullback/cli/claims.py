@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from kullback.cli.screen import console, fail
-
-if TYPE_CHECKING:
-    from kullback.claims import Claim
+from kullback.cli.screen import fail, show
 
 VERDICTS = ("holds", "condition", "fails", "undecided")
 
@@ -33,6 +29,7 @@ def claims(
         kullback claims 004-gradient-of-fS
     """
     from kullback.claims import CLAIMS
+    from kullback.claims.pages import ClaimList, decided
     from kullback.errors import KullbackError
 
     sources = dict.fromkeys(key for claim in CLAIMS for key in claim.sources)
@@ -40,10 +37,10 @@ def claims(
     _known(verdict, ["", *VERDICTS], "verdict")
     try:
         if claim_id:
-            _show(CLAIMS[_known(claim_id, CLAIMS.names, "claim")], seed, as_json)
+            show(decided(CLAIMS[_known(claim_id, CLAIMS.names, "claim")], seed), as_json)
             return
         wanted = (claim for claim in CLAIMS if not source or source in claim.sources)
-        _list([claim for claim in wanted if not verdict or claim.verdict.name == verdict.upper()], as_json)
+        show(ClaimList(tuple(c for c in wanted if not verdict or c.verdict.name == verdict.upper())), as_json)
     except KullbackError as error:
         fail(str(error))
 
@@ -55,25 +52,3 @@ def _known(name: str, names: Iterable[str], what: str) -> str:
         near = difflib.get_close_matches(name, [name for name in names if name], n=3, cutoff=0.0)
         fail(f"there is no {what} {name!r}; the nearest are {', '.join(near)}")
     return name
-
-
-def _list(chosen: list[Claim], as_json: bool) -> None:
-    from kullback.report import terminal
-    from kullback.report.claims import claim_table, record
-
-    if as_json:
-        typer.echo(json.dumps({"claims": [record(claim) for claim in chosen]}, ensure_ascii=False))
-    else:
-        console().print(terminal.family_table(claim_table(chosen)))
-
-
-def _show(claim: Claim, seed: int, as_json: bool) -> None:
-    from kullback.report.claims import record, shown
-
-    if as_json:
-        typer.echo(json.dumps(record(claim, claim.evidence(seed)), ensure_ascii=False))
-    else:
-        screen = console()
-        screen.print(shown(claim, seed))
-        # Not folded to the width of the terminal, so that it can be copied.
-        screen.print(claim.code, soft_wrap=True, markup=False, highlight=False)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from kullback.cli.screen import console
+from kullback.cli.screen import show
 
 
 def estimators(
@@ -19,13 +18,6 @@ def estimators(
 
         kullback estimators --json
     """
-    from kullback.report import terminal
-    from kullback.report.families import estimator_table, surrogate_table, target_table
+    from kullback.jobs.catalogue import catalogued
 
-    tables = (estimator_table(), surrogate_table(), target_table())
-    if as_json:
-        record = {t.title.lower(): [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in tables}
-        typer.echo(json.dumps(record, ensure_ascii=False))
-        return
-    for table in tables:
-        console().print(terminal.family_table(table))
+    show(catalogued(), as_json)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kullback.cli.screen import console, shown
 
 if TYPE_CHECKING:
-    from kullback.jobs.local import Progress
+    from kullback.documents import Outcome
+    from kullback.jobs.progress import Progress
+    from kullback.rollouts import Rollout
 
 lab = typer.Typer(
     help="Experiments that redo and extend what has been published on KL estimation: tables, pictures and JSON.",
@@ -34,18 +36,18 @@ MODELS = ["builtin:tuned", "builtin:base"]
 
 def _run(
     name: str,
-    experiment: Callable[[Callable[[Progress], None]], Any],
+    experiment: Callable[[Callable[[Progress], None]], Outcome],
+    *,
     as_json: bool,
     output: Path | None,
     overwrite: bool,
     unit: str = "",
 ) -> None:
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
-    from kullback.jobs.comparison import prepare_output, write_json
-    from kullback.report import terminal
+    from kullback.jobs.outputs import prepare_output, write_json
     from kullback.report.pictures import draw, require_matplotlib
 
-    with shown(as_json, terminal.experiment, unit, starting=name, doing=name) as (on_progress, show):
+    with shown(as_json, unit, starting=name, doing=name) as (on_progress, show):
         if output is not None:
             require_matplotlib()
         files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
@@ -54,12 +56,13 @@ def _run(
         show(result)
         if folder is not None:
             write_json(folder / files[0], result.to_dict())
-            draw(result.chart(), [folder / file for file in files[1:]])
+            [chart] = result.document().charts
+            draw(chart, [folder / file for file in files[1:]])
             console(stderr=True).print(f"written to {folder}: {', '.join(files)}", style="dim", highlight=False)
 
 
 def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
-    from kullback.jobs.local import Progress
+    from kullback.jobs.progress import Progress
 
     return lambda done, total: on_progress(Progress(done, total, 0))
 
@@ -83,7 +86,13 @@ def gaussian(
     """
     from kullback.lab import gaussian as run
 
-    _run("gaussian", lambda _: run(shift, scale=scale, samples=samples, seed=seed), as_json, output, overwrite)
+    _run(
+        "gaussian",
+        lambda _: run(shift, scale=scale, samples=samples, seed=seed),
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+    )
 
 
 @lab.command()
@@ -121,10 +130,10 @@ def categorical(
             seed=seed,
             on_setting=_steps(on_progress),
         ),
-        as_json,
-        output,
-        overwrite,
-        "settings",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="settings",
     )
 
 
@@ -159,10 +168,10 @@ def language(
             seed=seed,
             on_setting=_steps(on_progress),
         ),
-        as_json,
-        output,
-        overwrite,
-        "settings",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="settings",
     )
 
 
@@ -186,10 +195,10 @@ def gradients(
     _run(
         "gradients",
         lambda on_progress: run(staleness=staleness, on_setting=_steps(on_progress)),
-        as_json,
-        output,
-        overwrite,
-        "worlds",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="worlds",
     )
 
 
@@ -210,7 +219,9 @@ def coefficients(
     """
     from kullback.lab import coefficients as run
 
-    _run("lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n), as_json, output, overwrite)
+    _run(
+        "lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n), as_json=as_json, output=output, overwrite=overwrite
+    )
 
 
 def _numbers(text: str) -> list[float]:
@@ -244,10 +255,10 @@ def training(
     _run(
         "training",
         lambda on_progress: run(beta, steps=steps, samples=samples, seeds=seeds, seed=seed, on_progress=on_progress),
-        as_json,
-        output,
-        overwrite,
-        "sequences",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="sequences",
     )
 
 
@@ -281,10 +292,10 @@ def plan(
     from kullback.jobs.comparison import compare
     from kullback.lab import plan as run
 
-    def experiment(on_progress: Callable[[Progress], None]) -> Any:
+    def experiment(on_progress: Callable[[Progress], None]) -> Outcome:
         if len(pilot) > 2:
             raise InputError(f"{len(pilot)} names came, but a file of rollouts or two models are needed")
-        drawn: Any = pilot[0]
+        drawn: str | Sequence[Rollout] = pilot[0]
         if len(pilot) == 2:
             drawn = compare(
                 pilot[0],
@@ -298,4 +309,4 @@ def plan(
         wished = 0.05 if relative is None and stderr is None else relative
         return run(drawn, relative=wished, stderr=stderr, most_prompts=most_prompts, read_cost=read_cost, seed=seed)
 
-    _run("plan", experiment, as_json, output, overwrite, "sequences")
+    _run("plan", experiment, as_json=as_json, output=output, overwrite=overwrite, unit="sequences")

@@ -6,16 +6,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kullback.documents import Outcome
 from kullback.errors import KullbackError
+from kullback.report import terminal
 
 if TYPE_CHECKING:
-    from kullback.jobs.local import Progress as Done
+    from kullback.jobs.progress import Progress as Done
 
 WIDTH = 124
 """Columns of tables that do not go to a terminal."""
@@ -27,23 +29,27 @@ def console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
+def show(outcome: Outcome, as_json: bool) -> None:
+    """An outcome, as JSON or as a document."""
+    if as_json:
+        typer.echo(json.dumps(outcome.to_dict(), ensure_ascii=False))
+    else:
+        terminal.show(outcome.document(), console())
+
+
 @contextmanager
 def shown(
     as_json: bool,
-    table: Callable[[Any], Any],
     unit: str,
     *,
     starting: str = "loading models",
     doing: str = "comparing",
-) -> Iterator[tuple[Callable[[Done], None], Callable[[Any], None]]]:
+) -> Iterator[tuple[Callable[[Done], None], Callable[[Outcome], None]]]:
     """A progress bar on a terminal; what is shown at the end, also of a job that an error ended half-way."""
 
-    def show(result: Any) -> None:
+    def ended(outcome: Outcome) -> None:
         bar.stop()
-        if as_json:
-            typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
-        else:
-            console().print(table(result))
+        show(outcome, as_json)
 
     err = console(stderr=True)
     bar = Progress(
@@ -66,11 +72,11 @@ def shown(
 
     try:
         with bar:
-            yield on_progress, show
+            yield on_progress, ended
     except KullbackError as error:
         bar.stop()
         if error.result is not None:
-            show(error.result)
+            ended(error.result)
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped before anything was finished")

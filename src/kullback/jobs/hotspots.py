@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from kullback.rollouts.table import Rollout
+from kullback.documents import Record
+from kullback.rollouts import Rollout
 
 SITES = 10
 """Sites that are remembered."""
@@ -41,80 +42,138 @@ class Site:
     token_kl: float
 
 
+class Decode(Protocol):
+    """The text of some tokens, with or without special ones."""
+
+    def __call__(self, tokens: Sequence[int], *, special: bool = True) -> str:
+        """The text."""
+        ...
+
+
+class PromptMean(NamedTuple):
+    """How far the models are apart on a prompt's sequences, nats a sequence."""
+
+    prompt_id: int
+    prompt: str
+    nats_per_sequence: float
+    sequences: int
+
+
+class PositionMean(NamedTuple):
+    """How far they are apart at the new token number `position`, from 0, nats a token."""
+
+    position: int
+    nats_per_token: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Total:
+    """A sum of token KLs in nats, and how many sequences or tokens it is over."""
+
+    nats: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Total) -> Total:
+        return Total(self.nats + other.nats, self.count + other.count)
+
+    @property
+    def mean(self) -> float:
+        """Nats for each."""
+        return self.nats / self.count
+
+
+Place = tuple[int, tuple[int, ...]]
+"""A prompt's number and the tokens after it."""
+
+
 @dataclass
 class Hotspots:
-    """Sums of the exact token KL by prompt and by position, and the sites where it is largest."""
+    """Sums of the exact token KL by prompt and by position, and the sites where it is largest.
 
-    prompts: dict[int, tuple[float, int, str]] = field(default_factory=dict)
-    positions: dict[int, tuple[float, int]] = field(default_factory=dict)
-    sites: dict[tuple[int, tuple[int, ...]], Site] = field(default_factory=dict)
+    Attributes:
+        prompts, texts: sums by prompt, and its text.
+        positions: sums by position.
+        sites: the largest, by place.
+    """
 
-    def add(self, rollout: Rollout, top: np.ndarray, ref_top: np.ndarray, decode: Callable[..., str]) -> None:
+    prompts: dict[int, Total] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+    positions: dict[int, Total] = field(default_factory=dict)
+    sites: dict[Place, Site] = field(default_factory=dict)
+
+    def add(self, rollout: Rollout, top: np.ndarray, ref_top: np.ndarray, decode: Decode) -> None:
         """Count one sequence; `top` and `ref_top` are each model's most likely token at every position."""
-        total, count, text = self.prompts.get(rollout.prompt_id, (0.0, 0, ""))
-        text = text or decode(list(rollout.prompt), special=False)
-        self.prompts[rollout.prompt_id] = (total + float(np.sum(rollout.token_kl)), count + 1, text)
-        for position, kl in enumerate(rollout.token_kl.tolist()):
-            total, count = self.positions.get(position, (0.0, 0))
-            self.positions[position] = (total + kl, count + 1)
-        for position in np.argsort(-rollout.token_kl)[:SITES].tolist():
-            if len(self.sites) < SITES or rollout.token_kl[position] > self._smallest().token_kl:
-                self._add_site(rollout, position, top, ref_top, decode)
+        prompt, token_kl = rollout.prompt_id or 0, rollout.column("token_kl")
+        if prompt not in self.texts:
+            self.texts[prompt] = decode(list(rollout.prompt_tokens or ()), special=False)
+        self.prompts[prompt] = self.prompts.get(prompt, Total()) + Total(float(np.sum(token_kl)), 1)
+        for position, kl in enumerate(token_kl.tolist()):
+            self.positions[position] = self.positions.get(position, Total()) + Total(kl, 1)
+        for position in np.argsort(-token_kl)[:SITES].tolist():
+            if len(self.sites) < SITES or token_kl[position] > self._smallest().token_kl:
+                self._add_site(rollout, position, tops=(int(top[position]), int(ref_top[position])), decode=decode)
+
+    def __add__(self, later: Hotspots) -> Hotspots:
+        """Those of these sequences followed by later ones, as if all had been added to one; sums to rounding."""
+        sites = {**self.sites, **{place: site for place, site in later.sites.items() if place not in self.sites}}
+        largest = sorted(sites, key=lambda place: -sites[place].token_kl)[:SITES]
+        return Hotspots(
+            prompts=_added(self.prompts, later.prompts),
+            texts={**later.texts, **self.texts},
+            positions=_added(self.positions, later.positions),
+            sites={place: sites[place] for place in largest},
+        )
 
     def _smallest(self) -> Site:
         return min(self.sites.values(), key=lambda site: site.token_kl)
 
-    def _add_site(
-        self,
-        rollout: Rollout,
-        position: int,
-        top: np.ndarray,
-        ref_top: np.ndarray,
-        decode: Callable[..., str],
-    ) -> None:
-        prefix = tuple(rollout.tokens[:position])
-        key = (rollout.prompt_id, prefix)
-        if key in self.sites:  # the same prefix has the same KL, whatever was drawn after it
+    def _add_site(self, rollout: Rollout, position: int, *, tops: tuple[int, int], decode: Decode) -> None:
+        tokens = rollout.tokens or ()
+        place = (rollout.prompt_id or 0, tuple(tokens[:position]))
+        if place in self.sites:  # the same prefix has the same KL, whatever was drawn after it
             return
-        before = [*rollout.prompt, *prefix][-CONTEXT:]
-        self.sites[key] = Site(
-            prompt_id=rollout.prompt_id,
+        before = [*(rollout.prompt_tokens or ()), *place[1]][-CONTEXT:]
+        self.sites[place] = Site(
+            prompt_id=place[0],
             position=position,
             context=decode(before, special=False),
-            token=decode([rollout.tokens[position]]),
-            probability=float(np.exp(rollout.logprobs[position])),
-            ref_probability=float(np.exp(rollout.ref_logprobs[position])),
-            top=decode([int(top[position])]),
-            ref_top=decode([int(ref_top[position])]),
-            token_kl=float(rollout.token_kl[position]),
+            token=decode([tokens[position]]),
+            probability=float(np.exp(rollout.column("logprobs")[position])),
+            ref_probability=float(np.exp(rollout.column("ref_logprobs")[position])),
+            top=decode([tops[0]]),
+            ref_top=decode([tops[1]]),
+            token_kl=float(rollout.column("token_kl")[position]),
         )
         if len(self.sites) > SITES:
             del self.sites[min(self.sites, key=lambda other: self.sites[other].token_kl)]
 
-    def top_prompts(self, n: int = 5) -> list[tuple[int, str, float, int]]:
-        """(prompt id, text, mean nats a sequence, sequences), largest first."""
-        rows = [(i, text, total / count, count) for i, (total, count, text) in self.prompts.items()]
-        return sorted(rows, key=lambda row: -row[2])[:n]
+    def top_prompts(self, n: int = 5) -> list[PromptMean]:
+        """The prompts, largest mean first."""
+        rows = [PromptMean(i, self.texts[i], total.mean, total.count) for i, total in self.prompts.items()]
+        return sorted(rows, key=lambda row: -row.nats_per_sequence)[:n]
 
-    def top_positions(self, n: int = 5) -> list[tuple[int, float, int]]:
-        """(position, mean nats a token, tokens), largest first, among positions many sequences reach."""
-        enough = max((count for _, count in self.positions.values()), default=0) / 10
-        rows = [(i, total / count, count) for i, (total, count) in self.positions.items() if count >= enough]
-        return sorted(rows, key=lambda row: -row[1])[:n]
+    def top_positions(self, n: int = 5) -> list[PositionMean]:
+        """The positions, largest mean first, among those that many sequences reach."""
+        enough = max((total.count for total in self.positions.values()), default=0) / 10
+        rows = [
+            PositionMean(i, total.mean, total.count) for i, total in self.positions.items() if total.count >= enough
+        ]
+        return sorted(rows, key=lambda row: -row.nats_per_token)[:n]
 
     def top_sites(self, n: int = SITES) -> list[Site]:
         """The sites, largest KL first."""
         return sorted(self.sites.values(), key=lambda site: -site.token_kl)[:n]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Record:
         """Plain values for JSON."""
         return {
-            "prompts": [
-                dict(zip(("prompt_id", "prompt", "nats_per_sequence", "sequences"), row, strict=True))
-                for row in self.top_prompts()
-            ],
-            "positions": [
-                dict(zip(("position", "nats_per_token", "tokens"), row, strict=True)) for row in self.top_positions()
-            ],
+            "prompts": [row._asdict() for row in self.top_prompts()],
+            "positions": [row._asdict() for row in self.top_positions()],
             "tokens": [asdict(site) for site in self.top_sites()],
         }
+
+
+def _added(first: dict[int, Total], second: dict[int, Total]) -> dict[int, Total]:
+    keys = dict.fromkeys([*first, *second])
+    return {key: first.get(key, Total()) + second.get(key, Total()) for key in keys}

@@ -1,203 +1,94 @@
-"""Sampling and scoring on this machine, batch by batch; what is finished is kept whatever happens next."""
+"""A plan run on this machine, batch by batch; what is finished is kept whatever happens next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from kullback.errors import KullbackError, ModelError, StoppedError
-from kullback.jobs.hotspots import Hotspots
 from kullback.jobs.interrupts import safe_interrupts
-from kullback.rollouts.table import Rollout, RolloutWriter, to_sequences
-
-if TYPE_CHECKING:
-    from kullback.models import LanguageModel, Sampling
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is: sequences finished of all, tokens drawn so far."""
-
-    sequences: int
-    total: int
-    tokens: int
+from kullback.jobs.plans import Plan
+from kullback.jobs.progress import OnProgress
+from kullback.jobs.run import Run
+from kullback.jobs.worker import Models, finish_batch
+from kullback.models.memory import out_of_memory
+from kullback.models.pairs import gives_distributions
+from kullback.models.protocols import Reader
+from kullback.models.randomness import Randomness
+from kullback.models.sampling import Sampling
+from kullback.rollouts import Metadata, Model, RolloutWriter, law_of
 
 
-@dataclass(frozen=True)
-class Side:
-    """A model and the distribution that is meant by it."""
-
-    role: Literal["policy", "reference"]
-    model: LanguageModel
-    sampling: Sampling
-
-    @property
-    def kind(self) -> Literal["raw", "processed"]:
-        """Whether its log-probs are the model's own or those of the sampling settings."""
-        return "raw" if self.sampling.raw else "processed"
-
-
-@dataclass
-class Job:
-    """Sampling from one model (or each in turn), scoring under both, and what of it is finished.
-
-    Attributes:
-        policy, reference: the two models and their distributions.
-        prompts: token ids.
-        samples: completions of each prompt.
-        max_new_tokens: tokens after which a completion is cut.
-        vocab: logits that both models share.
-        batch_rows: sequences at a time.
-        seed: of the sampling.
-        both: sample from the reference too.
-        on_progress: called as sequences and tokens are finished.
-        rollouts, hotspots, tokens: what is finished.
-    """
-
-    policy: Side
-    reference: Side
-    prompts: list[list[int]]
-    samples: int
-    max_new_tokens: int
-    vocab: int
-    batch_rows: int
-    seed: int
-    both: bool
-    on_progress: Callable[[Progress], None]
-    rollouts: list[Rollout] = field(default_factory=list)
-    hotspots: Hotspots = field(default_factory=Hotspots)
-    tokens: int = 0
-
-    @property
-    def total(self) -> int:
-        """Sequences asked for."""
-        return (1 + self.both) * self.samples * len(self.prompts)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """How the sequences were sampled and scored."""
-        sampling = self.policy.sampling
-        return {
-            "prompts": len(self.prompts),
-            "samples": self.samples,
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "policy_logprobs": self.policy.kind,
-            "reference_logprobs": self.reference.kind,
-            "batch_size": self.batch_rows,
-            "seed": self.seed,
-            "device": str(self.policy.model.device),
-            "dtype": self.policy.model.dtype,
-        }
-
-    def run(self, folder: Path | None) -> KullbackError | None:
-        """Finish batch after batch, writing each at once; returns the error that ended it early, if one did."""
-        import torch
-
-        generator = torch.Generator().manual_seed(self.seed)
-        directions = [(self.policy, self.reference), (self.reference, self.policy)][: 1 + self.both]
-        writing = RolloutWriter(folder / "rollouts.parquet") if folder else nullcontext()
-        try:
-            with safe_interrupts() as check, writing as writer:
-                for sampler, other in directions:
-                    for batch in self._batches(sampler.model):
-                        rollouts = self._finish(sampler, other, batch, generator, check)
-                        if writer is not None:
-                            writer.write(rollouts)
-                        self.rollouts += rollouts
-                        self.on_progress(Progress(len(self.rollouts), self.total, self.tokens))
-                        check()
-        except KeyboardInterrupt:
-            kept = f", kept in {folder}" if folder and self.rollouts else ""
-            return StoppedError(
-                f"stopped after {len(self.rollouts)} of {self.total} sequences{kept}: "
-                + ("what is shown rests on those" if self.rollouts else "nothing was finished")
-            )
-        except KullbackError as error:
-            return error
-        except torch.OutOfMemoryError:
-            return ModelError(
-                f"{self.policy.model.device} ran out of memory with {self.batch_rows} sequences at a time: "
-                "pass a smaller --batch-size"
-            )
-        return None
-
-    def _batches(self, model: LanguageModel) -> Iterator[list[int]]:
-        """Prompt numbers, a batch at a time, prompts of like length together."""
-        order = sorted(range(len(self.prompts)), key=lambda i: len(self.prompts[i]))
-        queue = [number for number in order for _ in range(self.samples)]
-        batch: list[int] = []
-        for number in queue:
-            # A model that does not take position ids cannot be padded on the left.
-            apart = (
-                bool(batch)
-                and "position_ids" not in model.accepts
-                and (len(self.prompts[number]) != len(self.prompts[batch[0]]))
-            )
-            if len(batch) == self.batch_rows or apart:
-                yield batch
-                batch = []
-            batch.append(number)
-        yield batch
-
-    def _finish(
-        self, sampler: Side, other: Side, batch: list[int], generator: Any, check: Callable[[], None]
-    ) -> list[Rollout]:
-        from kullback.models import sample, score
-
-        prompts = [self.prompts[number] for number in batch]
-        completions = sample(
-            sampler.model,
-            prompts,
-            sampler.sampling,
-            max_new_tokens=self.max_new_tokens,
-            generator=generator,
-            on_tokens=lambda tokens: self._count(tokens, check),
+def run_here(
+    plan: Plan, models: Models, *, folder: Path | None, on_progress: OnProgress
+) -> tuple[Run, KullbackError | None]:
+    """What was finished, and the error that ended it early, if one did; each batch is written at once."""
+    run = Run(plan)
+    try:
+        _finish_all(run, models, folder, on_progress)
+    except KeyboardInterrupt:
+        return run, _stopped(run, folder)
+    except KullbackError as error:
+        return run, error
+    except Exception as error:
+        # Each library has an error of its own for this, and none may be imported to name it.
+        if not out_of_memory(error):
+            raise
+        return run, ModelError(
+            f"{place(models.policy)} ran out of memory with {plan.batch_rows} sequences at a time: "
+            "pass a smaller --batch-size"
         )
-        scores = score(
-            sampler.model,
-            other.model,
-            prompts,
-            completions,
-            vocab=self.vocab,
-            sampling=sampler.sampling,
-            ref_sampling=other.sampling,
-        )
-        policy_first = sampler.role == "policy"
-        settings = sampler.sampling
-        rollouts = [
-            Rollout(
-                prompt_id=number,
-                prompt=prompt,
-                tokens=completion,
-                mask=np.ones(len(completion), dtype=bool),
-                logprobs=found.logprobs if policy_first else found.ref_logprobs,
-                ref_logprobs=found.ref_logprobs if policy_first else found.logprobs,
-                token_kl=found.token_kl,
-                ref_mass=found.ref_mass,
-                sampled_from=sampler.role,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
-                policy_logprobs=self.policy.kind,
-                reference_logprobs=self.reference.kind,
-            )
-            for number, prompt, completion, found in zip(batch, prompts, completions, scores, strict=True)
-        ]
-        to_sequences(rollouts)  # refuses nan from a broken model before anything is kept
-        if policy_first:
-            for rollout, found in zip(rollouts, scores, strict=True):
-                self.hotspots.add(rollout, found.top, found.ref_top, self.policy.model.decode)
-        return rollouts
+    return run, None
 
-    def _count(self, tokens: int, check: Callable[[], None]) -> None:
-        check()
-        self.tokens += tokens
-        self.on_progress(Progress(len(self.rollouts), self.total, self.tokens))
+
+def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnProgress) -> None:
+    randomness = Randomness(run.plan.seed)
+    decode = models.samplers["policy"].decode
+    writing = RolloutWriter(folder / "rollouts.parquet", metadata(run.plan, models)) if folder else nullcontext()
+    with safe_interrupts() as check, writing as writer:
+
+        def count(tokens: int) -> None:
+            check()
+            run.tokens += tokens
+            on_progress(run.progress)
+
+        for batch in run.plan.batches:
+            finished = finish_batch(run.plan, batch, models, randomness, on_tokens=count)
+            if writer is not None:
+                writer.write(finished.rollouts)
+            run.keep(finished, decode)
+            on_progress(run.progress)
+            check()
+
+
+def _stopped(run: Run, folder: Path | None) -> StoppedError:
+    kept = f", kept in {folder}" if folder and run.rollouts else ""
+    return StoppedError(
+        f"stopped after {len(run.rollouts)} of {run.plan.total} sequences{kept}: "
+        + ("what is shown rests on those" if run.rollouts else "nothing was finished")
+    )
+
+
+def metadata(plan: Plan, models: Models) -> Metadata:
+    """What the file of a plan's rollouts says about itself."""
+    laws = {"logprobs": plan.laws.policy, "ref_logprobs": plan.laws.reference}
+    behavior = None
+    if plan.laws.sampler is not None:
+        laws["behavior_logprobs"] = plan.laws.sampler
+        behavior = _described(models.samplers["policy"], plan.laws.sampler)
+    return Metadata(
+        policy=_described(models.policy, plan.laws.policy),
+        reference=_described(models.reference, plan.laws.reference),
+        behavior=behavior,
+        law={name: law_of(**asdict(law)) for name, law in laws.items()},
+    )
+
+
+def place(model: Reader) -> str:
+    """The device a model runs on, or its name where it does not say."""
+    return str(model.device) if gives_distributions(model) else model.name
+
+
+def _described(model: Reader, law: Sampling) -> Model:
+    return Model(model.name, asdict(law), model.dtype if gives_distributions(model) else None)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from kullback.errors import FileError, InputError, MissingPackageError
-
-Prompt = str | list[dict[str, str]]
-"""Text, or a list of chat messages with "role" and "content"."""
+from kullback.models.protocols import Prompt
 
 PROMPT_COLUMNS = ("prompt", "messages", "text", "question", "input")
 TEXT_COLUMNS = ("text", "content", "document")
@@ -45,7 +42,7 @@ def check_prompts(prompts: Iterable[Prompt], source: str = "prompts") -> list[Pr
     return found
 
 
-def _read(path: Path, columns: Sequence[str], *, by_line: bool) -> list[Any]:
+def _read(path: Path, columns: Sequence[str], *, by_line: bool) -> list[Prompt]:
     readers = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}
     try:
         if path.suffix in readers:
@@ -60,8 +57,8 @@ def _read(path: Path, columns: Sequence[str], *, by_line: bool) -> list[Any]:
     return [text] if text.strip() else []
 
 
-def _read_jsonl(path: Path) -> list[Any]:
-    rows = []
+def _read_jsonl(path: Path) -> list[object]:
+    rows: list[object] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
             try:
@@ -73,7 +70,7 @@ def _read_jsonl(path: Path) -> list[Any]:
     return rows
 
 
-def _read_parquet(path: Path) -> list[Any]:
+def _read_parquet(path: Path) -> list[object]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -82,17 +79,26 @@ def _read_parquet(path: Path) -> list[Any]:
     if not path.is_file():
         raise FileError(f"{path} cannot be read (no such file): check the path")
     try:
-        rows: list[Any] = pq.read_table(path).to_pylist()
+        rows: list[object] = pq.read_table(path).to_pylist()
     except pa.ArrowInvalid as error:
         raise FileError(f"{path} is not a Parquet file ({error}): check the path") from error
     return rows
 
 
-def _pick(row: Any, columns: Sequence[str], path: Path, number: int) -> Any:
+def _pick(row: object, columns: Sequence[str], path: Path, number: int) -> Prompt:
+    """The prompt of a row: the row itself, or the first of the columns that holds something."""
     if isinstance(row, str):
         return row
     for column in columns:
         if isinstance(row, dict) and row.get(column) is not None:
-            return row[column]
+            return _checked(row[column], f"row {number} of {path}")
     has = f"the columns {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
     raise InputError(f"row {number} of {path} has {has}, but one named {' or '.join(columns[:2])} is needed")
+
+
+def _checked(value: object, place: str) -> Prompt:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+        return value
+    raise InputError(f"{place} holds a {type(value).__name__}, but a text or a list of chat messages is needed")

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import plain
+from kullback.documents import Document, Record, plain
 from kullback.errors import InputError, KullbackError, StoppedError
-from kullback.estimation.accumulator import estimate
+from kullback.estimation.means import Share, mean_by_group, share_by_group
 from kullback.estimation.result import Estimate
-from kullback.estimators import RAO_BLACKWELL
-from kullback.jobs.comparison import batch_rows, loaded, prepare_output, write_json
 from kullback.jobs.interrupts import safe_interrupts
-from kullback.jobs.local import Progress
+from kullback.jobs.outputs import prepare_output, write_json
+from kullback.jobs.plans import batch_rows
+from kullback.jobs.progress import OnProgress, Progress, unheard
 from kullback.jobs.prompts import check_prompts, read_texts
-
-if TYPE_CHECKING:
-    from kullback.models import LanguageModel, Scores
+from kullback.models.opening import opened
+from kullback.models.pairs import Scores, check_vocabulary, gives_distributions, score
+from kullback.models.protocols import DistributionScorer, Scorer
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
@@ -54,24 +54,23 @@ class TextComparison:
     forward: Estimate
     reverse: Estimate
     quantiles: dict[float, float]
-    same_top: Estimate
+    same_top: Share
     rms_delta_p: float
     mean_delta_p: float
     perplexity: float
     ref_perplexity: float
     tokens: int
     windows: int
-    settings: dict[str, Any]
+    settings: Record
     seconds: float
     complete: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Record:
         """What ``--json`` prints and estimate.json holds."""
         records = [
             {**estimate.to_dict(), "direction": direction}
             for direction, estimate in (("forward", self.forward), ("reverse", self.reverse))
         ]
-        low, high = self.same_top.interval()
         record = {
             "policy": self.policy,
             "reference": self.reference,
@@ -82,12 +81,7 @@ class TextComparison:
             "seconds": round(self.seconds, 3),
             "estimates": records,
             "quantiles": {f"{probability:g}": value for probability, value in self.quantiles.items()},
-            "same_top": {
-                "value": self.same_top.value,
-                "stderr": self.same_top.stderr,
-                "low": low,
-                "high": high,
-            },
+            "same_top": self.same_top.to_dict(),
             "rms_delta_p": self.rms_delta_p,
             "mean_delta_p": self.mean_delta_p,
             "perplexity": self.perplexity,
@@ -95,9 +89,15 @@ class TextComparison:
         }
         return dict(plain(record))
 
+    def document(self) -> Document:
+        """What it has to say to people."""
+        from kullback.jobs.pages import text_document
+
+        return text_document(self)
+
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """A stretch of a document: tokens read first, then tokens that are scored."""
 
     document: int
@@ -105,9 +105,29 @@ class _Window:
     scored: list[int]
 
 
+@dataclass(frozen=True)
+class TextPlan:
+    """What is to be scored: every window once, `batch_rows` at a time, over the logits that both models share."""
+
+    windows: tuple[Window, ...]
+    documents: int
+    context_length: int
+    batch_rows: int
+    vocab: int
+
+    @property
+    def settings(self) -> Record:
+        """How the text is scored, for people and machines."""
+        return {
+            "documents": self.documents,
+            "context_length": self.context_length,
+            "batch_size": self.batch_rows,
+        }
+
+
 def compare_text(
-    policy: str | LanguageModel,
-    reference: str | LanguageModel,
+    policy: str | Scorer,
+    reference: str | Scorer,
     text: str | Path | Sequence[str],
     *,
     context_length: int = 512,
@@ -116,7 +136,7 @@ def compare_text(
     dtype: str = "auto",
     output: str | Path | None = None,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: OnProgress = unheard,
 ) -> TextComparison:
     """Exact token KLs of two models on a text, every token scored once with at least half a window before it.
 
@@ -124,7 +144,8 @@ def compare_text(
     but how far the next-token distributions are apart where the text goes.
 
     Args:
-        policy, reference: the changed and the original model, as in `kullback.compare`.
+        policy, reference: the changed and the original model, as in `kullback.compare`; both must give whole
+            next-token distributions.
         text: a file (.txt is one document; .jsonl or .parquet with a column "text") or documents.
         context_length: tokens of a window; capped by what the models read.
         batch_size, device, dtype, output, overwrite, on_progress: as in `kullback.compare`; `output` gets
@@ -132,34 +153,23 @@ def compare_text(
 
     Raises:
         InputError, ModelError, FileError, StoppedError: as `kullback.compare`.
-    """
-    from kullback.models import check_vocabulary
 
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare_text("builtin:tuned", "builtin:base", ["The small dog went to the lake."])
+        >>> found.windows, found.forward.unit
+        (1, 'token')
+    """
     folder = None if output is None else prepare_output(output, overwrite=overwrite, names=["estimate.json"])
     texts = read_texts(text) if isinstance(text, str | Path) else [str(t) for t in check_prompts(text, "text")]
-    q, p = loaded(policy, device, dtype), loaded(reference, device, dtype)
-    vocab = check_vocabulary(q, p)
-    length = min(context_length, q.context, p.context)
-    if length < 4:
-        raise InputError(f"context_length={length} came, but a window needs at least 4 tokens")
-    windows = [w for number, t in enumerate(texts) for w in _windows(number, q.encode(t), length)]
-    if not windows:
-        raise InputError("the text is shorter than two tokens: nothing can be scored")
-    rows = batch_rows(batch_size, q, vocab, length)
+    q, p = (_exact(opened(model, device=device, dtype=dtype)) for model in (policy, reference))
+    plan = _plan((q, p), texts, context_length, batch_size)
     started = time.perf_counter()
-    ended, scores = _score(q, p, windows, rows, vocab, on_progress)
+    scores, ended = _scored(plan, (q, p), on_progress)
     if not scores:
         raise ended or InputError("nothing was scored")
-    settings = {
-        "documents": len(texts),
-        "context_length": length,
-        "batch_size": rows,
-        "device": str(q.device),
-        "dtype": q.dtype,
-    }
-    result = _summary(
-        q.name, p.name, windows[: len(scores)], scores, settings, time.perf_counter() - started, ended is None
-    )
+    seconds = time.perf_counter() - started
+    result = _outcome(plan, (q, p), scores, seconds=seconds, complete=ended is None)
     if folder is not None:
         write_json(folder / "estimate.json", result.to_dict())
     if ended is not None:
@@ -168,84 +178,111 @@ def compare_text(
     return result
 
 
-def _windows(document: int, tokens: list[int], length: int) -> Iterator[_Window]:
+def _exact(model: Scorer) -> DistributionScorer:
+    if not gives_distributions(model):
+        raise InputError(
+            f"{model.name} gives log-probs only, but on a text the exact KL of next-token distributions is wanted: "
+            "name a model whose logits are at hand, or sample with kullback.compare"
+        )
+    return model
+
+
+def _plan(
+    pair: tuple[DistributionScorer, DistributionScorer],
+    texts: Sequence[str],
+    context_length: int,
+    batch_size: int | Literal["auto"],
+) -> TextPlan:
+    q, p = pair
+    vocab = check_vocabulary(q, p)
+    length = min(context_length, q.context, p.context)
+    if length < 4:
+        raise InputError(f"context_length={length} came, but a window needs at least 4 tokens")
+    windows = tuple(w for number, text in enumerate(texts) for w in _windows(number, q.encode(text), length))
+    if not windows:
+        raise InputError("the text is shorter than two tokens: nothing can be scored")
+    return TextPlan(
+        windows=windows,
+        documents=len(texts),
+        context_length=length,
+        batch_rows=batch_rows(batch_size, q, vocab, length),
+        vocab=vocab,
+    )
+
+
+def _windows(document: int, tokens: list[int], length: int) -> Iterator[Window]:
     """Cut a document so that every token but the first is scored exactly once."""
     start = 1
     while start < len(tokens):
         context = tokens[max(0, start - length // 2) : start]
         scored = tokens[start : start + length - len(context)]
-        yield _Window(document, context, scored)
+        yield Window(document, context, scored)
         start += len(scored)
 
 
-def _score(
-    q: LanguageModel,
-    p: LanguageModel,
-    windows: list[_Window],
-    rows: int,
-    vocab: int,
-    on_progress: Callable[[Progress], None],
-) -> tuple[KullbackError | None, list[Scores]]:
-    from kullback.models import score
-
+def _scored(
+    plan: TextPlan, pair: tuple[DistributionScorer, DistributionScorer], on_progress: OnProgress
+) -> tuple[list[Scores], KullbackError | None]:
+    """What was scored, and the error that ended it early, if one did."""
     scores: list[Scores] = []
     tokens = 0
     try:
         with safe_interrupts() as check:
-            for start in range(0, len(windows), rows):
-                batch = windows[start : start + rows]
-                scores += score(q, p, [w.context for w in batch], [w.scored for w in batch], vocab=vocab)
+            for start in range(0, len(plan.windows), plan.batch_rows):
+                batch = plan.windows[start : start + plan.batch_rows]
+                scores += score(*pair, [w.context for w in batch], [w.scored for w in batch], vocab=plan.vocab)
                 tokens += sum(len(w.scored) for w in batch)
-                on_progress(Progress(len(scores), len(windows), tokens))
+                on_progress(Progress(len(scores), len(plan.windows), tokens))
                 check()
     except KeyboardInterrupt:
-        return StoppedError(
-            f"stopped after {len(scores)} of {len(windows)} windows: what is shown rests on those"
-        ), scores
-    return None, scores
+        return scores, StoppedError(
+            f"stopped after {len(scores)} of {len(plan.windows)} windows: what is shown rests on those"
+        )
+    return scores, None
 
 
-def _summary(
-    policy: str,
-    reference: str,
-    windows: list[_Window],
-    scores: list[Scores],
-    settings: dict[str, Any],
+def _outcome(
+    plan: TextPlan,
+    pair: tuple[DistributionScorer, DistributionScorer],
+    scores: Sequence[Scores],
+    *,
     seconds: float,
     complete: bool,
 ) -> TextComparison:
+    q, p = pair
     logprobs, ref_logprobs, forward = (
-        np.concatenate([getattr(s, name) for s in scores]) for name in ("logprobs", "ref_logprobs", "reverse_token_kl")
+        np.concatenate([s.column(name) for s in scores]) for name in ("logprobs", "ref_logprobs", "reverse_token_kl")
     )
-    documents = [w.document for w in windows]
-    groups = documents if len(set(documents)) >= DOCUMENTS else list(range(len(windows)))
     delta = np.exp(logprobs) - np.exp(ref_logprobs)
+    clustered_by, groups = _groups(plan.windows[: len(scores)])
+    place = {"device": str(q.device), "dtype": q.dtype}
     return TextComparison(
-        policy=policy,
-        reference=reference,
-        forward=_mean([s.reverse_token_kl for s in scores], groups),
-        reverse=_mean([s.token_kl for s in scores], groups),
-        quantiles={
-            **{level: float(np.quantile(forward, level)) for level in QUANTILES},
-            1.0: float(forward.max()),
-        },
-        same_top=_mean([(s.top == s.ref_top).astype(np.float64) for s in scores], groups),
+        policy=q.name,
+        reference=p.name,
+        forward=mean_by_group([s.column("reverse_token_kl") for s in scores], groups),
+        reverse=mean_by_group([s.column("token_kl") for s in scores], groups),
+        quantiles=_quantiles(forward),
+        same_top=share_by_group([s.column("top") == s.column("ref_top") for s in scores], groups),
         rms_delta_p=float(np.sqrt(np.mean(delta**2))),
         mean_delta_p=float(np.mean(delta)),
         perplexity=float(np.exp(-np.mean(logprobs))),
         ref_perplexity=float(np.exp(-np.mean(ref_logprobs))),
         tokens=len(logprobs),
-        windows=len(windows),
-        settings={**settings, "clustered_by": "document" if groups is documents else "window"},
+        windows=len(scores),
+        settings={**plan.settings, **place, "clustered_by": clustered_by},
         seconds=seconds,
         complete=complete,
     )
 
 
-def _mean(values: list[Float64], groups: list[int]) -> Estimate:
-    """The mean a token with its error clustered by group: a ratio of totals."""
-    time = max(map(len, values))
-    padded = np.stack([np.pad(v, (0, time - len(v))) for v in values])
-    mask = np.stack([np.arange(time) < len(v) for v in values])
-    zeros = np.zeros_like(padded)
-    return estimate(zeros, zeros, mask, estimator=RAO_BLACKWELL, unit="token", token_kl=padded, groups=groups)
+def _groups(windows: Sequence[Window]) -> tuple[Literal["document", "window"], list[int]]:
+    """By what errors are clustered, and the cluster of each window."""
+    documents = [window.document for window in windows]
+    if len(set(documents)) >= DOCUMENTS:
+        return "document", documents
+    return "window", list(range(len(windows)))
+
+
+def _quantiles(values: Float64) -> dict[float, float]:
+    """Quantiles by probability, and the largest value at 1."""
+    return {**{level: float(np.quantile(values, level)) for level in QUANTILES}, 1.0: float(values.max())}

@@ -22,10 +22,10 @@ from kullback.estimation.block import Block
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import Estimator, Level
-from kullback.jobs.comparison import TABLE
+from kullback.jobs.estimates import TABLE
 from kullback.lab.cells import Columns, Span, table_of
 from kullback.lab.outcome import ExperimentOutcome
-from kullback.rollouts.table import Rollout, read_rollouts, to_sequences
+from kullback.rollouts import Rollout, read_rollouts, to_sequences
 
 MOST = 1024
 """Samples a prompt that are considered at most."""
@@ -185,7 +185,7 @@ def plan(
     wished = stderr if stderr is not None else float(relative or 0.0) * abs(best.value)
     if not 0 < wished < np.inf:
         raise InputError(f"the pilot's KL is {best.value:g}, to which no error is relative: give stderr in nats")
-    prompt_tokens = float(np.mean([len(rollout.prompt) for rollout in drawn]))
+    prompt_tokens = float(np.mean([len(rollout.prompt_tokens or ()) for rollout in drawn]))
     budget = _Budget(
         wished=wished,
         prompt=prompt_tokens * read_cost,

@@ -18,7 +18,7 @@ from kullback.arrays import Array, Float64
 from kullback.documents import Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError, MissingPackageError
 from kullback.estimators import K1, K2, K3, RAO_BLACKWELL, Estimator
-from kullback.jobs.local import Progress
+from kullback.jobs.progress import Progress
 from kullback.lab.cells import Columns, Fixed, table_of
 from kullback.lab.outcome import ExperimentOutcome
 from kullback.losses import kl_loss, kl_reward

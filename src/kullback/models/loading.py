@@ -1,11 +1,8 @@
-"""A causal language model and its tokenizer, loaded by the name a user gives it."""
+"""Loading a causal language model and its tokenizer by the name a user gives it."""
 
 from __future__ import annotations
 
-import inspect
 import os
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,82 +10,8 @@ import torch
 import transformers
 
 from kullback.errors import ModelError
-
-BUILTIN = Path(__file__).parent / "builtin"
-BUILTIN_PROMPTS = BUILTIN / "prompts.txt"
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A model ready to sample and score.
-
-    Attributes:
-        name: what the user called it.
-        model: a transformers causal language model in evaluation mode.
-        tokenizer: its transformers tokenizer.
-    """
-
-    name: str
-    model: Any
-    tokenizer: Any
-
-    @property
-    def device(self) -> Any:
-        """Where its weights are."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of its weights, such as ``float32``."""
-        return str(self.model.dtype).removeprefix("torch.")
-
-    @cached_property
-    def accepts(self) -> frozenset[str]:
-        """The arguments that its forward pass takes by name."""
-        return frozenset(inspect.signature(self.model.forward).parameters)
-
-    @cached_property
-    def context(self) -> int:
-        """The most tokens it can read, prompt and completion together."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
-
-    @cached_property
-    def vocab(self) -> int:
-        """Logits it returns for a token; some are padding that the tokenizer never produces."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
-
-    @cached_property
-    def end_tokens(self) -> tuple[int, ...]:
-        """The tokens that end a sequence."""
-        ids = getattr(self.model.generation_config, "eos_token_id", None)
-        found = list(ids) if isinstance(ids, list | tuple) else [ids]
-        found.append(self.tokenizer.eos_token_id)
-        return tuple(dict.fromkeys(int(token) for token in found if token is not None))
-
-    @cached_property
-    def pad_token(self) -> int:
-        """A token to fill rows with; what it is does not matter, since it is masked."""
-        for token in (self.tokenizer.pad_token_id, *self.end_tokens, 0):
-            if token is not None:
-                return int(token)
-        return 0
-
-    def encode(self, prompt: str | list[dict[str, str]]) -> list[int]:
-        """Token ids of a prompt: text as it is, or a list of messages through the chat template.
-
-        Raises:
-            ModelError: messages for a tokenizer without a chat template.
-        """
-        if isinstance(prompt, str):
-            return [int(token) for token in self.tokenizer(prompt)["input_ids"]]
-        if not self.tokenizer.chat_template:
-            raise ModelError(f"the tokenizer of {self.name} has no chat template: give prompts as plain text")
-        encoded = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-        return [int(token) for token in encoded["input_ids"]]
-
-    def decode(self, tokens: list[int], *, special: bool = True) -> str:
-        """The text of some tokens, with or without special ones."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=not special))
+from kullback.models.language_model import LanguageModel
+from kullback.models.shipped import BUILTIN
 
 
 def load(name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
@@ -122,29 +45,6 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageMod
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"{name} could not be loaded ({reason.rstrip('.')}): {_advice(name)}") from error
-
-
-def check_vocabulary(policy: LanguageModel, reference: LanguageModel) -> int:
-    """The number of logits that two models share.
-
-    Raises:
-        ModelError: their tokenizers differ, so that log-probs of the same text are not of the same tokens.
-    """
-    first, second = policy.tokenizer.get_vocab(), reference.tokenizer.get_vocab()
-    if first != second:
-        token = next(iter(sorted(set(first.items()) ^ set(second.items()))))[0]
-        raise ModelError(
-            f"{policy.name} and {reference.name} have different vocabularies ({len(first)} and {len(second)} tokens; "
-            f"{token!r} is {first.get(token)} in one and {second.get(token)} in the other): "
-            "a KL needs two models over the same tokens"
-        )
-    shared = min(policy.vocab, reference.vocab)
-    if policy.vocab != reference.vocab and shared < max(first.values()) + 1:
-        raise ModelError(
-            f"{policy.name} returns {policy.vocab} logits and {reference.name} {reference.vocab}, "
-            f"but their tokenizer has {max(first.values()) + 1} tokens: one of the checkpoints is cut off"
-        )
-    return shared
 
 
 def _path(name: str) -> str:

@@ -1,17 +1,14 @@
-"""Sampling from a model, and the distribution that is sampled."""
+"""The law that is sampled: what a model's logits become before a token is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from kullback.errors import InputError
 
 if TYPE_CHECKING:
-    from kullback.models.loading import LanguageModel
+    import torch
 
 
 @dataclass(frozen=True)
@@ -22,6 +19,11 @@ class Sampling:
 
     Raises:
         InputError: a temperature that is not positive, a top_p outside (0, 1], a negative top_k.
+
+    Example:
+        >>> from kullback.models import Sampling
+        >>> Sampling().raw, Sampling(temperature=0.7).raw
+        (True, False)
     """
 
     temperature: float = 1.0
@@ -56,6 +58,8 @@ class Sampling:
             keep: (rows,) a token of each row that is kept whatever its rank: what was in fact drawn, where
                 two forward passes round the edge of the nucleus differently.
         """
+        import torch
+
         x = logits.float() / self.temperature
         drop = torch.zeros_like(x, dtype=torch.bool)
         if 0 < self.top_k < x.shape[-1]:
@@ -72,67 +76,3 @@ class Sampling:
 
 RAW = Sampling()
 """A model's own distribution."""
-
-
-def sample(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    *,
-    max_new_tokens: int,
-    generator: torch.Generator,
-    on_tokens: Callable[[int], None] = lambda count: None,
-) -> list[list[int]]:
-    """One completion for each prompt, ended by an end token (which is part of it) or after max_new_tokens.
-
-    Prompts of different lengths are padded on the left, masked, and numbered from their own first token.
-
-    Args:
-        model: what to sample from.
-        prompts: token ids, none empty.
-        sampling: the distribution.
-        max_new_tokens: the most tokens of a completion.
-        generator: torch's source of randomness, on the CPU.
-        on_tokens: told after every step how many tokens were drawn.
-    """
-    longest = max(map(len, prompts))
-    step = torch.full((len(prompts), longest), model.pad_token, dtype=torch.long)
-    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        step[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
-    step, mask = step.to(model.device), mask.to(model.device)
-    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-    ends = torch.tensor(model.end_tokens, device=model.device)
-    going = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
-    cache: Any = None
-    drawn: list[torch.Tensor] = []
-    with torch.inference_mode():
-        for _ in range(max_new_tokens):
-            logits, cache = _next_logits(model, step, mask, positions, cache)
-            chances = sampling.logprobs(logits).exp()
-            token = torch.multinomial(chances.cpu(), 1, generator=generator).to(model.device)
-            drawn.append(torch.where(going[:, None], token, model.pad_token))
-            on_tokens(int(going.sum()))
-            going = going & ~torch.isin(token[:, 0], ends)
-            if not going.any():
-                break
-            step, positions = token, positions[:, -1:] + 1
-            mask = torch.cat([mask, torch.ones_like(token)], dim=-1)
-    return [_until_end(row, model.end_tokens) for row in torch.cat(drawn, dim=-1).tolist()]
-
-
-def _next_logits(
-    model: LanguageModel, step: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
-) -> tuple[torch.Tensor, Any]:
-    options: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
-    options = {name: value for name, value in options.items() if name in model.accepts}
-    out = model.model(input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, **options)
-    return out.logits[:, -1], out.past_key_values
-
-
-def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    for place, token in enumerate(tokens):
-        if token in ends:
-            return tokens[: place + 1]
-    return tokens

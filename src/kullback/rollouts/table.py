@@ -1,182 +1,128 @@
-"""Rollouts: a table of token log-probs, one row a sequence, and its Parquet file."""
+"""A table of rollouts: read in blocks, whatever the format of its file."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Protocol, overload
 
-import numpy as np
+from kullback.errors import InputError
+from kullback.rollouts.metadata import Law, Metadata, hash_tokens
+from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
 
-from kullback.errors import FileError, MissingPackageError
-from kullback.estimation.sequences import Sequences
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+BLOCK_ROWS = 1024
+"""Rows held at a time unless told otherwise: 118 MB where they have 2,000 tokens and all five columns of numbers."""
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """One sampled sequence, (tokens,) arrays, log-probs in nats.
+class Source(Protocol):
+    """A file of rollouts, opened by the reader of its format."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def metadata(self) -> Metadata:
+        """What it says about itself."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold something, by the names of `Rollout`."""
+        ...
+
+    def blocks(self, rows: int, start: int = 0) -> Iterator[list[Rollout]]:
+        """The rows from number `start` on, at most `rows` at a time."""
+        ...
+
+
+class Rollouts(Sequence[Rollout]):
+    """The rollouts of a file. Rows are read when they are asked for; a block of them is kept.
 
     Attributes:
-        prompt_id: the prompt's number; rows of one prompt form a cluster.
-        prompt: its token ids.
-        tokens: the completion's token ids, the end token included.
-        mask: True where a token counts.
-        logprobs, ref_logprobs: log q of the policy, log p of the reference.
-        token_kl: exact token KL, of what drew the sequence from the other model.
-        ref_mass: the other model's probability of the tokens that the sampler does not exclude.
-        sampled_from: which model drew it.
-        temperature, top_p, top_k: how.
-        policy_logprobs, reference_logprobs: "processed" by the sampling settings, or "raw".
+        path: of the file.
+        metadata: what the file says about itself.
+
+    Example:
+        >>> import tempfile, kullback as kb
+        >>> path = tempfile.mkdtemp() + "/rollouts.parquet"
+        >>> kb.write_rollouts(path, [kb.Rollout(logprobs=[-0.1, -2.0], ref_logprobs=[-0.3, -1.5])])
+        >>> found = kb.read_rollouts(path)
+        >>> len(found), found.columns, found.law["logprobs"]
+        (1, ('logprobs', 'ref_logprobs', 'sampled_from'), 'unknown')
     """
 
-    prompt_id: int
-    prompt: Sequence[int]
-    tokens: Sequence[int]
-    mask: np.ndarray
-    logprobs: np.ndarray
-    ref_logprobs: np.ndarray
-    token_kl: np.ndarray
-    ref_mass: np.ndarray
-    sampled_from: Literal["policy", "reference"] = "policy"
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    policy_logprobs: Literal["raw", "processed"] = "raw"
-    reference_logprobs: Literal["raw", "processed"] = "raw"
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._first = 0
+        self._kept: list[Rollout] = []
 
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self._source.path
 
-TOKEN_COLUMNS = ("logprobs", "ref_logprobs", "token_kl", "ref_mass")
+    @property
+    def metadata(self) -> Metadata:
+        """What the file says about itself."""
+        return self._source.metadata
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold something."""
+        return self._source.columns()
 
-def to_sequences(rollouts: Sequence[Rollout]) -> Sequences:
-    """Rollouts of one sampler as a padded batch in which q is what drew them and groups are prompts."""
-    time = max(len(rollout.tokens) for rollout in rollouts)
+    @property
+    def law(self) -> Mapping[str, Law]:
+        """The law of every log-prob column; "unknown" where the file does not say."""
+        return {name: self.metadata.law.get(name, "unknown") for name in LOGPROB_COLUMNS if name in self.columns}
 
-    def padded(name: str) -> np.ndarray:
-        return np.stack([_pad(np.asarray(getattr(rollout, name)), time) for rollout in rollouts])
+    @property
+    def quantum(self) -> Mapping[str, float | None]:
+        """The rounding step of every log-prob column, in nats; None where not known."""
+        return {name: self.metadata.quantum.get(name) for name in LOGPROB_COLUMNS if name in self.columns}
 
-    q, p = ("logprobs", "ref_logprobs")
-    if rollouts[0].sampled_from == "reference":
-        q, p = p, q
-    return Sequences.of(
-        padded(q),
-        padded(p),
-        padded("mask"),
-        token_kl=padded("token_kl"),
-        ref_mass=padded("ref_mass"),
-        groups=[rollout.prompt_id for rollout in rollouts],
-    )
+    @cached_property
+    def token_hash(self) -> str | None:
+        """The hash of the tokens: the file's, or computed where it has none; None where tokens are not known."""
+        return self.metadata.token_hash or hash_tokens(self)
 
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[list[Rollout]]:
+        """The rows in order, at most `rows` at a time, without loading all.
 
-def _pad(row: np.ndarray, time: int) -> np.ndarray:
-    return np.pad(row, (0, time - len(row)))
+        Raises:
+            InputError: rows is not positive.
+            FileError: a row that is no rollout.
+        """
+        if rows < 1:
+            raise InputError(f"rows={rows} came, but a block has at least one row")
+        return self._source.blocks(rows)
 
+    def __len__(self) -> int:
+        return len(self._source)
 
-class RolloutWriter:
-    """Writes rollouts to a Parquet file batch by batch; a batch that was written stays.
+    def __iter__(self) -> Iterator[Rollout]:
+        for block in self.blocks():
+            yield from block
 
-    The file has its name from the start of `close`; until then it is NAME.part.
-    Use as a context manager: whatever ends the block, the finished batches are kept.
+    @overload
+    def __getitem__(self, index: int) -> Rollout: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Rollout]: ...
+    def __getitem__(self, index: int | slice) -> Rollout | list[Rollout]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        row = range(len(self))[index]
+        # A block is kept: with a read for each row, 2,048 rows of 200 tokens took 149 s in place of 0.23 s.
+        first = row - row % BLOCK_ROWS
+        if first != self._first or not self._kept:
+            blocks = self._source.blocks(BLOCK_ROWS, first)
+            self._first, self._kept = first, list(islice(chain.from_iterable(blocks), BLOCK_ROWS))
+        return self._kept[row - first]
 
-    Raises:
-        FileError: the file cannot be written.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._part = self.path.with_name(self.path.name + ".part")
-        self._writer: Any = None
-
-    def write(self, rollouts: Sequence[Rollout]) -> None:
-        """Append rows, as one row group."""
-        pa, pq = _pyarrow()
-        try:
-            if self._writer is None:
-                self._writer = pq.ParquetWriter(
-                    self._part,
-                    _schema(pa),
-                    compression="zstd",
-                    use_dictionary=False,
-                    use_byte_stream_split=[f"{name}.list.element" for name in TOKEN_COLUMNS],
-                )
-            self._writer.write_table(pa.Table.from_pylist([asdict(row) for row in rollouts], schema=_schema(pa)))
-        except OSError as error:
-            raise FileError(f"{self.path} cannot be written ({error.strerror or error})") from error
-
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-            os.replace(self._part, self.path)
-
-    def __enter__(self) -> RolloutWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def write_rollouts(path: str | Path, rollouts: Sequence[Rollout]) -> None:
-    """Write a Parquet file of rollouts."""
-    with RolloutWriter(path) as writer:
-        writer.write(rollouts)
-
-
-def read_rollouts(path: str | Path) -> list[Rollout]:
-    """Read a Parquet file of rollouts.
-
-    Raises:
-        FileError: no such file, not Parquet, or without the columns of rollouts.
-    """
-    pa, pq = _pyarrow()
-    names = [field.name for field in fields(Rollout)]
-    try:
-        rows = pq.read_table(path, columns=names).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise FileError(f"{path} cannot be read as rollouts ({error}): check the path") from error
-    missing = set(names) - set(rows[0] if rows else names)
-    if missing:
-        raise FileError(f"{path} has no column {', '.join(sorted(missing))}: it is not a table of rollouts")
-    return [Rollout(**{**row, **_arrays(row)}) for row in rows]
-
-
-def _arrays(row: dict[str, Any]) -> dict[str, np.ndarray]:
-    numbers = {name: np.asarray(row[name], dtype=np.float32) for name in TOKEN_COLUMNS}
-    return {**numbers, "mask": np.asarray(row["mask"], dtype=bool)}
-
-
-def _schema(pa: Any) -> pa.Schema:
-    kinds: dict[str, Any] = {
-        "prompt_id": pa.int64(),
-        "prompt": pa.list_(pa.int32()),
-        "tokens": pa.list_(pa.int32()),
-        "mask": pa.list_(pa.bool_()),
-        **{name: pa.list_(pa.float32()) for name in TOKEN_COLUMNS},
-        "temperature": pa.float64(),
-        "top_p": pa.float64(),
-        "top_k": pa.int64(),
-    }
-    return pa.schema([(field.name, kinds.get(field.name, pa.string())) for field in fields(Rollout)])
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise MissingPackageError("pyarrow", "hf") from None
-    return pa, pq
-
-
-def count_tokens(rollouts: Iterable[Rollout]) -> int:
-    """Counted tokens of all rollouts."""
-    return sum(int(np.sum(rollout.mask)) for rollout in rollouts)
+    def __repr__(self) -> str:
+        return f"Rollouts({str(self.path)!r}: {len(self)} sequences of {', '.join(self.columns)})"

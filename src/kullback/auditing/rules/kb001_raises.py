@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
 def kl(logprobs, ref_logprobs, estimator):  # needs settings={'estimator': 'k3'}
     ...
 """
-
-
-def _find(report: AuditReport) -> str:
-    return ""  # the call itself says so
-
 
 RULE = Rule(
     code="KB001",
@@ -28,5 +22,5 @@ RULE = Rule(
         "PARAMETER=COLUMN)."
     ),
     references=("`kullback audit --help`",),
-    find=_find,
+    stops=True,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -12,10 +12,10 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    if not report.printed:
+def _find(report: Audited) -> str:
+    if not report.conduct.printed:
         return ""
-    return f"the function prints {report.printed.splitlines()[0][:60]!r} when it is called"
+    return f"the function prints {report.conduct.printed.splitlines()[0][:60]!r} when it is called"
 
 
 RULE = Rule(

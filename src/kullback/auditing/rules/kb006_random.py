@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -12,8 +12,12 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    return "two calls on the same input differ: what follows holds for one draw of its noise" if report.random else ""
+def _find(report: Audited) -> str:
+    return (
+        "two calls on the same input differ: what follows holds for one draw of its noise"
+        if report.conduct.random
+        else ""
+    )
 
 
 RULE = Rule(

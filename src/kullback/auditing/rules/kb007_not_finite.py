@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -13,7 +13,7 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     where = [name for name, value in report.value.got.items() if not isfinite(value)]
     return (
         f"the value is not finite in the world{'s' * (len(where) > 1)} {', '.join(map(repr, where))}" if where else ""

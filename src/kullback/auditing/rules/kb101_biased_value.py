@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import AuditReport, percent
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import name, percent, times
 
 EXAMPLE = """\
 def k2(logprobs, ref_logprobs, mask):
@@ -12,9 +12,9 @@ def k2(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     value = report.value
-    if value.named is not None or report.failed or not value.errors:
+    if value.named is not None or not value.errors:
         return ""
     alone = (
         f"; for a single token it is {times(value.one_token_scale)}{name(value.one_token)}" if value.one_token else ""

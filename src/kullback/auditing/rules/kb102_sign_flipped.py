@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import AuditReport
-from kullback.auditing.rules.record import Rule
+from kullback.auditing.report import Audited
+from kullback.auditing.rules.record import Rule, on_the_other_side
+from kullback.auditing.words import name, times
 
 EXAMPLE = """\
 def kl(logprobs, ref_logprobs, mask):
@@ -12,11 +12,11 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     value = report.value
     if value.target is None or value.scale >= 0:
         return ""
-    other = report.values.get({"on_policy": "from_reference", "from_reference": "on_policy"}.get(report.sampler, ""))
+    other = on_the_other_side(report)
     right = other is not None and other.target is not None and other.scale > 0
     if report.sampler == "from_reference" and right:
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,9 +11,9 @@ def k2(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     form = report.form
-    if form is None or form.kernel is None or form.kernel.name != "k2" or abs(form.scale) != 2.0:
+    if form is None or form.formula is None or form.formula.name != "k2" or abs(form.scale) != 2.0:
         return ""
     return "one token's formula is ℓ², twice k2 = ½ℓ²: the ½ is missing, and the gradient is twice as large"
 

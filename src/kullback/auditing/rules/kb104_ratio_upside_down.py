@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -12,11 +12,11 @@ def k3(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     form = report.form
-    if report.sampler == "from_reference" or form is None or form.kernel is None:
+    if report.sampler == "from_reference" or form is None or form.formula is None:
         return ""
-    if form.kernel.name != "k3_upside_down":
+    if form.formula.name != "k3_upside_down":
         return ""
     return (
         "one token's formula is k3 with the ratio upside down, q/p − 1 − log(q/p): for samples of the policy its mean "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,17 +11,17 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     form = report.form
     if form is None or report.value.target is not None:
         return ""
     if form.weighted_by:
-        what = f" of {form.kernel.name}" if form.kernel else ""
+        what = f" of {form.formula.name}" if form.formula else ""
         return (
             f"every token's term{what} is multiplied by the {form.weighted_by}'s probability of the token, "
             "though sampling has already weighted it"
         )
-    if form.kernel is not None and form.kernel.name == "weighted_k1" and report.sampler == "on_policy":
+    if form.formula is not None and form.formula.name == "weighted_k1" and report.sampler == "on_policy":
         return "every token's ℓ is multiplied by q/p, a weight for samples of the reference, on samples of the policy"
     return ""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name
-from kullback.auditing.report import AuditReport
-from kullback.auditing.rules.record import Rule
+from kullback.auditing.report import Audited
+from kullback.auditing.rules.record import OTHER_SIDE, Rule, on_the_other_side
+from kullback.auditing.words import SAMPLES, name
 from kullback.targets import ZERO
 
 EXAMPLE = """\
@@ -14,13 +14,9 @@ def forward_kl(logprobs, ref_logprobs, mask):  # needs samples of the reference
 """
 
 
-SAMPLES = {"on_policy": "the policy", "from_reference": "the reference"}
-
-
-def _find(report: AuditReport) -> str:
-    other = {"on_policy": "from_reference", "from_reference": "on_policy"}.get(report.sampler, "")
-    there = report.values.get(other)
-    if there is None or report.behavior is not None or "behavior_logprobs" in report.columns:
+def _find(report: Audited) -> str:
+    there = on_the_other_side(report)
+    if there is None or report.weighting is not None or "behavior_logprobs" in report.columns:
         return ""
     here = report.value
     if there.target is None or there.target is ZERO or there.scale != 1.0 or there.weight != here.weight:
@@ -28,7 +24,7 @@ def _find(report: AuditReport) -> str:
     if here.target is not None and (here.scale > 0 or report.sampler == "on_policy"):
         return ""
     return (
-        f"the value is {name(there.target)} for sequences drawn from {SAMPLES[other]}, "
+        f"the value is {name(there.target)} for sequences drawn from {SAMPLES[OTHER_SIDE[report.sampler]]}, "
         f"but not for those of {SAMPLES[report.sampler]}"
     )
 

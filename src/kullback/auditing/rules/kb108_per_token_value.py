@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,13 +11,13 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    if report.coupling == "token mean":
+def _find(report: Audited) -> str:
+    if report.conduct.coupling == "token mean":
         return (
             "the result is a mean over the tokens of the batch: nats a token, not a sequence, and the longer "
             "sequences of a batch weigh more"
         )
-    if report.value.per == "length" or (report.treatment.length == "mean" and report.treatment.width is False):
+    if report.value.per == "length" or (report.masking.length == "mean" and report.masking.width is False):
         return (
             "every sequence's sum is divided by its own length: nats a token in which short sequences weigh more, "
             "not the KL of sequences"

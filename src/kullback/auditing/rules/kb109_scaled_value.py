@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import name, times
 from kullback.targets import ZERO
 
 EXAMPLE = """\
@@ -13,7 +13,7 @@ def kl(logprobs, ref_logprobs, mask):  # logged as the KL
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     value, gradient = report.value, report.gradient
     if value.target is None or value.target is ZERO or value.scale <= 0 or value.scale == 1.0:
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -14,7 +14,7 @@ def topk(log_distributions, ref_log_distributions, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     if report.vocabulary is None or report.value.target is not None:
         return ""
     seen, vocab = report.vocabulary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 from kullback.targets import ZERO
 
@@ -13,8 +13,8 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    if report.coupling != "coupled" or (report.value.target is not None and report.value.target is not ZERO):
+def _find(report: Audited) -> str:
+    if report.conduct.coupling != "coupled" or (report.value.target is not None and report.value.target is not ZERO):
         return ""
     what = "0 whatever the models are" if report.value.target is ZERO else "no named quantity"
     return f"a row's result depends on the other rows of its batch, and its mean is {what}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import PLACES, AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import PLACES
 from kullback.targets import ZERO
 
 EXAMPLE = """\
@@ -12,10 +13,10 @@ def k1(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     if report.placement == "metric" or report.gradient.named is not ZERO:
         return ""
-    if report.placement == "loss" and not report.differentiable:
+    if report.placement == "loss" and not report.conduct.differentiable:
         return "no gradient flows: the result is detached from the log-probs, so in the loss it does nothing"
     where = PLACES[report.placement]
     return f"the gradient {where} is zero on average: the term adds noise and does not hold the policy to the reference"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import PLACES, AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule, versions
+from kullback.auditing.words import PLACES, name, times
 from kullback.targets import ZERO
 
 EXAMPLE = """\
@@ -14,7 +14,7 @@ def k3(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     target, goal = report.gradient.named, report.goal
     if report.placement == "metric" or target is None or target in (ZERO, goal) or target in versions(goal):
         return ""

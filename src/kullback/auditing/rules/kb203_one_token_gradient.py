@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name
-from kullback.auditing.report import PLACES, AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule, versions
+from kullback.auditing.words import PLACES, name
 
 EXAMPLE = """\
 def k2(logprobs, ref_logprobs, mask):
@@ -12,7 +12,7 @@ def k2(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     target, goal = report.gradient.named, report.goal
     if report.placement == "metric" or target is None or target not in versions(goal):
         return ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import PLACES, AuditReport, percent
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import PLACES, name, percent, times
 
 EXAMPLE = """\
 def penalty(logprobs, ref_logprobs, mask):  # in the reward
@@ -13,7 +13,7 @@ def penalty(logprobs, ref_logprobs, mask):  # in the reward
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     gradient = report.gradient
     if report.placement == "metric" or gradient.named is not None or not gradient.errors:
         return ""

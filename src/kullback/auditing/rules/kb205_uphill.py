@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import PLACES, AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import PLACES, name, times
 from kullback.targets import ZERO
 
 EXAMPLE = """\
@@ -13,7 +13,7 @@ def kl(logprobs, ref_logprobs, mask):  # in the reward, subtracted
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     gradient = report.gradient
     if report.placement == "metric" or gradient.target in (None, ZERO) or gradient.scale >= 0:
         return ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import PLACES, AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import PLACES, name, times
 from kullback.targets import ZERO
 
 EXAMPLE = """\
@@ -13,7 +13,7 @@ def k2(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     gradient, value = report.gradient, report.value
     if report.placement == "metric" or gradient.target in (None, ZERO) or gradient.scale in (1.0, value.scale):
         return ""

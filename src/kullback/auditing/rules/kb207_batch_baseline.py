@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name
-from kullback.auditing.report import PLACES, AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import PLACES, name
 
 EXAMPLE = """\
 def penalty(logprobs, ref_logprobs, mask):  # in the reward
@@ -13,7 +13,7 @@ def penalty(logprobs, ref_logprobs, mask):  # in the reward
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     if not report.batches or len(set(report.batches.values())) == 1 or report.gradient.target is None:
         return ""
     scales = " and ".join(f"{scale:.3g} with {rows} rows" for rows, scale in report.batches.items())

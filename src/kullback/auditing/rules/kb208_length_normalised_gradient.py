@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name, times
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import name, times
 from kullback.targets import ZERO
 
 EXAMPLE = """\
@@ -14,7 +14,7 @@ def loss(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     if report.placement == "metric" or report.gradient.named is ZERO:
         return ""
     after = (
@@ -22,9 +22,9 @@ def _find(report: AuditReport) -> str:
         if (report.gradient.named and report.gradient.per == "length")
         else ""
     )
-    if report.coupling == "token mean":
+    if report.conduct.coupling == "token mean":
         return f"the gradient is divided by the number of tokens in the batch, which sequences share by chance{after}"
-    if report.gradient.per == "length" or (report.treatment.length == "mean" and report.treatment.width is False):
+    if report.gradient.per == "length" or (report.masking.length == "mean" and report.masking.width is False):
         return f"every sequence's gradient is divided by its own length{after}"
     return ""
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule, versions
+from kullback.auditing.words import name
 
 EXAMPLE = """\
 advantages = advantages - beta * (logprobs - ref_logprobs)  # a token's own, no return
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     target = report.gradient.named
     if report.placement != "reward" or report.credit != "own_token" or target not in versions(report.goal):
         return ""

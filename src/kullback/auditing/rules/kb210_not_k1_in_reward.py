@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.identify import name
-from kullback.auditing.report import AuditReport, percent
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import name, percent
 from kullback.targets import REVERSE_KL
 
 EXAMPLE = """\
@@ -14,7 +14,7 @@ def penalty(logprobs, ref_logprobs, mask):  # in the reward
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     gradient = report.gradient
     if report.placement != "reward" or gradient.named is not None or report.value.named is not REVERSE_KL:
         return ""

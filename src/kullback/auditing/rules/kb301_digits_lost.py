@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -10,7 +10,7 @@ torch.exp(x) - 1 - x  # float32, x = 1e-4: off by 100%
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     below = report.numerics.lost_below
     if not below > 5e-4:
         return ""

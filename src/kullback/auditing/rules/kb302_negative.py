@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -10,7 +10,7 @@ torch.exp(x) - 1 - x  # float32, x = 1e-4: can be −6e-8
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     at = report.numerics.negative_at
     return f"in float32 the value can be negative by rounding, as at a log-ratio of {at:.1g} nats" if at > 1e-6 else ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -10,7 +10,7 @@ w = torch.exp(logprobs) / torch.exp(ref_logprobs)  # 0/0 beyond 103 nats
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     at = report.numerics.overflow
     return f"in float32 the value is inf or nan from a log-ratio of {at:.3g} nats on" if at > 0 else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -12,18 +12,18 @@ kld = torch.clamp(ratio - kl - 1, min=-10, max=10)  # k3 binds from ℓ = −2.6
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     form = report.form
     if form is None or not form.clamped:
         return ""
     ends = []
-    if isfinite(form.clamp_below):
-        ends.append(f"below ℓ = {form.clamp_below:.3g}" + f" (constant {form.floor:.4g})" * form.flat_below)
-    if isfinite(form.clamp_above):
-        ends.append(f"above ℓ = {form.clamp_above:.3g}" + f" (constant {form.ceiling:.4g})" * form.flat_above)
-    gradient = ", and its derivative is zero there" if form.flat_below or form.flat_above else ""
-    assert form.kernel is not None
-    return f"it is {form.kernel.name} only up to a clamp: it leaves the formula {' and '.join(ends)}{gradient}"
+    if isfinite(form.below.at):
+        ends.append(f"below ℓ = {form.below.at:.3g}" + f" (constant {form.below.value:.4g})" * form.below.flat)
+    if isfinite(form.above.at):
+        ends.append(f"above ℓ = {form.above.at:.3g}" + f" (constant {form.above.value:.4g})" * form.above.flat)
+    gradient = ", and its derivative is zero there" if form.below.flat or form.above.flat else ""
+    assert form.formula is not None
+    return f"it is {form.formula.name} only up to a clamp: it leaves the formula {' and '.join(ends)}{gradient}"
 
 
 RULE = Rule(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport, percent
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import percent
 
 EXAMPLE = """\
 def k3(logprobs, ref_logprobs):  # bfloat16 in, bfloat16 throughout
@@ -12,7 +13,7 @@ def k3(logprobs, ref_logprobs):  # bfloat16 in, bfloat16 throughout
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     error = report.numerics.bfloat16_error
     return f"for bfloat16 log-probs the value is off by up to {percent(error)}" if error > 0.1 else ""
 

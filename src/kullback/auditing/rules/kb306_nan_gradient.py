@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -10,7 +10,7 @@ torch.exp(-x).sub(1).add(x).clamp(-10, 10)  # 0 · inf beyond 88 nats
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     at = report.numerics.nan_gradient
     if report.placement != "loss" or not at > 0:
         return ""

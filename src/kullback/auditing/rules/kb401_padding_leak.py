@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,8 +11,8 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    seen = report.treatment
+def _find(report: Audited) -> str:
+    seen = report.masking
     if seen.padding != "counted" or not seen.takes_mask:
         return ""
     return "the log-probs in masked places change the result: padding leaks in"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,8 +11,8 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    return "more padding makes the result smaller: it is divided by the padded width" if report.treatment.width else ""
+def _find(report: Audited) -> str:
+    return "more padding makes the result smaller: it is divided by the padded width" if report.masking.width else ""
 
 
 RULE = Rule(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,8 +11,8 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    if report.treatment.last_counts is not False:
+def _find(report: Audited) -> str:
+    if report.masking.last_counts is not False:
         return ""
     return "the last token of a sequence has no effect: the end-of-sequence token is left out"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,8 +11,8 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
-def _find(report: AuditReport) -> str:
-    return "the first token of a sequence has no effect" if report.treatment.first_counts is False else ""
+def _find(report: Audited) -> str:
+    return "the first token of a sequence has no effect" if report.masking.first_counts is False else ""
 
 
 RULE = Rule(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule, off_policy
 
 EXAMPLE = """\
@@ -12,7 +12,7 @@ def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
 """
 
 
-def _find(report: AuditReport) -> str:
+def _find(report: Audited) -> str:
     return off_policy(report, "token", "every token is weighted by its own ratio q/μ, not by that of its prefix")
 
 

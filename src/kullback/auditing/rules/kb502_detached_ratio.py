@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule, versions
 
 EXAMPLE = """\
@@ -12,8 +12,8 @@ def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
 """
 
 
-def _find(report: AuditReport) -> str:
-    seen = report.behavior
+def _find(report: Audited) -> str:
+    seen = report.weighting
     right = report.gradient.target in (report.goal, *versions(report.goal))
     if seen is None or not seen.detached or report.placement != "loss" or right:
         return ""

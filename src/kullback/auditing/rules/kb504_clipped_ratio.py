@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -12,8 +12,8 @@ rho = torch.exp(logprobs - behavior_logprobs).clamp(max=2.0)
 """
 
 
-def _find(report: AuditReport) -> str:
-    seen = report.behavior
+def _find(report: Audited) -> str:
+    seen = report.weighting
     if seen is None or (seen.low == 0.0 and not isfinite(seen.high)):
         return ""
     ends = [f"{end} {value:.3g}" for end, value in (("at least", seen.low), ("at most", seen.high)) if 0 < value < 1e9]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -11,8 +11,8 @@ def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
 """
 
 
-def _find(report: AuditReport) -> str:
-    if report.behavior is None or report.behavior.ratio != "ignored":
+def _find(report: Audited) -> str:
+    if report.weighting is None or report.weighting.ratio != "ignored":
         return ""
     return "behaviour log-probs are taken and have no effect on the result"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.auditing.report import AuditReport
+from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
 EXAMPLE = """\
@@ -10,8 +10,8 @@ rho = torch.exp(behavior_logprobs - logprobs)
 """
 
 
-def _find(report: AuditReport) -> str:
-    if report.behavior is None or report.behavior.ratio != "upside down":
+def _find(report: Audited) -> str:
+    if report.weighting is None or report.weighting.ratio != "upside down":
         return ""
     return "the importance ratio is upside down: μ/q instead of q/μ"
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kullback.auditing.identify import name
-from kullback.auditing.report import AuditReport, percent, statewise
+from kullback.auditing.identification import Identification
+from kullback.auditing.options import Sampler
+from kullback.auditing.report import Audited, Finding, statewise
+from kullback.auditing.words import name, percent
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_FORWARD_KL, SAMPLED_REVERSE_KL, Target
+
+OTHER_SIDE: dict[Sampler, Sampler] = {"on_policy": "from_reference", "from_reference": "on_policy"}
+
+
+def _nothing(report: Audited) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Rule:
         references: where more is said.
         find: what a report shows, in one or two sentences; empty where it does not.
         covered_by: codes that say the same more exactly; where one of them is found, this is not.
+        stops: whether it stops the audit: the call itself says so, and no report is left to look at.
     """
 
     code: str
@@ -37,13 +46,18 @@ class Rule:
     example: str
     instead: str
     references: tuple[str, ...]
-    find: Callable[[AuditReport], str]
+    find: Callable[[Audited], str] = _nothing
     covered_by: tuple[str, ...] = ()
+    stops: bool = False
 
     @property
     def name(self) -> str:
         """Its code, by which a family finds it."""
         return self.code
+
+    def finding(self, message: str) -> Finding:
+        """What a report says where the rule applies."""
+        return Finding(self.code, self.slug, self.group, message, self.why, self.instead)
 
 
 def versions(goal: Target) -> tuple[Target, ...]:
@@ -55,9 +69,15 @@ def versions(goal: Target) -> tuple[Target, ...]:
     return (*((found,) if found else ()), *sampled)
 
 
-def off_policy(report: AuditReport, ratio: str, what: str) -> str:
+def on_the_other_side(report: Audited) -> Identification | None:
+    """What the value is for samples of the other of the two models, where it was looked at."""
+    other = OTHER_SIDE.get(report.sampler)
+    return None if other is None else report.values.get(other)
+
+
+def off_policy(report: Audited, ratio: str, what: str) -> str:
     """What a function that takes behaviour log-probs with this ratio is off-policy, where it should not be."""
-    seen = report.behavior
+    seen = report.weighting
     if seen is None or (ratio and seen.ratio != ratio) or "off_policy" not in report.values:
         return ""
     here, there = report.values["on_policy"], report.values["off_policy"]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+from kullback.auditing.subject.functions import Function
 from kullback.auditing.trainers.record import Join, Member, Trainer, members
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Tensor
 
 FILE = "liger_kernel/chunked_loss/grpo_loss.py"
 WIDTH = 8
 
 
 def _driven(loss_type: str, corrected: bool) -> Join:
-    def join(ppo_loss_fn: Callable[..., Any]) -> Callable[..., Any]:
-        def loss(logprobs: Any, ref_logprobs: Any, mask: Any, behavior_logprobs: Any = None) -> Any:
+    def join(ppo_loss_fn: Function) -> Function:
+        def loss(
+            logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, behavior_logprobs: Tensor | None = None
+        ) -> object:
             import torch
 
             counted = mask.to(logprobs.dtype)
@@ -30,7 +35,7 @@ def _driven(loss_type: str, corrected: bool) -> Join:
                 use_bias_correction_kl=corrected,
             )[0]
 
-        def on_policy(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+        def on_policy(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> object:
             return loss(logprobs, ref_logprobs, mask)
 
         return loss if corrected else on_policy

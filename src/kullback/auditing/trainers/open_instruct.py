@@ -5,22 +5,25 @@ The trainer clamps the log-ratio to ±40 before the call; so does the stand-in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+from kullback.auditing.subject.functions import Function
 from kullback.auditing.trainers.record import Join, Member, Trainer, members
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Tensor
 
 LIMIT = 40.0
 
 
 def _chosen(number: int) -> Join:
-    def join(estimate_kl: Callable[..., Any]) -> Callable[..., Any]:
-        def plain(log_ratio: Any) -> Any:
+    def join(estimate_kl: Function) -> Function:
+        def plain(log_ratio: Tensor) -> object:
             import torch
 
             return estimate_kl(log_ratio.clamp(-LIMIT, LIMIT), torch.ones_like(log_ratio))[number]
 
-        def weighted(log_ratio: Any, ratio: Any) -> Any:
+        def weighted(log_ratio: Tensor, ratio: Tensor) -> object:
             return estimate_kl(log_ratio.clamp(-LIMIT, LIMIT), ratio)[number]
 
         return weighted if number == 3 else plain

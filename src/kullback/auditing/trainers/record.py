@@ -8,14 +8,14 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from kullback.auditing.moments import Credit, Placement
-from kullback.auditing.subject.source import take
+from kullback.auditing.options import Credit, Placement, Sampler
+from kullback.auditing.subject.functions import Function
+from kullback.auditing.subject.source import Located, take
 from kullback.errors import MissingPackageError, ModelError
 from kullback.families import Family
 
-Join = Callable[..., Callable[..., Any]]
+Join = Callable[..., Function]
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,20 @@ class Member:
     placement: Placement
     functions: tuple[str, ...]
     names: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     credit: Credit = "return"
-    sampler: str = "on_policy"
+    sampler: Sampler = "on_policy"
     output: int | str | None = None
     join: Join | None = None
 
-    def function(self, root: Path) -> tuple[Callable[..., Any], str]:
+    def function(self, root: Path) -> Located:
         """The function to audit, and how it was got hold of."""
         taken = [take(root / path, qualname) for path, _, qualname in (f.rpartition(":") for f in self.functions)]
         origin = "; ".join(one.origin for one in taken)
         functions = [getattr(one.fn, "__func__", one.fn) for one in taken]  # out of a staticmethod
         if self.join is None:
-            return functions[0], f"{self.about}; {origin}"
-        return self.join(*functions), f"{self.about}, driven with a stand-in; {origin}"
+            return Located(functions[0], f"{self.about}; {origin}")
+        return Located(self.join(*functions), f"{self.about}, driven with a stand-in; {origin}")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from kullback.auditing.trainers.record import Member, Trainer, members
+from kullback.auditing.subject.functions import Function
+from kullback.auditing.trainers.record import Join, Member, Trainer, members
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Tensor
 
 METRICS = "tinker_cookbook/rl/metrics.py"
 
@@ -15,34 +19,34 @@ METRICS = "tinker_cookbook/rl/metrics.py"
 class _Data:
     """A stand-in for tinker's TensorData."""
 
-    def __init__(self, tensor: Any) -> None:
+    def __init__(self, tensor: Tensor | list[int]) -> None:
         self.data = self.tensor = tensor
 
-    def to_torch(self) -> Any:
+    def to_torch(self) -> Tensor | list[int]:
         return self.tensor
 
     @classmethod
-    def from_torch(cls, tensor: Any) -> _Data:
+    def from_torch(cls, tensor: Tensor) -> _Data:
         return cls(tensor)
 
 
-def _penalty(discount: float) -> Callable[..., Any]:
-    def join(incorporate: Any) -> Callable[..., Any]:
+def _penalty(discount: float) -> Join:
+    def join(incorporate: Function) -> Function:
         stack = incorporate.__globals__
         stack["tinker"] = SimpleNamespace(TensorData=_Data)
 
-        async def score_sequences(client: Any, inputs: Any) -> tuple[list[list[float]], None]:
+        async def score_sequences(client: SimpleNamespace, inputs: Iterable[object]) -> tuple[list[list[float]], None]:
             return [await client.compute_logprobs_async(one) for one in inputs], None
 
         if "score_sequences" in stack:  # newer versions score through this helper, which asks the remote service
             stack["score_sequences"] = score_sequences
 
-        def penalty(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+        def penalty(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> object:
             import torch
 
             base = iter(ref_logprobs.detach())
 
-            async def scored(_: Any) -> list[float]:
+            async def scored(_: object) -> list[float]:
                 return [0.0, *next(base).tolist()]
 
             data = [
@@ -65,9 +69,9 @@ def _penalty(discount: float) -> Callable[..., Any]:
     return join
 
 
-def _sampler_trainer(key: str) -> Callable[..., Any]:
-    def join(compute: Any) -> Callable[..., Any]:
-        def metric(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+def _sampler_trainer(key: str) -> Join:
+    def join(compute: Function) -> Function:
+        def metric(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> object:
             data = [
                 SimpleNamespace(loss_fn_inputs={"logprobs": _Data(q), "mask": _Data(m)})
                 for q, m in zip(logprobs.detach(), mask, strict=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
+from kullback.auditing.subject.functions import Function
 from kullback.auditing.trainers.record import Member, Trainer, members
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Tensor
 
 LOSSES = "torchtune/dev/grpo/loss.py"
 
 
-def _loss(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _loss(forward: Function) -> Function:
     module = SimpleNamespace(epsilon=0.2, kl_coeff=1.0)
 
-    def loss(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+    def loss(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> object:
         import torch
 
         zeros = torch.zeros(len(logprobs), dtype=logprobs.dtype)
@@ -23,8 +26,8 @@ def _loss(forward: Callable[..., Any]) -> Callable[..., Any]:
     return loss
 
 
-def _reward(get_rewards_ppo: Callable[..., Any]) -> Callable[..., Any]:
-    def penalty(logprobs: Any, ref_logprobs: Any) -> Any:
+def _reward(get_rewards_ppo: Function) -> Function:
+    def penalty(logprobs: Tensor, ref_logprobs: Tensor) -> object:
         import torch
 
         return -get_rewards_ppo(torch.zeros(len(logprobs), dtype=logprobs.dtype), logprobs, ref_logprobs, 1.0)[2]

@@ -7,22 +7,25 @@ log-probs and has a KL coefficient of 1, so that what comes back is the KL term 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
+from kullback.auditing.subject.functions import Function
 from kullback.auditing.trainers.record import Join, Member, Trainer, members
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Tensor
 
 GRPO = "trl/trainer/grpo_trainer.py:GRPOTrainer._compute_loss"
 WIDTH = 8
 """Completion tokens that the stand-in's configuration allows, a constant as in a run."""
 
 
-def _trainer(loss_type: str, level: str, corrected: bool, logprobs: Any) -> Any:
+def _trainer(loss_type: str, level: str, corrected: bool, logprobs: Tensor) -> SimpleNamespace:
     """A stand-in for a GRPOTrainer: on one process, no accumulation, nothing switched on but the KL."""
     import torch
 
-    def logps(*_: Any, **__: Any) -> tuple[Any, Any, Any]:
+    def logps(*_: object, **__: object) -> tuple[Tensor, Tensor, None]:
         return logprobs, torch.zeros_like(logprobs), None
 
     return SimpleNamespace(
@@ -53,8 +56,10 @@ def _trainer(loss_type: str, level: str, corrected: bool, logprobs: Any) -> Any:
 
 
 def _driven(loss_type: str, level: str, corrected: bool, metric: bool) -> Join:
-    def join(compute_loss: Callable[..., Any]) -> Callable[..., Any]:
-        def loss(logprobs: Any, ref_logprobs: Any, mask: Any, behavior_logprobs: Any = None) -> Any:
+    def join(compute_loss: Function) -> Function:
+        def loss(
+            logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, behavior_logprobs: Tensor | None = None
+        ) -> object:
             import torch
 
             rows, width = logprobs.shape
@@ -74,7 +79,7 @@ def _driven(loss_type: str, level: str, corrected: bool, metric: bool) -> Join:
             result = compute_loss(trainer, None, inputs)
             return trainer._metrics["train"]["kl"][0] if metric else result
 
-        def on_policy(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+        def on_policy(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> object:
             return loss(logprobs, ref_logprobs, mask)
 
         # Without the correction the KL term does not read the behaviour's log-probs.

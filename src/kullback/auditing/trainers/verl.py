@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+from kullback.auditing.options import Placement
+from kullback.auditing.subject.functions import Function
 from kullback.auditing.trainers.record import Join, Member, Trainer, members
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Tensor
 
 CORE = "verl/trainer/ppo/core_algos.py"
 NAMES = {"logprob": "logprobs", "ref_logprob": "ref_logprobs"}
 
 
-def _penalty(kind: str, about: str, **more: Any) -> Member:
-    given: dict[str, Any] = {"placement": "loss", "name": kind, **more}
+def _penalty(kind: str, about: str, placement: Placement) -> Member:
     return Member(
+        name=kind if placement == "loss" else f"{kind}-{placement}",
         about=f"kl_penalty={kind}{about}",
+        placement=placement,
         functions=(f"{CORE}:kl_penalty",),
         names=NAMES,
         settings={"kl_penalty": kind},
-        **given,
     )
 
 
 def _aggregated(kind: str, mode: str) -> Join:
-    def join(kl_penalty: Callable[..., Any], agg_loss: Callable[..., Any]) -> Callable[..., Any]:
-        def loss(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+    def join(kl_penalty: Function, agg_loss: Function) -> Function:
+        def loss(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> object:
             return agg_loss(kl_penalty(logprobs, ref_logprobs, kind), mask.to(logprobs.dtype), mode)
 
         return loss
@@ -47,11 +51,8 @@ VERL = Trainer(
     package="verl",
     install="pip install verl",
     members=members(
-        *(_penalty(kind, " in the loss, tokens summed") for kind in ("k1", "k2", "k3", "abs", "k1+", "k3+")),
-        *(
-            _penalty(kind, " in the reward (use_kl_in_reward)", name=f"{kind}-reward", placement="reward")
-            for kind in ("k1", "k2", "k3", "abs")
-        ),
+        *(_penalty(kind, " in the loss, tokens summed", "loss") for kind in ("k1", "k2", "k3", "abs", "k1+", "k3+")),
+        *(_penalty(kind, " in the reward (use_kl_in_reward)", "reward") for kind in ("k1", "k2", "k3", "abs")),
         *(_loss("k3", mode) for mode in ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")),
     ),
 )

@@ -1,16 +1,40 @@
-"""The table of every estimator and surrogate: what it is, whose gradient it follows, how noisy it is."""
+"""Every estimator, surrogate and target: what it is, whose gradient it follows, how noisy it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from kullback.documents import Table
+from kullback.documents import Document, Number, Record, Table, text_of
 from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Promise
 from kullback.oracle import World, reference_world, relative_gradient_variance, relative_variance
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import TARGETS, Target
 
 WORLDS = ("near", "apart")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The families' tables, computed by enumeration on exact worlds."""
+
+    tables: tuple[Table, ...]
+
+    def to_dict(self) -> Record:
+        """Every member as a record of the words of its row."""
+        return {
+            table.title.lower(): [dict(zip(table.columns, map(text_of, row), strict=True)) for row in table.rows]
+            for table in self.tables
+        }
+
+    def document(self) -> Document:
+        """The tables, one after another."""
+        return Document("Estimators and surrogates", self.tables)
+
+
+def catalogued() -> Catalogue:
+    """Every member of every family."""
+    return Catalogue((estimator_table(), surrogate_table(), target_table()))
 
 
 def estimator_table() -> Table:
@@ -34,7 +58,7 @@ def estimator_table() -> Table:
                 _target(estimator.loss_gradient_of[level]),
                 _target(estimator.reward_gradient_of[level]),
                 "yes" if estimator.nonnegative else "no",
-                *(f"{relative_variance(world, estimator, level):.3g}" for world in worlds),
+                *(Number(relative_variance(world, estimator, level), ".3g") for world in worlds),
             )
             for estimator, level in _levels()
         ),
@@ -61,7 +85,7 @@ def surrogate_table() -> Table:
                 _cases(surrogate.value_of),
                 _cases(surrogate.gradient_of),
                 "yes" if surrogate.nonnegative else "no",
-                *(f"{_gradient_variance(world, surrogate):.3g}" for world in worlds),
+                *(Number(_gradient_variance(world, surrogate), ".3g") for world in worlds),
                 surrogate.source,
             )
             for surrogate in SURROGATES

@@ -1,0 +1,216 @@
+"""Running a function on every exact world, and gathering what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kullback.auditing.coupling import coupling
+from kullback.auditing.expectations import Expectation, Placed, Weight, batch_expectation, expectation
+from kullback.auditing.formula import form
+from kullback.auditing.identification import UNKNOWN, Identification
+from kullback.auditing.lookup import Lookup, relative_error
+from kullback.auditing.masking import masking
+from kullback.auditing.numerics import numerics
+from kullback.auditing.options import SAMPLERS, Options, Sampler
+from kullback.auditing.probes import Probe, precision
+from kullback.auditing.report import Audited, Conduct, Limits
+from kullback.auditing.subject.failures import CallFailed
+from kullback.auditing.subject.subject import Subject
+from kullback.auditing.vocabulary import seen_vocabulary
+from kullback.auditing.weighting import weighting
+from kullback.auditing.worlds import (
+    EXTREME,
+    IDENTIFYING,
+    LADDER,
+    ONE_TOKEN,
+    SMALL,
+    SUPPORT_EDGE,
+    Aspect,
+    Setting,
+    columns,
+    exact,
+)
+from kullback.targets import REVERSE_KL
+
+MEETING = IDENTIFYING[2]
+ROWS = [0, 4, 9, 14]
+"""Sequences of a first call: more rows than tokens, so that the shape of the result tells what it is."""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What value and gradient are.
+
+    Attributes:
+        value, gradient: for the sampler that was asked for.
+        values, gradients: by sampler.
+        batches: the gradient's scale by the rows of a batch.
+        limits: what happens at the ends.
+    """
+
+    value: Identification
+    gradient: Identification
+    values: Mapping[Sampler, Identification]
+    gradients: Mapping[Sampler, Identification]
+    batches: Mapping[int, float]
+    limits: Limits
+
+
+def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audited:
+    """Everything about a function but the findings.
+
+    Args:
+        placed: the function where it stands; a surrogate for the reward stands in the loss.
+        options: how it is meant.
+        name: what the report calls it.
+        origin: how it was got hold of.
+
+    Raises:
+        CallFailed: it cannot be called.
+    """
+    subject, met = placed.subject, columns(MEETING)
+    subject.meet(met, ROWS)
+    arithmetic = precision(subject, met, ROWS)
+    rows_are = coupling(subject, MEETING)
+    probe = Probe(subject, rows_are != "coupled")
+    found = form(probe, arithmetic)
+    differentiable, random = bool(subject(met, ROWS).requires_grad), _random(subject)
+    world_by_world = Coupled if rows_are == "coupled" else Separable
+    identified = world_by_world(placed, options.sampler, arithmetic).identified()
+    return Audited(
+        subject=name,
+        options=options,
+        value=identified.value,
+        gradient=identified.gradient,
+        values=identified.values,
+        gradients=identified.gradients,
+        batches=identified.batches,
+        limits=identified.limits,
+        form=found,
+        numerics=numerics(probe, found, arithmetic),
+        masking=masking(probe),
+        weighting=weighting(probe),
+        vocabulary=seen_vocabulary(subject),
+        # Last, so that it has what any of the calls printed.
+        conduct=Conduct(
+            kind=subject.kind,
+            coupling=rows_are,
+            columns=tuple(sorted(subject.columns)),
+            differentiable=differentiable,
+            random=random,
+            printed=subject.printed,
+        ),
+        findings=(),
+        origin=origin,
+        seconds=0.0,
+    )
+
+
+def _random(subject: Subject) -> bool:
+    first, second = (subject(columns(MEETING), ROWS).detach().double().numpy() for _ in range(2))
+    return not np.allclose(first, second, rtol=1e-12, atol=0, equal_nan=True)
+
+
+@dataclass(frozen=True)
+class Separable:
+    """A function whose every row can be had from a batch of its own.
+
+    Attributes:
+        placed: the function where it stands.
+        sampler: what drew the sequences that the answer is for.
+        tolerance: relative, what rounding allows.
+    """
+
+    placed: Placed
+    sampler: Sampler
+    tolerance: float
+
+    def identified(self) -> Identified:
+        """What value and gradient are, for every sampler."""
+        values = {sampler: self._look("value", IDENTIFYING, sampler) for sampler in SAMPLERS}
+        value = values[self.sampler]
+        # A coefficient of the term is not held against its gradient.
+        unit = value.factor if value.named is not None and value.factor > 0 else 1.0
+        gradients: dict[Sampler, Identification] = {}
+        if self.placed.placement != "metric":
+            gradients = {sampler: self._look("gradient", IDENTIFYING, sampler, unit) for sampler in SAMPLERS}
+        return Identified(
+            value=self._further("value", value),
+            gradient=self._further("gradient", gradients[self.sampler]) if gradients else UNKNOWN,
+            values=values,
+            gradients=gradients,
+            batches={},
+            limits=self._limits(),
+        )
+
+    def _at(self, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
+        return expectation(self.placed, setting, sampler, weight)
+
+    def _look(self, aspect: Aspect, settings: Sequence[Setting], sampler: Sampler, unit: float = 1.0) -> Identification:
+        weights: tuple[Weight, ...] = ("sequence", "width", "length")
+        if self.placed.subject.kind == "token":
+            weights = ("sequence",)
+        found = {weight: [self._at(setting, sampler, weight) for setting in settings] for weight in weights}
+        return Lookup(aspect, settings, sampler, self.tolerance).identify(found, unit)
+
+    def _further(self, aspect: Aspect, found: Identification) -> Identification:
+        """What it is for one token, and how its error grows, where sequences do not make it a target."""
+        if found.target is not None and found.target.place == "sequence":
+            return found
+        alone = self._look(aspect, ONE_TOKEN, self.sampler)
+        found = replace(found, one_token=alone.target, one_token_scale=alone.scale)
+        if found.target is None and self.sampler == "on_policy":
+            found = replace(found, growth=self._growth(aspect, found))
+        return found
+
+    def _growth(self, aspect: Aspect, found: Identification) -> tuple[tuple[float, float], ...]:
+        """(KL(q‖p), relative error to the nearest target) as the models move apart."""
+        rows = []
+        for setting in LADDER:
+            got = self._at(setting, "on_policy", found.weight).of(aspect)
+            kl = float(exact(setting, "on_policy", REVERSE_KL, "value")[0])
+            rows.append((kl, relative_error(got, exact(setting, "on_policy", found.nearest, aspect))))
+        return tuple(rows)
+
+    def _limits(self) -> Limits:
+        try:
+            got = float(self._at(SUPPORT_EDGE, "on_policy").value[0])
+            want = float(exact(SUPPORT_EDGE, "on_policy", REVERSE_KL, "value")[0])
+            finite = bool(np.isfinite(self._at(EXTREME, "on_policy").value).all())
+        except CallFailed:
+            return Limits(extreme=False)
+        return Limits(abs(got - want) / abs(want), finite)
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """A function whose rows depend on the others of their batch: on how many there are, so two and three are tried.
+
+    Attributes:
+        placed: the function where it stands.
+        sampler: what drew the sequences.
+        tolerance: relative, what rounding allows.
+    """
+
+    placed: Placed
+    sampler: Sampler
+    tolerance: float
+
+    def identified(self) -> Identified:
+        """What value and gradient are, for the sampler that was asked for alone."""
+        value = self._look("value", SMALL, rows=2)
+        values, gradients, batches = {self.sampler: value}, {}, {}
+        gradient = UNKNOWN
+        if self.placed.placement != "metric":
+            gradient = gradients[self.sampler] = self._look("gradient", SMALL, rows=2)
+            three = self._look("gradient", SMALL[:1] + SMALL[3:4], rows=3)
+            if gradient.target is not None and three.target is not None:
+                batches = {2: gradient.scale, 3: three.scale}
+        return Identified(value, gradient, values, gradients, batches, Limits())
+
+    def _look(self, aspect: Aspect, settings: Sequence[Setting], rows: int) -> Identification:
+        found = [batch_expectation(self.placed, setting, self.sampler, rows) for setting in settings]
+        return Lookup(aspect, settings, self.sampler, self.tolerance).identify({"sequence": found})

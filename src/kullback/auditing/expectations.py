@@ -1,0 +1,121 @@
+"""Exact expectations of what a function returns, and of the gradient it gives where it is placed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kullback.arrays import Float64
+from kullback.auditing.options import Credit, Placement, Sampler
+from kullback.auditing.subject.subject import Subject
+from kullback.auditing.subject.tensors import differentiate, masked
+from kullback.auditing.worlds import Aspect, Setting, columns, logits, probability
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Columns, Tensor
+
+Weight = Literal["sequence", "length", "width"]
+"""What each sequence's result is multiplied by: 1, its length, or the padded width."""
+
+CREDITED: dict[Credit, Callable[[Tensor], Tensor]] = {
+    "return": lambda c: c.sum(-1, keepdim=True).expand(c.shape),
+    "reward_to_go": lambda c: c.flip(-1).cumsum(-1).flip(-1),
+    "own_token": lambda c: c,
+}
+"""What each token's log-prob is credited with, from the penalties of a sequence's tokens."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """E of the value and of the gradient in one world.
+
+    Attributes:
+        value: E of the result, one number.
+        gradient: E of ∇, flattened, in the policy's logits.
+        spread: E|result|, what rounding errors are relative to.
+    """
+
+    value: Float64
+    gradient: Float64
+    spread: float
+
+    def of(self, aspect: Aspect) -> Float64:
+        """One of the two, as a vector."""
+        return self.value if aspect == "value" else self.gradient
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A function where it stands.
+
+    Attributes:
+        subject: the function.
+        placement: where its result goes.
+        credit: in the reward, what a token's log-prob is credited with.
+    """
+
+    subject: Subject
+    placement: Placement
+    credit: Credit
+
+    def carried(self, tokens: Tensor, mask: Tensor, logprobs: Tensor) -> Tensor:
+        """What is differentiated, a number a row: the results, or in the reward what carries them as credit."""
+        if self.placement != "reward":
+            return tokens.sum(-1)
+        credited = CREDITED[self.credit](tokens.detach()) * mask
+        return (credited * logprobs).sum(-1)
+
+
+def expectation(placed: Placed, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
+    """E over every sequence of a world, each a batch of its own.
+
+    With `weight` each sequence's result is multiplied by its length, or by the padded width, which undoes a
+    division by it.
+    """
+    given, chance = columns(setting, sampler), probability(setting, sampler)
+    mask = given["mask"]
+    tokens = _by_token(placed.subject, given, len(chance))
+    factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
+    carried = placed.carried(tokens, mask, given["logprobs"]) * factor
+    return _expectation(setting, sampler, chance, tokens.sum(-1) * factor, carried)
+
+
+def _by_token(subject: Subject, given: Columns, count: int) -> Tensor:
+    """(sequences, time) where the function returns a number a token, else (sequences, 1)."""
+    import torch
+
+    if subject.kind == "token":
+        result = subject(given)
+        return masked(result, given["mask"][:, : result.shape[1]]).double()
+    if subject.kind == "row":
+        return subject(given)[:, None].double()
+    return torch.stack([subject(given, slice(i, i + 1)) for i in range(count)])[:, None].double()
+
+
+def batch_expectation(placed: Placed, setting: Setting, sampler: Sampler, rows: int) -> Expectation:
+    """E over every batch of `rows` independent sequences, for functions that couple them."""
+    import torch
+
+    given, chance = columns(setting, sampler), probability(setting, sampler)
+    by_token = placed.subject.kind == "token"
+    results, carried, weights = [], [], []
+    for batch in itertools.product(range(len(chance)), repeat=rows):
+        index = list(batch)
+        weights.append(chance[index].prod())
+        result = placed.subject(given, index).double()
+        mask = given["mask"][index]
+        tokens = masked(result, mask[:, : result.shape[1]]) if by_token else result.reshape(-1, 1).expand(rows, 1)
+        results.append(tokens.sum(-1).mean())
+        carried.append(placed.carried(tokens, mask, given["logprobs"][index]).mean())
+    return _expectation(setting, sampler, torch.stack(weights), torch.stack(results), torch.stack(carried))
+
+
+def _expectation(setting: Setting, sampler: Sampler, chance: Tensor, results: Tensor, carried: Tensor) -> Expectation:
+    value = float((chance * results.detach()).sum())
+    spread = float((chance * results.detach().abs()).sum())
+    gradient = differentiate((chance * carried).sum(), [logits(setting, sampler)])[0]
+    return Expectation(np.array([value]), gradient.numpy().ravel(), spread)

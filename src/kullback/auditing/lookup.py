@@ -1,0 +1,180 @@
+"""Looking an expectation up in the table of targets: the one it equals in every world up to a scale, or the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kullback.arrays import Float64
+from kullback.auditing.expectations import Expectation, Weight
+from kullback.auditing.identification import Identification
+from kullback.auditing.options import Sampler
+from kullback.auditing.worlds import Aspect, Setting, exact
+from kullback.targets import REVERSE_KL, STATEWISE_REVERSE_KL, TARGETS, ZERO, Target
+
+FLOOR = 1e-3
+"""Below this share of the size of KL(q‖p) a difference is rounding, where a target is itself near 0."""
+
+SIMPLE_SCALES = tuple(sign * scale for scale in (1, 2, 3, 4, 1 / 2, 1 / 3, 2 / 3, 1 / 4, 3 / 4) for sign in (1.0, -1.0))
+
+ByWeight = Mapping[Weight, Sequence[Expectation]]
+"""Expectations by what each sequence's result was multiplied by, one for each world."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """The table of targets in some worlds.
+
+    Attributes:
+        aspect: whether values are looked up, or gradients.
+        settings: the worlds.
+        sampler: what drew the sequences.
+        tolerance: relative, what rounding allows.
+    """
+
+    aspect: Aspect
+    settings: Sequence[Setting]
+    sampler: Sampler
+    tolerance: float
+
+    def identify(self, found: ByWeight, unit: float = 1.0) -> Identification:
+        """The target that is met in every world, or the nearest one.
+
+        Args:
+            found: expectations in this table's worlds.
+            unit: a coefficient that the nearest target is looked for without.
+        """
+        for weight, across in found.items():
+            if (met := self._met(weight, across)) is not None:
+                return met
+        ranked = [self._nearest(weight, [v / unit for v in self._vectors(across)]) for weight, across in found.items()]
+        nearest = min(ranked, key=lambda candidate: candidate.rank).identification
+        return self._within(found, nearest)
+
+    def _vectors(self, across: Sequence[Expectation]) -> list[Float64]:
+        return [expectation.of(self.aspect) for expectation in across]
+
+    def _exact(self, target: Target) -> list[Float64]:
+        return [exact(setting, self.sampler, target, self.aspect) for setting in self.settings]
+
+    def _by_world(self, numbers: Sequence[float]) -> dict[str, float]:
+        return {setting.name: number for setting, number in zip(self.settings, numbers, strict=True)}
+
+    def _values(self, got: Sequence[Float64]) -> dict[str, float]:
+        return self._by_world([float(v[0]) for v in got]) if got[0].size == 1 else {}
+
+    def _met(self, weight: Weight, across: Sequence[Expectation]) -> Identification | None:
+        """The target that is met in every world; one that is met once wins over multiples."""
+        got = self._vectors(across)
+        slack = self._slack(across)
+        scales = ((_scale(got, self._exact(target), slack, self.tolerance), target) for target in TARGETS)
+        matches = [(scale, target) for scale, target in scales if scale is not None]
+        if not matches:
+            return None
+        scale, target = min(matches, key=lambda match: match[0] != 1.0)
+        target = (target.value_of or target) if self.aspect == "value" else target
+        want = self._exact(target)
+        errors = [relative_error(g, scale * w) if target is not ZERO else 0.0 for g, w in zip(got, want, strict=True)]
+        return Identification(
+            target=target,
+            scale=scale,
+            nearest=target,
+            relative_error=max(errors),
+            errors=self._by_world(errors),
+            cosine=float(np.sign(scale)),
+            weight=weight,
+            got=self._values(got),
+        )
+
+    def _slack(self, across: Sequence[Expectation]) -> list[float]:
+        """What counts as the size of a target that is itself about 0."""
+        references = zip(*(self._exact(target) for target in (REVERSE_KL, STATEWISE_REVERSE_KL)), strict=True)
+        spreads = [min(found.spread, 100.0) if self.aspect == "value" else 0.0 for found in across]
+        sizes = [[float(np.linalg.norm(reference)) for reference in pair] for pair in references]
+        return [FLOOR * max(*size, spread) for size, spread in zip(sizes, spreads, strict=True)]
+
+    def _nearest(self, weight: Weight, got: list[Float64]) -> Candidate:
+        """The nearest target; targets that share their value with another one stand back for values."""
+        targets = (t for t in TARGETS if t is not ZERO and (self.aspect == "gradient" or t.value_of is None))
+        candidates = [self._candidate(target, weight, got) for target in targets]
+        # Targets that are one quantity for this sampler differ by rounding: the first of them is named.
+        return min(candidates, key=lambda candidate: candidate.rank)
+
+    def _candidate(self, target: Target, weight: Weight, got: list[Float64]) -> Candidate:
+        want = self._exact(target)
+        errors = [relative_error(g, w) for g, w in zip(got, want, strict=True)]
+        close = sum(error < 1e-6 for error in errors)
+        near = [min(e, 10.0) for e, s in zip(errors, self.settings, strict=True) if not s.far] or errors
+        # KL(q‖p) is what readers compare with.
+        mean = round(float(np.mean(near)) / (2 if target is REVERSE_KL else 1), 9)
+        flat, size = np.concatenate(want), max(float(np.sum(np.concatenate(want) ** 2)), 1e-300)
+        identification = Identification(
+            target=None,
+            scale=float(np.concatenate(got) @ flat / size),
+            nearest=target,
+            relative_error=max(errors),
+            errors=self._by_world(errors),
+            cosine=min(cosine(g, w) for g, w in zip(got, want, strict=True)),
+            weight=weight,
+            got=self._values(got),
+        )
+        return Candidate((-close, mean), identification)
+
+    def _within(self, found: ByWeight, nearest: Identification) -> Identification:
+        """The nearest target with the one that is met in the worlds that are not far, if there is one."""
+        near = [i for i, setting in enumerate(self.settings) if not setting.far]
+        if len(near) == len(self.settings) or len(near) < 2:
+            return nearest
+        inside = replace(self, settings=[self.settings[i] for i in near])
+        for weight, across in found.items():
+            if (met := inside._met(weight, [across[i] for i in near])) is not None:
+                return replace(nearest, within=met.target, within_scale=met.scale, within_weight=met.weight)
+        return nearest
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A target that is not met, and its rank: in how many worlds it is (negative), and its mean error where near."""
+
+    rank: tuple[int, float]
+    identification: Identification
+
+
+def _scale(got: list[Float64], want: list[Float64], slack: list[float], tolerance: float) -> float | None:
+    """The one c with got = c·want in every world, or None."""
+    if not all(np.isfinite(g).all() for g in got):
+        return None
+    sizes = [float(np.linalg.norm(w)) for w in want]
+    if max(sizes) == 0.0:
+        rounding = 1e-6 if tolerance < 1e-6 else 1e3 * tolerance
+        zero = all(np.linalg.norm(g) <= rounding * s for g, s in zip(got, slack, strict=True))
+        return 1.0 if zero else None
+    lead = int(np.argmax([size / s for size, s in zip(sizes, slack, strict=True)]))
+    scale = _rounded(float(got[lead] @ want[lead]) / sizes[lead] ** 2, tolerance)
+    if abs(scale) < 1e-6:
+        return None
+    for g, w, size, s in zip(got, want, sizes, slack, strict=True):
+        if not np.linalg.norm(g - scale * w) <= tolerance * max(abs(scale) * size, s):
+            return None
+    return scale
+
+
+def _rounded(scale: float, tolerance: float) -> float:
+    """A scale as a simple fraction where it is one to rounding, else to as many digits as it is good for."""
+    scale = next((s for s in SIMPLE_SCALES if abs(scale - s) <= 10 * tolerance), scale)
+    return float(f"{scale:.{7 if tolerance < 1e-6 else 4}g}")
+
+
+def relative_error(got: Float64, want: Float64) -> float:
+    """|got − want|/|want|, infinite where want is 0 or got is not finite."""
+    size = float(np.linalg.norm(want))
+    error = float(np.linalg.norm(got - want)) / size if size > 0 else float("inf")
+    return error if np.isfinite(error) else float("inf")
+
+
+def cosine(a: Float64, b: Float64) -> float:
+    """cos of the angle between two gradients; 0 where one is 0."""
+    sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return round(float(a @ b) / sizes, 12) + 0.0 if sizes > 0 and np.isfinite(sizes) else 0.0

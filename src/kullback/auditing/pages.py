@@ -1,0 +1,147 @@
+"""Audits for people: a page of one, a table of many, as documents that any face can draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isfinite, isnan
+
+from kullback.auditing import words
+from kullback.auditing.options import Sampler
+from kullback.auditing.report import Audited, AuditReport, Finding
+from kullback.auditing.rules import RULES
+from kullback.documents import Block, Document, Facts, Heading, Item, Note, Table, Verdict
+
+OTHERS: dict[Sampler, str] = {"off_policy": "samples of another policy", "from_reference": "samples of the reference"}
+
+LEGEND = Note(words.LEGEND, tone="quiet")
+
+READ_AT_ONCE = 3
+"""Audits that a terminal shows in full; of more it shows the table."""
+
+
+def page(report: AuditReport) -> Document:
+    """One audit: the verdict, what to do instead, what was found, and what was measured."""
+    return Document(title=report.title, subtitle=report.origin, blocks=(*_body(report), LEGEND))
+
+
+def overview(reports: Sequence[AuditReport]) -> Document:
+    """What fits a terminal: each audit, or a table with a line for every code where there are more than a few."""
+    if len(reports) <= READ_AT_ONCE:
+        return _pages(reports)
+    return Document(title="", blocks=(audit_table(reports), *_codes(reports), LEGEND))
+
+
+def book(reports: Sequence[AuditReport]) -> Document:
+    """Everything: a table of several audits, and each of them."""
+    return _pages(reports, *([audit_table(reports)] if len(reports) > 1 else []))
+
+
+def _pages(reports: Sequence[AuditReport], *before: Block) -> Document:
+    if len(reports) == 1:
+        return page(reports[0])
+    return Document(title="", blocks=(*before, *_chapters(reports), LEGEND))
+
+
+def audit_table(reports: Sequence[AuditReport]) -> Table:
+    """One row a function: what it reports, what it follows, and the codes of what was found."""
+    return Table(
+        title="Audits",
+        note=(
+            "Exact, over enumerated worlds. “≈” marks what holds where the models are close and not where they are "
+            "far apart."
+        ),
+        columns=("function", "placed", "value", "gradient", "findings"),
+        rows=tuple(
+            (
+                report.subject,
+                report.placement + (f", {report.credit.replace('_', ' ')}" if report.placement == "reward" else ""),
+                "not audited" if report.failed else words.short(report.value),
+                "–" if report.failed or report.placement == "metric" else words.short(report.gradient),
+                ", ".join(finding.code for finding in report.findings) or "none",
+            )
+            for report in reports
+        ),
+    )
+
+
+def _chapters(reports: Sequence[AuditReport]) -> Iterator[Block]:
+    for report in reports:
+        yield Heading(report.title)
+        if report.origin:
+            yield Note(report.origin, tone="quiet")
+        yield from _body(report)
+
+
+def _codes(reports: Sequence[AuditReport]) -> Iterator[Block]:
+    """A line for every code in a table."""
+    codes = sorted({finding.code for report in reports for finding in report.findings})
+    if codes:
+        yield Facts(tuple((code, RULES[code].title) for code in codes))
+
+
+def _body(report: AuditReport) -> Iterator[Block]:
+    if not isinstance(report, Audited):
+        yield Verdict(words.NOT_AUDITED, tone="bad")
+        yield from map(_item, report.findings)
+        return
+    if report.findings:
+        yield Verdict(report.answer, tone="warning")
+        yield Note(f"Instead: {report.instead}", tone="hint")
+    else:
+        yield Verdict(report.verdict, tone="good")
+    yield from map(_item, report.findings)
+    yield Facts(tuple(_measured(report)), tone="quiet")
+
+
+def _item(finding: Finding) -> Item:
+    notes = (Note(finding.why, tone="quiet"), Note(f"Instead: {words.stopped(finding.instead)}", tone="hint"))
+    return Item(f"{finding.code} {finding.slug}", words.sentence(finding.message), notes)
+
+
+def _measured(report: Audited) -> Iterator[tuple[str, str]]:
+    """What was measured, as pairs of words."""
+    yield from _errors(report)
+    yield from _other_samplers(report)
+    if report.placement == "reward":
+        yield "credit", words.CREDITS[report.credit]
+    if (text := words.one_token_formula(report.form)) is not None:
+        yield "one token's formula", text
+        yield from _numerics(report)
+    yield "rows of a batch", report.conduct.coupling
+    if report.masking.length is not None:
+        yield "over tokens", words.LENGTHS[report.masking.length]
+    if report.masking.padding is not None:
+        yield "padding", report.masking.padding
+    if report.weighting is not None:
+        yield "behaviour log-probs", words.importance_ratio(report.weighting)
+    edge = report.limits.edge
+    if isfinite(edge) and edge > 1e-6 and report.value.named is not None:
+        yield "where the policy excludes tokens", f"value off by {words.percent(edge)}, as with top-p sampling"
+
+
+def _errors(report: Audited) -> Iterator[tuple[str, str]]:
+    if report.value.target is None:
+        yield "value's error, by world", words.errors_by_world(report.value)
+    if report.placement != "metric" and report.gradient.target is None:
+        yield "gradient's error, by world", words.errors_by_world(report.gradient)
+    if report.value.growth:
+        yield "value's error, by KL", ", ".join(f"{words.percent(e)} at {kl:.2g}" for kl, e in report.value.growth)
+
+
+def _other_samplers(report: Audited) -> Iterator[tuple[str, str]]:
+    for sampler, samples in OTHERS.items():
+        if sampler in report.values and sampler != report.sampler:
+            gradient = f"; gradient {words.short(report.gradients[sampler])}" if sampler in report.gradients else ""
+            yield f"with {samples}", f"value {words.short(report.values[sampler])}{gradient}"
+
+
+def _numerics(report: Audited) -> Iterator[tuple[str, str]]:
+    found = report.numerics
+    lost = "never" if isnan(found.lost_below) else f"below {found.lost_below:.1g} nats"
+    yield "float32 off by more than 1%", lost
+    if not isnan(found.overflow):
+        yield "float32 overflows", f"from {found.overflow:.3g} nats on"
+    if found.bfloat16_failed:
+        yield "bfloat16", "fails"
+    elif not isnan(found.bfloat16_error):
+        yield "bfloat16 error", f"up to {words.percent(found.bfloat16_error)}"

@@ -1,0 +1,111 @@
+"""Functions of JAX arrays as functions of torch tensors, with gradients by JAX's own reverse mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kullback.auditing.subject.functions import Function
+from kullback.auditing.subject.wiring import Wires
+from kullback.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    import jax
+    import torch
+
+    from kullback.auditing.subject.tensors import Columns, Tensor
+
+    JaxColumns = Mapping[str, jax.Array]
+
+
+class JaxFunction:
+    """Called on torch columns; keeps its gradient.
+
+    Raises:
+        MissingPackageError: JAX is not installed.
+    """
+
+    def __init__(self, fn: Function, wires: Wires) -> None:
+        try:
+            import jax
+        except ImportError as error:
+            raise MissingPackageError("jax", "jax") from error
+
+        def forward(live: JaxColumns, fixed: JaxColumns) -> jax.Array:
+            return jax.numpy.asarray(wires.call(fn, {**live, **fixed}))
+
+        def backward(live: JaxColumns, fixed: JaxColumns, weight: jax.Array) -> JaxColumns:
+            pulled: JaxColumns = jax.vjp(lambda columns: forward(columns, fixed), live)[1](weight)[0]
+            return pulled
+
+        # Compiled whole: operation by operation, every shape of every world would be compiled many times over.
+        self._operation = _torch_operation(_compiled(forward), _compiled(backward))
+
+    def __call__(self, given: Columns) -> Tensor:
+        """The function of the columns, as a tensor that keeps its gradient."""
+        live = {name: array for name, array in given.items() if array.is_floating_point()}
+        with _float64():
+            fixed = {name: _to_jax(array) for name, array in given.items() if name not in live}
+        return self._operation(list(live), fixed, *live.values())
+
+
+def _torch_operation(run: Callable[..., Any], pull: Callable[..., Any]) -> Callable[..., Tensor]:
+    """An operation of torch's autograd whose both passes run in JAX."""
+    import jax
+    import torch
+
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, names: list[str], fixed: JaxColumns, *tensors: torch.Tensor) -> torch.Tensor:
+            with _float64():
+                ctx.fixed = fixed
+                ctx.live = {name: _to_jax(array) for name, array in zip(names, tensors, strict=True)}
+                result = run(ctx.live, fixed)
+                ctx.dtype, ctx.types = result.dtype, [array.dtype for array in tensors]
+                return torch.from_numpy(np.array(result, dtype=np.float64))
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            with _float64():
+                weight = jax.numpy.asarray(grads[0].numpy(), dtype=ctx.dtype)
+                pulled = pull(ctx.live, ctx.fixed, weight)
+                found = (torch.from_numpy(np.array(pulled[name], dtype=np.float64)) for name in ctx.live)
+                return None, None, *(g.to(dtype) for g, dtype in zip(found, ctx.types, strict=True))
+
+    return Through.apply
+
+
+def _to_jax(array: Tensor) -> jax.Array:
+    import jax
+
+    if "bfloat16" in str(array.dtype):
+        return jax.numpy.asarray(array.detach().float().numpy(), dtype="bfloat16")
+    return jax.numpy.asarray(array.detach().numpy())
+
+
+def _compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn under jit, or as it is where it looks at the values of its arrays."""
+    import jax
+
+    jitted = jax.jit(fn)
+
+    def call(*columns: object) -> Any:
+        try:
+            return jitted(*columns)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+            return fn(*columns)
+
+    return call
+
+
+def _float64() -> AbstractContextManager[object]:
+    """float64, for as long as the audit looks."""
+    import jax
+
+    # Where it stands depends on JAX's version.
+    switch = next(found for module in (jax, jax.experimental) if (found := getattr(module, "enable_x64", None)))
+    context: AbstractContextManager[object] = switch(True)
+    return context

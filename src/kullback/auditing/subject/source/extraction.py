@@ -1,0 +1,205 @@
+"""Taking a function out of its file by its syntax tree, with what it uses and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kullback.auditing.subject.source.binding import Located
+from kullback.auditing.subject.source.files import Package, module_file, relative_file
+from kullback.auditing.subject.source.syntax import bare, first_assignments, function_of, names_bound, names_read
+from kullback.errors import FileError, InputError
+
+
+@dataclass
+class Luggage:
+    """What came along with one function, out of its own file and others.
+
+    Attributes:
+        helpers: functions, classes and constants of the same package.
+        missing: names that could not be resolved.
+        dropped: decorators that were left out.
+        seen: names of files that are on their way, so that two files may import each other.
+    """
+
+    helpers: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    seen: set[tuple[Path, str]] = field(default_factory=set)
+
+
+def take(path: Path, qualname: str, *, because: BaseException | None = None) -> Located:
+    """The function as its file has it, a method with its `self`; ``f>a>b`` is f's first assignments to a and to b.
+
+    The latter become a function of the names that they read, which returns the last one.
+    """
+    qualname, *variables = qualname.split(">")
+    taker = Taker(path, Luggage())
+    fn = taker.take(qualname, variables)
+    along = taker.luggage
+    said = [
+        f"the statements of {qualname} that assign {' and '.join(variables)}, " if variables else "",
+        f"taken out of {path}, line {taker.line}",
+        f" with {', '.join(along.helpers)}" if along.helpers else "",
+        "" if because is None else f", because importing it failed ({type(because).__name__}: {one_line(because)})",
+        f"; without decorator {', '.join(along.dropped)}" if along.dropped else "",
+        f"; not resolved: {', '.join(dict.fromkeys(along.missing))}" if along.missing else "",
+        "; nothing else of the file ran",
+    ]
+    return Located(fn, "".join(said))
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, short enough for a line."""
+    return " ".join(str(error).split())[:120]
+
+
+def let_through(error: BaseException) -> None:
+    """Raise what stops the program; everything else is the audited code's own affair."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+
+
+class Taker:
+    """Takes names out of one file, and what they need of the same package out of other files.
+
+    Attributes:
+        namespace: what has been defined so far.
+        line: where the function that was taken begins.
+        luggage: what came along.
+    """
+
+    def __init__(self, path: Path, luggage: Luggage) -> None:
+        self.path = path.resolve()
+        self.luggage = luggage
+        self.line = 0
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        except (OSError, SyntaxError, UnicodeDecodeError) as error:
+            raise FileError(f"{path} cannot be read as Python: {one_line(error)}") from None
+        self.top = dict(names_bound(tree.body))
+        self._package = Package.of(self.path)
+        self.namespace: dict[str, Any] = {"__name__": f"taken out of {path.name}", "__file__": str(path)}
+
+    def take(self, qualname: str, variables: list[str]) -> Any:
+        """The function, with all it uses in its globals."""
+        node = self._find(qualname)
+        self.line = node.lineno
+        if variables:
+            node, self.line = self._statements(node, variables)
+        self.need(node, set() if "." in qualname else {node.name})
+        self._define(node)
+        return self.namespace[node.name]
+
+    def need(self, node: ast.AST, having: set[str]) -> None:
+        """Define everything that a statement's names stand for."""
+        for name in dict.fromkeys(names_read(node)):
+            if name in having or name in self.namespace or hasattr(builtins, name) or name not in self.top:
+                continue
+            having.add(name)
+            statement = self.top[name]
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                self._bring(name, statement)
+                continue
+            self.need(statement, having)
+            self._define(statement)
+            if name in self.namespace:
+                self.luggage.helpers.append(name)
+
+    def _find(self, qualname: str) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef:
+        name, _, member = qualname.partition(".")
+        node = self.top.get(name)
+        if member:
+            node = dict(names_bound(node.body)).get(member) if isinstance(node, ast.ClassDef) else None
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            raise InputError(f"{self.path} has no function {qualname}")
+        return node
+
+    def _statements(
+        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, variables: list[str]
+    ) -> tuple[ast.FunctionDef, int]:
+        """A function of the first assignments to some variables, and the line of the first."""
+        found = first_assignments(node)
+        if lacking := [name for name in variables if name not in found]:
+            raise InputError(f"{self.path} does not assign {lacking[0]} in {node.name}")
+        body = [found[name] for name in variables]
+        read = dict.fromkeys(name for statement in body for name in names_read(statement))
+        free = [n for n in read if n not in variables and n not in self.top and not hasattr(builtins, n)]
+        return function_of(free, body, variables[-1]), body[0].lineno
+
+    def _define(self, node: ast.stmt) -> None:
+        stripped, dropped = bare(node)
+        self.luggage.dropped += dropped
+        # Lines as in the file, so that a traceback points there.
+        ast.increment_lineno(ast.fix_missing_locations(stripped), node.lineno - 1)
+        try:
+            exec(compile(stripped, str(self.path), "exec"), self.namespace)
+        except Exception:
+            if isinstance(node, ast.FunctionDef):
+                raise
+            self.luggage.missing += [name for name, _ in names_bound([node])]
+
+    def _bring(self, name: str, statement: ast.Import | ast.ImportFrom) -> None:
+        """One imported name: out of its own file where it is of the same package, else by importing it."""
+        alias = next(a for a in statement.names if (a.asname or a.name.partition(".")[0]) == name)
+        try:
+            if isinstance(statement, ast.ImportFrom):
+                self._bring_from(name, statement, alias)
+            elif alias.asname and (own := self._package.file(alias.name)) is not None:
+                self.namespace[name] = Lazy(own, self.luggage)
+            else:
+                imported = importlib.import_module(alias.name)
+                self.namespace[name] = imported if alias.asname else sys.modules[name]
+        except BaseException as error:
+            let_through(error)
+            self.luggage.missing.append(name)
+
+    def _bring_from(self, name: str, statement: ast.ImportFrom, alias: ast.alias) -> None:
+        module = statement.module or ""
+        if statement.level:
+            own = relative_file(self.path.parents[statement.level - 1], module, alias.name)
+        else:
+            own = self._package.file(module)
+        if own is not None:
+            self._bring_from_file(own, alias.name, name)
+            return
+        source = importlib.import_module(module)
+        found = getattr(source, alias.name, None)
+        self.namespace[name] = found or importlib.import_module(f"{module}.{alias.name}")
+
+    def _bring_from_file(self, file: Path, wanted: str, name: str) -> None:
+        other = Taker(file, self.luggage)
+        inside = module_file(file.parent, [wanted]) if file.name == "__init__.py" else None
+        if wanted not in other.top and inside is not None:
+            self.namespace[name] = Lazy(inside, self.luggage)
+            return
+        if (file, wanted) in self.luggage.seen:
+            return
+        self.luggage.seen.add((file, wanted))
+        other.need(ast.parse(wanted), set())
+        if wanted not in other.namespace:
+            raise ImportError(wanted)
+        self.namespace[name] = other.namespace[wanted]
+
+
+class Lazy:
+    """A module of the same package, out of which a name is taken when it is used."""
+
+    def __init__(self, file: Path, luggage: Luggage) -> None:
+        self._file, self._luggage = file, luggage
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        taker = Taker(self._file, replace(self._luggage, seen=set()))
+        taker.need(ast.parse(name), set())
+        if name not in taker.namespace:
+            raise AttributeError(f"{self._file} has no {name} that could be resolved")
+        found = taker.namespace[name]
+        setattr(self, name, found)
+        return found

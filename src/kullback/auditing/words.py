@@ -1,0 +1,178 @@
+"""The words of reports: every phrase about a target, a number or a fact is made here and nowhere else."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, ZERO, Target
+
+if TYPE_CHECKING:
+    from kullback.auditing.expectations import Weight
+    from kullback.auditing.formula import Form
+    from kullback.auditing.identification import Identification
+    from kullback.auditing.options import Credit, Placement, Sampler
+    from kullback.auditing.weighting import Weighting
+
+LEGEND = "q is the policy, p the reference, μ what drew the samples; ℓ = log q − log p and r = p/q of one token; nats."
+
+PLACES: dict[Placement, str] = {"loss": "in the loss", "reward": "in the reward", "metric": "as a metric"}
+CREDITS: dict[Credit, str] = {
+    "return": "every token credited with the sequence's return",
+    "reward_to_go": "every token credited with its reward-to-go",
+    "own_token": "every token credited with its own penalty only",
+}
+SAMPLES: dict[Sampler, str] = {
+    "on_policy": "the policy",
+    "off_policy": "another policy",
+    "from_reference": "the reference",
+}
+NOT_AUDITED = "Not audited."
+NOTHING_FOUND = "Nothing was found against it."
+LENGTHS = {"sum": "sum", "mean": "mean", "other": "neither sum nor mean"}
+
+_PER: dict[Weight, str] = {
+    "sequence": "",
+    "length": " per token (each sequence divided by its own length)",
+    "width": " per padded position",
+}
+_DIVISORS: dict[Weight, str] = {"length": "its own length", "width": "the padded width"}
+_SHORT_DIVISORS: dict[Weight, str] = {"sequence": "", "length": " / its length", "width": " / padded width"}
+
+LOSS_OBJECTIVES = (REVERSE_KL, FORWARD_KL, STATEWISE_REVERSE_KL, STATEWISE_FORWARD_KL)
+
+
+def name(target: Target) -> str:
+    """A target: formula and name."""
+    return "0" if target is ZERO else f"{target.formula} ({target.name})"
+
+
+def times(scale: float) -> str:
+    """A scale before a target; nothing for 1."""
+    if scale == 1.0:
+        return ""
+    return "−" if scale == -1.0 else f"{scale:.6g} × ".replace("-", "−")
+
+
+def percent(error: float) -> str:
+    """A relative error."""
+    if not isfinite(error):
+        return "without bound"
+    if error < 1e-6:
+        return "0%"
+    return f"{100 * error:.3g}%" if error < 10 else f"a factor of {error:.3g}"
+
+
+def one_token_formula(form: Form | None) -> str | None:
+    """One token's formula, by its name in the family; None where it has none."""
+    if form is None or form.formula is None:
+        return None
+    text = f"{times(form.scale)}{form.formula.name}: {form.formula.text}"
+    return text + (f", times the {form.weighted_by}'s probability of the token" if form.weighted_by else "")
+
+
+def importance_ratio(seen: Weighting) -> str:
+    """Which ratio q/μ a function uses, how it is clipped, and whether gradients flow through it."""
+    clip = f", clipped to [{seen.low:.3g}, {seen.high:.3g}]" if seen.low > 0 or isfinite(seen.high) else ""
+    flow = {True: ", detached", False: ", differentiated", None: ""}[seen.detached]
+    return f"{seen.ratio} ratio{clip}{flow}"
+
+
+def identity(found: Identification) -> str:
+    """What a value or a gradient is, in a line."""
+    if found.target is None:
+        return (
+            f"no named quantity; nearest {name(found.nearest)}, relative error up to {found.relative_error:.2g} "
+            f"(cosine down to {found.cosine:.3f})"
+        )
+    return f"{times(found.scale)}{name(found.target)}{_PER[found.weight]}"
+
+
+def short(found: Identification) -> str:
+    """The same in a few words, for a cell of a table."""
+    target = found.named
+    if target is None:
+        near = found.errors.get("near", found.relative_error)
+        return f"none; nearest {found.nearest.name}, off by {percent(near)} near, {percent(found.relative_error)} far"
+    about = "" if found.target is not None else "≈ "
+    return f"{about}{'0' if target is ZERO else times(found.factor) + target.name}{_SHORT_DIVISORS[found.per]}"
+
+
+def errors_by_world(found: Identification) -> str:
+    """How far a value or a gradient is from the nearest target in every world."""
+    undone = "" if found.weight == "sequence" else f", each sequence multiplied back by its {found.weight}"
+    worlds = ", ".join(f"{percent(error)} {world}" for world, error in found.errors.items())
+    return f"to {name(found.nearest)}{undone}: {worlds}"
+
+
+def range_of_errors(found: Identification) -> str:
+    """The smallest and the largest error over the worlds."""
+    return f"{percent(min(found.errors.values()))} to {percent(max(found.errors.values()))}"
+
+
+def for_one_token(found: Identification, of: str = "") -> str:
+    """What it is where sequences have one token, at the end of a sentence; nothing where it is no target either."""
+    if found.one_token is None:
+        return ""
+    return f"; for a single token it is {of}{times(found.one_token_scale)}{name(found.one_token)}"
+
+
+def value_phrase(found: Identification) -> str:
+    """What follows "its value is"."""
+    if found.within is not None:
+        return _where_close(found, found.within)
+    if found.target is None:
+        return f"none of the named quantities{_nearest(found)}"
+    return _exactly(f"{times(found.scale)}{name(found.target)}", found.weight)
+
+
+def gradient_phrase(found: Identification) -> str:
+    """What follows "its gradient in the loss is"."""
+    if found.within is not None:
+        return _where_close(found, found.within, "that of ")
+    if found.target is None:
+        alone = for_one_token(found)
+        return f"none of the named gradients{_nearest(found)}, cosine {found.cosine:.2f} at worst{alone}"
+    what = "zero on average" if found.target is ZERO else f"that of {times(found.scale)}{name(found.target)}"
+    return _exactly(what, found.weight)
+
+
+def _where_close(found: Identification, within: Target, of: str = "") -> str:
+    if within is ZERO:
+        return "zero on average where the models are close, and not where they are far apart"
+    what, missed = f"{times(found.within_scale)}{name(within)}", percent(found.relative_error)
+    return f"{of}{what} where the models are close, and misses it by up to {missed} where they are far apart"
+
+
+def _nearest(found: Identification) -> str:
+    low, high = percent(min(found.errors.values(), default=0.0)), percent(found.relative_error)
+    undone = "" if found.weight == "sequence" else f" once each sequence is multiplied back by its {found.weight}"
+    return f"; the nearest is {name(found.nearest)}, off by {low} to {high} in the exact worlds{undone}"
+
+
+def _exactly(what: str, weight: Weight) -> str:
+    if weight == "sequence":
+        return f"{what}, exactly"
+    return f"{what}, once each sequence is multiplied back by {_DIVISORS[weight]}, which the function divides by"
+
+
+def instead(placement: Placement, goal: Target, *, off_policy: bool) -> str:
+    """The call of this package that does what a function should."""
+    arguments = "logprobs, ref_logprobs, mask"
+    if placement == "loss":
+        target = goal if goal in LOSS_OBJECTIVES else REVERSE_KL
+        more = ", behavior_logprobs=behavior_logprobs" if off_policy else ""
+        return f"kb.kl_loss({arguments}, objective=kb.{target!r}{more})"
+    if placement == "reward":
+        return f"kb.kl_reward({arguments}, estimator=kb.K1), credited with the return or the reward-to-go"
+    return f"kb.estimate({arguments}, estimator=kb.K3)"
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return stopped(f"{text[0].upper()}{text[1:]}")
+
+
+def stopped(text: str) -> str:
+    """With a full stop."""
+    return text if text.endswith(".") else f"{text}."

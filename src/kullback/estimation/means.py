@@ -1,0 +1,97 @@
+"""Means over the tokens of given sequences, with errors clustered by group: nothing was drawn from a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kullback.arrays import Float64
+from kullback.documents import Record, Uncertain, plain
+from kullback.errors import InputError
+from kullback.estimation.accumulator import estimate
+from kullback.estimation.intervals import skewed_interval
+from kullback.estimation.result import Estimate
+from kullback.estimators import RAO_BLACKWELL
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of tokens of which something is true, between 0 and 1, with its error.
+
+    Attributes:
+        value: the share.
+        stderr: its standard error, clustered by group; nan from one cluster.
+        skewness: of the clusters' sums, which makes intervals asymmetric.
+        clusters: independent clusters.
+
+    Example:
+        >>> from kullback.estimation.means import Share
+        >>> print(Share(0.7031, 0.0024, 0.0, 40))
+        70.31 ± 0.24%
+    """
+
+    value: float
+    stderr: float
+    skewness: float
+    clusters: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """A confidence interval by Student's t, corrected for skewness (Hall 1992).
+
+        Raises:
+            InputError: a level that is not strictly between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise InputError(f"level={level!r} came, but a confidence level lies between 0 and 1, such as 0.95")
+        if self.clusters < 2:
+            return float("nan"), float("nan")
+        return skewed_interval(self.value, self.stderr, self.skewness, self.clusters, level)
+
+    def to_dict(self) -> Record:
+        """The record that ``--json`` prints; numbers that are not finite come as None."""
+        low, high = self.interval()
+        return dict(plain({"value": self.value, "stderr": self.stderr, "low": low, "high": high}))
+
+    def __str__(self) -> str:
+        return f"{Uncertain(100 * self.value, 100 * self.stderr)}%"
+
+
+def mean_by_group(token_kls: Sequence[Float64], groups: Sequence[int]) -> Estimate:
+    """Σ KL_t / (number of tokens), nats a token: a ratio of totals with its error clustered by group.
+
+    Args:
+        token_kls: exact token KLs, (tokens,) of each sequence, nats.
+        groups: the group of each sequence, such as its document.
+
+    Example:
+        >>> import numpy as np
+        >>> from kullback.estimation.means import mean_by_group
+        >>> print(mean_by_group([np.array([0.1, 0.3]), np.array([0.5])], [0, 1]))
+        0.30 ± 0.13 nats/token (n=2)
+    """
+    time = max(map(len, token_kls))
+    padded = np.stack([np.pad(row, (0, time - len(row))) for row in token_kls])
+    mask = np.stack([np.arange(time) < len(row) for row in token_kls])
+    # Log-probs of 0 under both: neither model drew the text, so no weight and no check of a sampler applies.
+    zeros = np.zeros_like(padded)
+    return estimate(zeros, zeros, mask, estimator=RAO_BLACKWELL, unit="token", token_kl=padded, groups=groups)
+
+
+def share_by_group(flags: Sequence[npt.NDArray[np.bool_]], groups: Sequence[int]) -> Share:
+    """The share of tokens whose flag is True, with its error clustered by group.
+
+    Args:
+        flags: (tokens,) of each sequence.
+        groups: the group of each sequence.
+
+    Example:
+        >>> import numpy as np
+        >>> from kullback.estimation.means import share_by_group
+        >>> print(share_by_group([np.array([True, True]), np.array([True, False])], [0, 1]))
+        75.00 ± 25.00%
+    """
+    mean = mean_by_group([row.astype(np.float64) for row in flags], groups)
+    return Share(mean.value, mean.stderr, mean.skewness, mean.clusters)

@@ -1,0 +1,130 @@
+"""The table of estimates that a comparison gives, from the rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from kullback.documents import Record, plain
+from kullback.errors import InputError
+from kullback.estimation.accumulator import Unit, estimate
+from kullback.estimation.result import Estimate
+from kullback.estimation.sequences import Sequences
+from kullback.estimators import (
+    K1,
+    K3,
+    RAO_BLACKWELL,
+    RAO_BLACKWELL_CONTROLLED,
+    RATIO,
+    ControlVariate,
+    Estimator,
+    Level,
+)
+from kullback.jobs.plans import Role
+from kullback.rollouts import Rollout, to_sequences
+
+TABLE: tuple[tuple[Estimator, Level], ...] = (
+    (K1, "token"),
+    (K3, "token"),
+    (K3, "sequence"),
+    (ControlVariate("fit"), "token"),
+    (RAO_BLACKWELL, "token"),
+    (RAO_BLACKWELL_CONTROLLED, "token"),
+)
+"""What compare estimates unless told otherwise."""
+
+Direction = Literal["reverse", "forward"]
+
+DIRECTIONS: Mapping[Role, Direction] = {"policy": "reverse", "reference": "forward"}
+"""The KL that is estimated from what was sampled in a model's name."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator's answer.
+
+    Attributes:
+        direction: "reverse" KL(policy‖reference), from the policy's samples; "forward" KL(reference‖policy).
+        per_sequence, per_token: the estimate in the two units.
+        relative_variance: variance of `per_sequence` over that of k1 on the same samples.
+        sequences_for_one_percent: sequences at which its 95% interval would be ±1% of the value.
+    """
+
+    direction: Direction
+    per_sequence: Estimate
+    per_token: Estimate
+    relative_variance: float
+    sequences_for_one_percent: float
+
+    def to_dicts(self) -> list[Record]:
+        """The two records that ``--json`` prints."""
+        extra = {
+            "direction": self.direction,
+            "relative_variance": plain(self.relative_variance),
+            "sequences_for_one_percent": plain(self.sequences_for_one_percent),
+        }
+        return [{**estimate.to_dict(), **extra} for estimate in (self.per_sequence, self.per_token)]
+
+
+def estimable(estimators: Sequence[tuple[Estimator, Level]], *, exact: bool) -> tuple[tuple[Estimator, Level], ...]:
+    """The estimators for which there are columns: all, or those of log-ratios."""
+    found = tuple(pair for pair in estimators if exact or pair[0].reads != "token_kl")
+    if not found:
+        raise InputError(
+            "only estimators of exact token KLs were asked for, and one of the models gives log-probs only: "
+            "ask for kullback.K1 or K3 too"
+        )
+    return found
+
+
+def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estimator, Level]]) -> Iterator[Row]:
+    """A row for each estimator in each direction that was sampled."""
+    for role, direction in DIRECTIONS.items():
+        part = [rollout for rollout in rollouts if rollout.sampled_from == role]
+        if not part:
+            continue
+        batch = to_sequences(part)
+        outside = float(np.mean([_outside(rollout) for rollout in part]))
+        baseline = _estimate(batch, K1, "token", "sequence", outside)
+        for estimator, level in estimators:
+            value = _estimate(batch, estimator, level, "sequence", outside)
+            wanted = (1.96 * value.stderr / (0.01 * value.value)) ** 2 * value.n if value.value else float("inf")
+            yield Row(
+                direction=direction,
+                per_sequence=value,
+                per_token=_estimate(batch, estimator, level, "token", outside),
+                relative_variance=(value.stderr / baseline.stderr) ** 2 if baseline.stderr else float("nan"),
+                sequences_for_one_percent=wanted,
+            )
+
+
+def _outside(rollout: Rollout) -> float:
+    """The other model's probability, summed over tokens, of what the sampled one excludes; 0 where it is not known."""
+    return 0.0 if rollout.ref_mass is None else float(np.sum(1.0 - rollout.ref_mass[rollout.counted]))
+
+
+def _estimate(batch: Sequences, estimator: Estimator, level: Level, unit: Unit, outside: float) -> Estimate:
+    found = estimate(
+        batch.logprobs,
+        batch.ref_logprobs,
+        batch.mask,
+        estimator=estimator,
+        level=level,
+        unit=unit,
+        behavior_logprobs=batch.behavior_logprobs,
+        token_kl=batch.token_kl,
+        ref_mass=batch.ref_mass,
+        groups=batch.groups,
+    )
+    corrected = level == "token" and RATIO in estimator.controls  # by ref_mass
+    slope = 1.0 if RATIO in estimator.controls else estimator.slope
+    if corrected or slope * outside < 1e-4:
+        return found
+    warning = (
+        f"biased low by about {slope * outside:.3g} nats a sequence: the other model gives that much probability to "
+        "tokens that top-p or top-k excludes and that are never drawn; read k1 or rao_blackwell"
+    )
+    return replace(found, warnings=(*found.warnings, warning))

@@ -1,0 +1,230 @@
+"""What a comparison has to say to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kullback.documents import Document, HeatMap, Interval, Note, Number, Table
+
+if TYPE_CHECKING:
+    from kullback.jobs.comparison import Comparison
+    from kullback.jobs.estimates import Row
+    from kullback.jobs.hotspots import PositionMean, PromptMean, Site
+    from kullback.jobs.text import TextComparison
+    from kullback.rollouts import Rollout
+
+TITLES = {
+    "reverse": "KL(policy‖reference), sampled from the policy",
+    "forward": "KL(reference‖policy), sampled from the reference",
+}
+
+RANGES = 8
+"""Columns of the heat-map: as many ranges of positions, of the same width."""
+
+
+def comparison_document(found: Comparison) -> Document:
+    """Estimates in both directions, where the models differ, and what to be careful about."""
+    return Document(
+        title=f"{found.policy} against {found.reference}",
+        subtitle=_settings(found),
+        blocks=(
+            *(block for direction in TITLES for block in _estimates(found, direction)),
+            *(Note(sentence, tone="warning") for sentence in found.notes),
+            *_differences(found),
+            Note(
+                "var/k1: variance against k1 on the same samples. n for ±1%: sequences at which the 95% interval "
+                "would be ±1% of the value. Where models differ is by the exact KL of their next-token distributions, "
+                "in nats.",
+                tone="quiet",
+            ),
+        ),
+    )
+
+
+def text_document(found: TextComparison) -> Document:
+    """Token KLs on a text, their quantiles and how often the models agree."""
+    return Document(
+        title=f"{found.policy} against {found.reference} on {found.tokens:,} tokens of text",
+        blocks=(
+            Table(
+                title="",
+                note=(
+                    f"{found.windows} windows of {found.settings['context_length']} tokens; errors clustered by "
+                    f"{found.settings['clustered_by']}; {found.seconds:.1f} s"
+                ),
+                columns=("over the tokens of the text", "value", "95% interval"),
+                rows=(
+                    (
+                        "mean KL(reference‖policy), nats a token",
+                        found.forward.rounded,
+                        Interval(*found.forward.interval()),
+                    ),
+                    (
+                        "mean KL(policy‖reference), nats a token",
+                        found.reverse.rounded,
+                        Interval(*found.reverse.interval()),
+                    ),
+                    *(
+                        (f"{_quantile(level)} of KL(reference‖policy)", Number(value), "")
+                        for level, value in found.quantiles.items()
+                    ),
+                    (
+                        "same most likely token",
+                        Number(found.same_top.value, ".2%"),
+                        Interval(*found.same_top.interval(), scale=100, unit="%"),
+                    ),
+                    ("RMS Δp of the text's tokens", Number(found.rms_delta_p, ".3%"), ""),
+                    ("mean Δp (policy − reference)", Number(found.mean_delta_p, "+.3%"), ""),
+                    ("perplexity, policy", Number(found.perplexity, ".4f"), ""),
+                    ("perplexity, reference", Number(found.ref_perplexity, ".4f"), ""),
+                ),
+                right=("value", "95% interval"),
+            ),
+        ),
+    )
+
+
+def _quantile(level: float) -> str:
+    return "largest" if level == 1 else f"{100 * level:g}% quantile"
+
+
+def _settings(found: Comparison) -> str:
+    s = found.settings
+    return (
+        f"{len(found.rollouts)} sequences of {s['prompts']} prompts, {found.tokens:,} tokens, {found.seconds:.1f} s\n"
+        f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, at most "
+        f"{s['max_new_tokens']} new tokens; policy log-probs {s['policy_logprobs']}, reference log-probs "
+        f"{s['reference_logprobs']}; errors clustered by prompt"
+    )
+
+
+def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
+    """A direction's table, if it was sampled, and every different warning once, in the order of the rows."""
+    rows = [row for row in found.rows if row.direction == direction]
+    if not rows:
+        return
+    warnings = list(dict.fromkeys(warning for row in rows for warning in row.per_sequence.warnings))
+    right = ("nats/sequence", "95% interval", "nats/token", "var/k1", "n for ±1%")
+    yield Table(
+        title=TITLES[direction],
+        note="",
+        columns=("estimator", "level", *right),
+        rows=tuple(
+            (
+                row.per_sequence.estimator + _marks(row, warnings),
+                row.per_sequence.level,
+                row.per_sequence.rounded,
+                Interval(*row.per_sequence.interval()),
+                row.per_token.rounded,
+                Number(row.relative_variance, ".3g"),
+                Number(row.sequences_for_one_percent, ",.0f"),
+            )
+            for row in rows
+        ),
+        right=right,
+    )
+    for number, warning in enumerate(warnings, 1):
+        yield Note(f"[{number}] {warning}", tone="warning")
+
+
+def _marks(row: Row, warnings: Sequence[str]) -> str:
+    return "".join(f" [{n}]" for n, warning in enumerate(warnings, 1) if warning in row.per_sequence.warnings)
+
+
+def _differences(found: Comparison) -> Iterator[Table | HeatMap]:
+    """Where the models differ, if their token KLs are known."""
+    prompts = found.hotspots.top_prompts()
+    if prompts:
+        yield _prompts(prompts)
+        yield _positions(found.hotspots.top_positions())
+        yield from _heat(prompts, [rollout for rollout in found.rollouts if rollout.sampled_from == "policy"])
+        yield _sites(found.hotspots.top_sites(8))
+
+
+def _prompts(means: Sequence[PromptMean]) -> Table:
+    right = ("nats/sequence", "sequences")
+    return Table(
+        title="Prompts where the models differ most",
+        note="",
+        columns=("prompt", *right),
+        rows=tuple(
+            (_clipped(mean.prompt, 60), Number(mean.nats_per_sequence, ".3f"), Number(mean.sequences, ".0f"))
+            for mean in means
+        ),
+        right=right,
+    )
+
+
+def _positions(means: Sequence[PositionMean]) -> Table:
+    columns = ("new token", "nats/token", "sequences")
+    return Table(
+        title="Positions where they differ most",
+        note="",
+        columns=columns,
+        rows=tuple(
+            (Number(mean.position + 1, ".0f"), Number(mean.nats_per_token, ".4f"), Number(mean.tokens, ".0f"))
+            for mean in means
+        ),
+        right=columns,
+    )
+
+
+def _heat(means: Sequence[PromptMean], rollouts: Sequence[Rollout]) -> Iterator[HeatMap]:
+    """The token KL by prompt and by range of positions."""
+    longest = max((rollout.length for rollout in rollouts), default=0)
+    if not longest:
+        return
+    width = -(-longest // RANGES)
+    starts = range(0, longest, width)
+    values = np.full((len(means), len(starts)), np.nan)
+    for row, mean in enumerate(means):
+        own = (rollout.token_kl for rollout in rollouts if rollout.prompt_id == mean.prompt_id)
+        kls = [kl for kl in own if kl is not None]
+        for column, start in enumerate(starts):
+            within = np.concatenate([np.empty(0), *(kl[start : start + width] for kl in kls)])
+            if within.size:
+                values[row, column] = within.mean()
+    yield HeatMap(
+        title="Token KL by prompt and position",
+        note="Mean nats a token, over the new tokens from one number to the other.",
+        rows=tuple(_clipped(mean.prompt, 40) for mean in means),
+        columns=tuple(_range(start + 1, min(start + width, longest)) for start in starts),
+        values=values,
+        form=".3f",
+    )
+
+
+def _range(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first}–{last}"
+
+
+def _sites(sites: Sequence[Site]) -> Table:
+    right = ("q(drawn)", "p(drawn)", "token KL")
+    return Table(
+        title="Tokens where they differ most",
+        note="",
+        columns=("after", "drawn", "policy prefers", "reference prefers", *right),
+        rows=tuple(
+            (
+                _clipped(site.context, 40, keep_end=True),
+                repr(site.token),
+                repr(site.top),
+                repr(site.ref_top),
+                Number(site.probability, ".3f"),
+                Number(site.ref_probability, ".3f"),
+                Number(site.token_kl, ".3f"),
+            )
+            for site in sites
+        ),
+        right=right,
+    )
+
+
+def _clipped(text: str, width: int, *, keep_end: bool = False) -> str:
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    return "…" + text[-width + 1 :] if keep_end else text[: width - 1] + "…"

@@ -1,0 +1,113 @@
+"""Drawing completions from a transformers model, step by step with a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kullback.models.protocols import Completion, Tokens
+from kullback.models.sampling import Sampling
+
+if TYPE_CHECKING:
+    from kullback.models.language_model import LanguageModel
+
+
+def sample(
+    model: LanguageModel,
+    prompts: Sequence[Tokens],
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    on_tokens: Callable[[int], None] = lambda count: None,
+) -> list[list[int]]:
+    """One completion for each prompt, ended by an end token (which is part of it) or after max_new_tokens.
+
+    Args:
+        model: what to sample from.
+        prompts: token ids, none empty.
+        sampling: the distribution.
+        max_new_tokens: the most tokens of a completion.
+        generator: torch's source of randomness, on the CPU.
+        on_tokens: told after every step how many tokens were drawn.
+
+    Example:
+        >>> import torch
+        >>> from kullback.models import Sampling, load, sample
+        >>> model = load("builtin:base")
+        >>> prompts = [model.encode("The small dog")]
+        >>> drawn = sample(model, prompts, Sampling(), max_new_tokens=3, generator=torch.Generator().manual_seed(0))
+        >>> len(drawn[0])
+        3
+    """
+    completions = draw(
+        model, prompts, sampling, max_new_tokens=max_new_tokens, generator=generator, on_tokens=on_tokens
+    )
+    return [completion.tokens for completion in completions]
+
+
+def draw(
+    model: LanguageModel,
+    prompts: Sequence[Tokens],
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    on_tokens: Callable[[int], None],
+) -> list[Completion]:
+    """As `sample`, with the log-probs that the tokens had when they were drawn.
+
+    Prompts of different lengths are padded on the left, masked, and numbered from their own first token.
+    """
+    step, mask = _left_padded(model, prompts)
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    ends = torch.tensor(model.end_tokens, device=model.device)
+    going = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
+    cache: Any = None
+    drawn: list[torch.Tensor] = []
+    logprobs: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for _ in range(max_new_tokens):
+            logits, cache = _next_logits(model, step, mask, positions=positions, cache=cache)
+            law = sampling.logprobs(logits)
+            # The CPU's generator: one seed draws the same tokens wherever the model runs, up to its rounding.
+            token = torch.multinomial(law.exp().cpu(), 1, generator=generator).to(model.device)
+            drawn.append(torch.where(going[:, None], token, model.pad_token))
+            logprobs.append(law.gather(-1, token))
+            on_tokens(int(going.sum()))
+            going = going & ~torch.isin(token[:, 0], ends)
+            if not going.any():
+                break
+            step, positions = token, positions[:, -1:] + 1
+            mask = torch.cat([mask, torch.ones_like(token)], dim=-1)
+    rows = zip(torch.cat(drawn, dim=-1).tolist(), torch.cat(logprobs, dim=-1).cpu(), strict=True)
+    return [_completion(row, chances, model.end_tokens) for row, chances in rows]
+
+
+def _left_padded(model: LanguageModel, prompts: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their mask, (rows, longest)."""
+    longest = max(map(len, prompts))
+    tokens = torch.full((len(prompts), longest), model.pad_token, dtype=torch.long)
+    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+        mask[row, longest - len(prompt) :] = 1
+    return tokens.to(model.device), mask.to(model.device)
+
+
+def _next_logits(
+    model: LanguageModel, step: torch.Tensor, mask: torch.Tensor, *, positions: torch.Tensor, cache: Any
+) -> tuple[torch.Tensor, Any]:
+    options: dict[str, object] = {"position_ids": positions, "logits_to_keep": 1}
+    options = {name: value for name, value in options.items() if name in model.accepts}
+    out = model.model(input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, **options)
+    return out.logits[:, -1], out.past_key_values
+
+
+def _completion(tokens: list[int], logprobs: torch.Tensor, ends: Sequence[int]) -> Completion:
+    """A row up to its first end token."""
+    length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
+    ended = tokens[length - 1] in ends
+    return Completion(tokens[:length], logprobs[:length].double().numpy(), "end" if ended else "length")

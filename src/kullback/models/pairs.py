@@ -1,0 +1,148 @@
+"""Two models on the same tokens: log-probs of both, and exact token KLs where both give whole distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import numpy as np
+
+from kullback.arrays import Float64
+from kullback.errors import ModelError
+from kullback.models.protocols import DistributionScorer, Reader, Scorer, Tokens
+from kullback.models.sampling import RAW, Sampling
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What two models say of the tokens of one sequence, (tokens,), in nats.
+
+    Attributes:
+        logprobs: log q of the tokens under the first model's distribution.
+        ref_logprobs: log p of the tokens under the second's.
+        token_kl: exact KL(q_t‖p_t) over the vocabulary, at each token's prefix; None, as all that follow, where one of
+            the models gives log-probs only.
+        reverse_token_kl: exact KL(p_t‖q_t).
+        ref_mass: p_t of the tokens that q_t does not exclude; 1 unless q is truncated.
+        top, ref_top: each model's most likely token.
+    """
+
+    logprobs: Float64
+    ref_logprobs: Float64
+    token_kl: Float64 | None = None
+    reverse_token_kl: Float64 | None = None
+    ref_mass: Float64 | None = None
+    top: np.ndarray | None = None
+    ref_top: np.ndarray | None = None
+
+    def column(self, name: str) -> np.ndarray:
+        """A column that has to be there.
+
+        Raises:
+            ModelError: it is None.
+        """
+        found: np.ndarray | None = getattr(self, name)
+        if found is None:
+            raise ModelError(f"there is no {name}: it needs two models that give whole next-token distributions")
+        return found
+
+
+def score(
+    policy: Scorer,
+    reference: Scorer,
+    prompts: Sequence[Tokens],
+    completions: Sequence[Tokens],
+    *,
+    vocab: int | None = None,
+    sampling: Sampling = RAW,
+    ref_sampling: Sampling = RAW,
+    drawn: bool = True,
+) -> list[Scores]:
+    """Score completions, given their prompts, under two models.
+
+    Where both models give whole next-token distributions, the exact token KLs come from the same forward passes as
+    the log-probs.
+
+    Args:
+        policy, reference: q and p.
+        prompts, completions: token ids, row by row; no prompt is empty.
+        vocab: logits that both models share, as `check_vocabulary` found them; None to check here.
+        sampling, ref_sampling: the distributions that are meant, of q and of p.
+        drawn: whether the completions were drawn from q under `sampling`; see `Scorer.logprobs`.
+
+    Raises:
+        ModelError: the models' vocabularies differ.
+
+    Example:
+        >>> from kullback.models import load, score
+        >>> tuned, base = load("builtin:tuned"), load("builtin:base")
+        >>> found = score(tuned, base, [tuned.encode("One")], [tuned.encode(" day")])[0]
+        >>> bool((found.token_kl > 0).all())
+        True
+    """
+    if gives_distributions(policy) and gives_distributions(reference):
+        from kullback.models.exact import Law, token_columns
+
+        shared = check_vocabulary(policy, reference) if vocab is None else vocab
+        q, p = Law(policy, sampling, drawn), Law(reference, ref_sampling)
+        columns = token_columns(q, p, prompts, completions, vocab=shared)
+        return [Scores(**{name: rows[i] for name, rows in columns.items()}) for i in range(len(completions))]
+    check_same_tokens(policy, reference)
+    # Never `drawn` for the second: what it truly excludes has −inf, and the KL is then infinite.
+    first = policy.logprobs(prompts, completions, sampling, drawn=drawn)
+    second = reference.logprobs(prompts, completions, ref_sampling, drawn=False)
+    return [Scores(q, p) for q, p in zip(first, second, strict=True)]
+
+
+def gives_distributions(model: object) -> TypeGuard[DistributionScorer]:
+    """Whether a model has whole next-token distributions."""
+    return isinstance(model, DistributionScorer)
+
+
+def check_same_tokens(first: Reader, second: Reader) -> None:
+    """Refuse two models whose tokens differ; one that does not say what its tokens are is believed.
+
+    Raises:
+        ModelError: log-probs of the same text would not be of the same tokens.
+    """
+    if first.vocabulary and second.vocabulary and first.vocabulary != second.vocabulary:
+        raise ModelError(_difference(first.name, second.name, first.vocabulary, second.vocabulary))
+
+
+def check_vocabulary(policy: DistributionScorer, reference: DistributionScorer) -> int:
+    """The number of logits that two models share.
+
+    Raises:
+        ModelError: their tokenizers differ, so that log-probs of the same text are not of the same tokens.
+    """
+    check_same_tokens(policy, reference)
+    tokens = max(policy.vocabulary.values(), default=-1) + 1
+    shared = min(policy.vocab, reference.vocab)
+    if policy.vocab != reference.vocab and shared < tokens:
+        raise ModelError(
+            f"{policy.name} returns {policy.vocab} logits and {reference.name} {reference.vocab}, "
+            f"but their tokenizer has {tokens} tokens: one of the checkpoints is cut off"
+        )
+    return shared
+
+
+def shared_vocab(policy: Scorer, reference: Scorer) -> int | None:
+    """The number of logits that two models share, None where one of them gives log-probs only.
+
+    Raises:
+        ModelError: as `check_vocabulary`.
+    """
+    if gives_distributions(policy) and gives_distributions(reference):
+        return check_vocabulary(policy, reference)
+    check_same_tokens(policy, reference)
+    return None
+
+
+def _difference(name: str, ref_name: str, first: Mapping[str, int], second: Mapping[str, int]) -> str:
+    token = min(set(first.items()) ^ set(second.items()))[0]
+    return (
+        f"{name} and {ref_name} have different vocabularies ({len(first)} and {len(second)} tokens; "
+        f"{token!r} is {first.get(token)} in one and {second.get(token)} in the other): "
+        "a KL needs two models over the same tokens"
+    )

@@ -1,0 +1,137 @@
+"""Documents as one page of HTML that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import zip_longest
+from typing import assert_never
+
+from kullback.documents import (
+    Block,
+    Chart,
+    Code,
+    Document,
+    Facts,
+    Heading,
+    HeatMap,
+    Item,
+    Note,
+    Table,
+    Verdict,
+    text_of,
+    visible,
+)
+from kullback.errors import MissingPackageError
+from kullback.report.heat import colours
+from kullback.report.pictures import svg
+
+STYLE = """\
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+table { border-collapse: collapse; margin: 0.5rem 0; }
+th, td { padding: 0.2rem 0.7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
+thead th { border-bottom: 2px solid #888; }
+.right { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: bold; }
+figure, .wide { margin: 1rem 0; overflow-x: auto; }
+figure svg { max-width: 100%; height: auto; }
+pre { background: #f5f5f5; padding: 0.7rem; overflow-x: auto; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.5rem; }
+dt { color: #666; }
+dd { margin: 0; }
+p, dd, td { white-space: pre-line; }
+.verdict { font-size: 1.15rem; font-weight: bold; }
+.item p { margin: 0.2rem 0 0.2rem 2rem; }
+.item .label { margin-left: 0; font-weight: bold; }
+.quiet { color: #666; }
+.good { color: #1a7f37; }
+.warning { color: #8a5a00; }
+.bad { color: #b31d28; }
+.hint { color: #0b6e8a; }
+"""
+
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def render(document: Document) -> str:
+    """A document as a page."""
+    head = [f"<h1>{_safe(document.title)}</h1>"] if document.title else []
+    head += [_paragraph(document.subtitle, "quiet")] if document.subtitle else []
+    blocks = [_written(block, f"b{number}-") for number, block in enumerate(document.blocks)]
+    return PAGE.format(title=_safe(document.title or "kullback"), style=STYLE, body="\n".join([*head, *blocks]))
+
+
+def _written(block: Block, ids: str) -> str:
+    """A block; `ids` is what names within it begin with, so that no other block has them."""
+    match block:
+        case Heading():
+            anchor = f' id="{_safe(block.anchor)}"' if block.anchor else ""
+            return f"<h{block.level}{anchor}>{_safe(block.text)}</h{block.level}>"
+        case Verdict():
+            return _paragraph(block.text, f"verdict {block.tone}")
+        case Note():
+            return _paragraph(block.text, block.tone)
+        case Facts():
+            rows = (f"<dt>{_safe(name)}</dt><dd>{_safe(text_of(cell))}</dd>" for name, cell in block.rows)
+            return "\n".join([f'<dl class="{block.tone}">', *rows, "</dl>"])
+        case Item():
+            words = [_paragraph(block.label, f"label {block.tone}"), _paragraph(block.text, "plain")]
+            words += [_paragraph(note.text, note.tone) for note in block.notes]
+            return "\n".join(['<section class="item">', *words, "</section>"])
+        case Code():
+            return f"<pre><code>{_safe(block.text)}</code></pre>"
+        case Table():
+            return _table(block)
+        case Chart():
+            return _chart(block, ids)
+        case HeatMap():
+            return _table(block.table, [("", *map(_shade, row)) for row in colours(block)])
+        case _:
+            assert_never(block)
+
+
+def _table(table: Table, styles: Sequence[Sequence[str]] = ()) -> str:
+    sides = [' class="right"' if name in table.right else "" for name in table.columns]
+    head = "".join(f"<th{side}>{_safe(name)}</th>" for name, side in zip(table.columns, sides, strict=True))
+    rows = []
+    for row, looks in zip_longest(table.rows, styles, fillvalue=()):
+        cells = zip_longest(row, sides, looks, fillvalue="")
+        rows.append("<tr>" + "".join(f"<td{side}{look}>{_safe(text_of(cell))}</td>" for cell, side, look in cells))
+    title = [f"<caption>{_safe(table.title)}</caption>"] if table.title else []
+    body = ["<thead>", f"<tr>{head}</tr>", "</thead>", "<tbody>", *(f"{row}</tr>" for row in rows), "</tbody>"]
+    note = [_paragraph(table.note, "quiet")] if table.note else []
+    return "\n".join(['<div class="wide">', "<table>", *title, *body, "</table>", *note, "</div>"])
+
+
+def _chart(chart: Chart, ids: str) -> str:
+    try:
+        picture = svg(chart, ids)
+    except MissingPackageError as error:
+        picture = _paragraph(f"The picture is left out: {error}", "quiet")
+    return "\n".join(["<figure>", picture, f"<figcaption>{_safe(chart.text)}</figcaption>", "</figure>"])
+
+
+def _shade(colour: tuple[str, str] | None) -> str:
+    return "" if colour is None else f' style="background:{colour[0]};color:{colour[1]}"'
+
+
+def _paragraph(text: str, looks: str) -> str:
+    return f'<p class="{looks}">{_safe(text)}</p>'
+
+
+def _safe(text: str) -> str:
+    return escape(visible(text))

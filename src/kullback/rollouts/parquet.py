@@ -1,0 +1,247 @@
+"""Rollouts in Parquet: a row group a batch, written as it is finished and read without loading all."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kullback.errors import FileError, InputError, MissingPackageError
+from kullback.estimation.sequences import TOKEN_COLUMNS
+from kullback.rollouts.metadata import SCHEMA, Metadata, TokenHash
+from kullback.rollouts.old import OLD_NAMES, is_old, old_metadata
+from kullback.rollouts.record import Rollout
+from kullback.rollouts.schema import COLUMNS, check_columns, table_schema
+from kullback.rollouts.table import Rollouts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+KEY = b"kullback"
+"""The key of the metadata among the key-value metadata of a Parquet file."""
+
+
+class RolloutWriter:
+    """Writes rollouts to a Parquet file batch by batch; a batch that was written stays.
+
+    The file has its name from the start of `close`; until then it is NAME.part.
+    Use as a context manager: whatever ends the block, the finished batches are kept.
+
+    Args:
+        path: of the file.
+        metadata: what the file says about itself; the token hash is filled in.
+
+    Raises:
+        FileError: the file cannot be written.
+        InputError: a rollout that does not fit the columns.
+        MissingPackageError: pyarrow is not installed.
+    """
+
+    def __init__(self, path: str | Path, metadata: Metadata | None = None) -> None:
+        self.path = Path(path)
+        self.metadata = metadata or Metadata()
+        self._part = self.path.with_name(self.path.name + ".part")
+        self._writer: pq.ParquetWriter | None = None
+        self._hash = TokenHash()
+
+    def write(self, rollouts: Sequence[Rollout]) -> None:
+        """Append rows, as one row group."""
+        if not rollouts:
+            return
+        _, pq = _pyarrow()
+        table = _table(rollouts)
+        try:
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(
+                    self._part,
+                    table.schema,
+                    compression="zstd",
+                    use_dictionary=False,
+                    use_byte_stream_split=[f"{name}.list.element" for name in TOKEN_COLUMNS],
+                )
+            self._writer.write_table(table)
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be written ({_reason(error)})") from error
+        for rollout in rollouts:
+            self._hash.update(rollout)
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        if self._writer is None:
+            return
+        metadata = replace(self.metadata, token_hash=self._hash.hexdigest(), schema=SCHEMA)
+        writer, self._writer = self._writer, None
+        try:
+            writer.add_key_value_metadata({KEY: metadata.to_json()})
+            writer.close()
+            os.replace(self._part, self.path)
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be written ({_reason(error)})") from error
+
+    def __enter__(self) -> RolloutWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], metadata: Metadata | None = None) -> None:
+    """Write a Parquet file of rollouts.
+
+    Args:
+        path: of the file.
+        rollouts: at least one; those of `read_rollouts` are written block by block.
+        metadata: what the file says about itself; None for that of the rollouts, if they were read from a file.
+
+    Raises:
+        FileError: the file cannot be written.
+        InputError: no rollout, or one that does not fit the columns.
+    """
+    if not len(rollouts):
+        raise InputError(f"no rollout came for {path}, but a table holds at least one")
+    if isinstance(rollouts, Rollouts):
+        writer = RolloutWriter(path, metadata or rollouts.metadata)
+        for block in rollouts.blocks():
+            writer.write(block)
+    else:
+        writer = RolloutWriter(path, metadata)
+        writer.write(rollouts)
+    writer.close()
+
+
+def _reason(error: OSError) -> str:
+    # Arrow puts the path and its own words into strerror.
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _table(rollouts: Sequence[Rollout]) -> pa.Table:
+    pa, _ = _pyarrow()
+    schema = table_schema()
+    arrays = []
+    for field in schema:
+        dtype = np.float32 if field.name in TOKEN_COLUMNS else bool if field.name == "mask" else None
+        values = [getattr(rollout, field.name) for rollout in rollouts]
+        if field.name == "finish":
+            values = [None if value == "unknown" else value for value in values]
+        if dtype is not None:
+            values = [None if value is None else np.asarray(value, dtype=dtype) for value in values]
+        try:
+            arrays.append(pa.array(values, type=field.type))
+        except (pa.ArrowException, OverflowError) as error:
+            raise InputError(
+                f"the column {field.name} holds what is no {COLUMNS[field.name].words} ({error}): convert it first"
+            ) from error
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+class ParquetSource:
+    """A Parquet file of rollouts, of this schema or the one before it.
+
+    Raises:
+        FileError: no such file, not Parquet or not finished, without the columns of rollouts, or with none in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._opened() as file:
+            self._groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            schema = file.schema_arrow
+            at = {name: name for name in schema.names} | dict(OLD_NAMES if is_old(schema) else {})
+            self._stored = {at[name]: name for name in COLUMNS if name in at}
+            check_columns(path, schema, self._stored)
+            if not sum(self._groups):
+                raise FileError(f"{path} holds no rollout: the job that wrote it finished no sequence")
+            self.metadata = self._metadata(file)
+
+    def _metadata(self, file: pq.ParquetFile) -> Metadata:
+        """What the file says about itself, or what the rows of an old one say."""
+        keys: dict[bytes, bytes] = file.metadata.metadata or {}
+        try:
+            if KEY in keys:
+                return Metadata.from_json(keys[KEY])
+        except InputError as error:
+            raise FileError(f"{self.path} cannot be read as rollouts: {error}") from error
+        return old_metadata(file) if is_old(file.schema_arrow) else Metadata()
+
+    def __len__(self) -> int:
+        return sum(self._groups)
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold something; of each, as much is read as is needed to tell."""
+        with self._opened() as file:
+            return tuple(name for stored, name in self._stored.items() if _holds_something(file, stored))
+
+    def blocks(self, rows: int, start: int = 0) -> Iterator[list[Rollout]]:
+        """The rows from number `start` on, at most `rows` at a time."""
+        ends = list(accumulate(self._groups))
+        group = bisect_right(ends, start)
+        first = ends[group - 1] if group else 0
+        with self._opened() as file:
+            for batch in file.iter_batches(rows, range(group, len(ends)), columns=list(self._stored)):
+                skipped = max(0, start - first)
+                if skipped < len(batch):
+                    yield self._rows(batch.slice(skipped), first + skipped)
+                first += len(batch)
+
+    def _rows(self, batch: pa.RecordBatch, first: int) -> list[Rollout]:
+        """The rows of a batch, the first of which has the number `first` in the file."""
+        try:
+            columns = [COLUMNS[name].values(batch.column(stored), stored) for stored, name in self._stored.items()]
+            rows = (zip(self._stored.values(), row, strict=True) for row in zip(*columns, strict=True))
+            return [Rollout(**{name: value for name, value in row if value is not None}) for row in rows]
+        except InputError as error:
+            if len(batch) > 1:  # look for the row; a slice would still hold the others' tokens, and cast them
+                return [self._rows(batch.take([number]), first + number)[0] for number in range(len(batch))]
+            raise FileError(f"{self.path}, row {first}: {error}") from error
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        """The file, with what goes wrong in reading it said in a sentence."""
+        pa, _ = _pyarrow()
+        with _open(self.path) as file:
+            try:
+                yield file
+            except FileError:
+                raise
+            except (OSError, pa.ArrowException) as error:
+                raise FileError(f"{self.path} is damaged ({error}): write it again") from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    pa, pq = _pyarrow()
+    part = path.with_name(path.name + ".part")
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        missing = "there is no such file, check the path"
+        why = f"only {part.name} is there, of a job that has not come to its end" if part.exists() else missing
+    except OSError as error:
+        why = f"{error}, check the path"
+    except pa.ArrowException:
+        why = "it is not Parquet, or was not written to its end"
+    raise FileError(f"{path} cannot be read as rollouts: {why}")
+
+
+def _holds_something(file: pq.ParquetFile, column: str) -> bool:
+    batches = file.iter_batches(1024, columns=[column])
+    return any(batch.column(0).null_count < len(batch) for batch in batches)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingPackageError("pyarrow", "hf") from None
+    return pa, pq

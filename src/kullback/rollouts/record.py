@@ -1,0 +1,140 @@
+"""A rollout: what is known of one sampled sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+import numpy as np
+
+from kullback.arrays import to_numpy
+from kullback.errors import InputError, ShapeError
+from kullback.estimation.sequences import TOKEN_COLUMNS as TOKEN_COLUMNS
+
+LOGPROB_COLUMNS = ("logprobs", "ref_logprobs", "behavior_logprobs")
+"""The token columns that are log-probs, each of which follows a law."""
+
+Finish = Literal["end", "length", "unknown"]
+Sampler = Literal["policy", "reference"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rollout:
+    """One sampled sequence: (tokens,) arrays, log-probs in nats. What is not known is None.
+
+    Lists and arrays of any library are taken; numbers are kept as NumPy arrays and token ids as lists.
+
+    Attributes:
+        logprobs, ref_logprobs: log q of the policy, log p of the reference.
+        behavior_logprobs: log μ of what drew the tokens, where that is neither of the two as they were scored.
+        prompt_id: the prompt's number; rows of one prompt form a cluster.
+        sample: which of the prompt's completions it is.
+        step: the training step at which it was drawn.
+        prompt_tokens: the prompt's token ids.
+        tokens: the completion's token ids, the end token included.
+        mask: True where a token counts; None where every one does.
+        token_kl: exact token KL, of what drew the sequence from the other model.
+        ref_mass: the other model's probability of the tokens that the sampler does not exclude.
+        sampled_from: which of the two models was to be sampled.
+        reward: what the sequence was given.
+        finish: whether it came to its "end" or was cut at a "length".
+
+    Raises:
+        InputError: log-probs of fewer than two laws, or a sampler or finish that is none.
+        ShapeError: columns that do not have a number for each token.
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.Rollout(logprobs=[-0.1, -2.0], ref_logprobs=[-0.3, -1.5], prompt_id=0).length
+        2
+    """
+
+    logprobs: np.ndarray | None = None
+    ref_logprobs: np.ndarray | None = None
+    behavior_logprobs: np.ndarray | None = None
+    prompt_id: int | None = None
+    sample: int | None = None
+    step: int | None = None
+    prompt_tokens: Sequence[int] | None = None
+    tokens: Sequence[int] | None = None
+    mask: np.ndarray | None = None
+    token_kl: np.ndarray | None = None
+    ref_mass: np.ndarray | None = None
+    sampled_from: Sampler = "policy"
+    reward: float | None = None
+    finish: Finish = "unknown"
+
+    def __post_init__(self) -> None:
+        for name in (*TOKEN_COLUMNS, "mask"):
+            if (value := getattr(self, name)) is not None:
+                array = to_numpy(value)
+                object.__setattr__(self, name, array.astype(bool, copy=False) if name == "mask" else array)
+        for name in ("prompt_tokens", "tokens"):
+            if hasattr(value := getattr(self, name), "tolist"):
+                object.__setattr__(self, name, value.tolist())
+        self._check_laws()
+        self._check_shapes()
+        for name, known in (("sampled_from", get_args(Sampler)), ("finish", get_args(Finish))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}={getattr(self, name)!r} came, but it is one of {', '.join(known)}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rollout):
+            return NotImplemented
+        return all(_same(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the completion, counted or not."""
+        return next(len(column) for column in (self.logprobs, self.ref_logprobs) if column is not None)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """The mask; all True where there is none."""
+        return np.ones(self.length, dtype=bool) if self.mask is None else self.mask
+
+    def column(self, name: str) -> np.ndarray:
+        """A token column that has to be there.
+
+        Raises:
+            InputError: it is None.
+        """
+        found: np.ndarray | None = getattr(self, name)
+        if found is None:
+            raise InputError(f"the rollout has no {name}, which is needed here: score its tokens first")
+        return found
+
+    def _check_laws(self) -> None:
+        given = [name for name in LOGPROB_COLUMNS if getattr(self, name) is not None]
+        if len(given) < 2:
+            raise InputError(
+                f"a rollout with {given[0] if given else 'no log-probs'} came, but log-probs of two laws are needed: "
+                "logprobs and ref_logprobs, or behavior_logprobs and one of them"
+            )
+
+    def _check_shapes(self) -> None:
+        columns = {name: getattr(self, name) for name in (*TOKEN_COLUMNS, "mask") if getattr(self, name) is not None}
+        shapes = {name: column.shape for name, column in columns.items()}
+        if self.tokens is not None:
+            shapes["tokens"] = (len(self.tokens),)
+        first = next(iter(shapes))
+        for name, shape in shapes.items():
+            if len(shape) != 1:
+                raise ShapeError(f"{name} has shape {shape}, but a rollout is one sequence, with shape (tokens,)")
+            if shape != shapes[first]:
+                raise ShapeError(
+                    f"{first} has {shapes[first][0]} tokens and {name} has {shape[0]}: "
+                    "every column of a sequence has one number for each token"
+                )
+
+
+def count_tokens(rollouts: Iterable[Rollout]) -> int:
+    """Counted tokens of all rollouts."""
+    return sum(int(np.sum(rollout.counted)) for rollout in rollouts)
+
+
+def _same(mine: object, other: object) -> bool:
+    if mine is None or other is None or isinstance(mine, str):
+        return mine is other or mine == other
+    return np.array_equal(np.asarray(mine), np.asarray(other), equal_nan=True)
