@@ -253,6 +253,15 @@ def test_text_is_scored_once_token_by_token(tmp_path: Path) -> None:
     assert one.forward.value == pytest.approx(float(by_hand.mean()), rel=1e-3)
     assert one.perplexity == pytest.approx(float((-a.gather(-1, ids[0, 1:, None]).mean()).exp()), rel=1e-4)
     assert 0 < found.same_top.value <= 1
+    assert str(found.same_top) == f"{100 * found.same_top.value:.2f} ± {100 * found.same_top.stderr:.2f}%"
+    low, high = found.same_top.interval()
+    assert found.to_dict()["same_top"] == {
+        "value": found.same_top.value,
+        "stderr": found.same_top.stderr,
+        "low": low,
+        "high": high,
+    }
+    assert low < found.same_top.value < high
     assert found.quantiles[0.5] <= found.quantiles[0.9] <= found.quantiles[0.999] <= found.quantiles[1.0]
     assert found.settings["clustered_by"] == "window"
 

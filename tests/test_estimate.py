@@ -16,7 +16,7 @@ from worlds import generic, world
 
 import kullback as kb
 from kullback import weights
-from kullback.errors import InputError, KullbackError, ShapeError
+from kullback.errors import InputError, KullbackError, NameUnknownError, ShapeError
 from kullback.estimators import LEVELS
 from kullback.oracle import TreeLM, World
 
@@ -267,6 +267,47 @@ def test_a_state_is_plain_and_restores() -> None:
     assert restored.update(more).result().to_dict() == accumulator.update(more).result().to_dict()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"estimator": kb.K3}, "k3 (token) a sequence"),
+        ({"estimator": kb.K1, "level": "sequence"}, "k1 (sequence) a sequence"),
+        ({"estimator": kb.K1, "unit": "token"}, "k1 (token) a token"),
+        ({"estimator": kb.K1, "truncate": 2.0}, "k1 (token) a sequence, truncated_2"),
+    ],
+)
+def test_a_state_of_other_options_is_refused(options: dict[str, Any], words: str) -> None:
+    state = kb.Accumulator(**options).update(batch(10)).state()
+    accumulator = kb.Accumulator(estimator=kb.K1).update(batch(5))
+    with pytest.raises(InputError) as caught:
+        accumulator.restore(state)
+    assert str(caught.value) == (
+        f"a state of {words} came to an accumulator of k1 (token) a sequence: "
+        "restore it with the options that it was made with"
+    )
+    assert accumulator.result().n == 5
+
+
+@pytest.mark.parametrize("schema", [None, 0, 2])
+def test_a_state_of_another_version_is_refused(schema: int | None) -> None:
+    state = {**kb.Accumulator(estimator=kb.K1).update(batch(5)).state(), "schema": schema}
+    if schema is None:
+        del state["schema"]
+    with pytest.raises(InputError, match=f"a state with schema {schema} came, but 1 is read here"):
+        kb.Accumulator(estimator=kb.K1).restore(state)
+
+
+def test_an_estimator_is_taken_by_its_name_too() -> None:
+    b = batch(20)
+    for name in kb.ESTIMATORS.names:
+        by_name, member = (run(b, estimator=e, level="sequence") for e in (name, kb.ESTIMATORS[name]))
+        assert by_name.to_dict() == member.to_dict()
+    q, p, mask = b["logprobs"], b["ref_logprobs"], b["mask"]
+    assert kb.estimate(q, p, mask, estimator="k3").value == kb.estimate(q, p, mask, estimator=kb.K3).value
+    with pytest.raises(NameUnknownError, match="there is no 'k4'; choose one of k1, k2, k3"):
+        kb.estimate(q, p, mask, estimator="k4")
+
+
 def test_a_refused_batch_changes_nothing() -> None:
     accumulator = kb.Accumulator(estimator=kb.K1).update(batch(10))
     before = accumulator.result().to_dict()
@@ -403,7 +444,7 @@ Q = np.log(np.full((2, 3), 0.5))
         (lambda: kb.estimate(Q * np.nan, Q, estimator=kb.K1), InputError, "logprobs[0, 0] is nan (and 5 more)"),
         (lambda: kb.estimate(Q, -Q, estimator=kb.K1), InputError, "these look like logits"),
         (lambda: kb.estimate(np.full((1, 1), -np.inf), Q[:1, :1], estimator=kb.K1), InputError, "probability 0"),
-        (lambda: kb.estimate(Q, Q, estimator="k1"), InputError, "kullback.K3"),
+        (lambda: kb.estimate(Q, Q, estimator=kb.K1.fn), InputError, "kullback.K3, or its name"),
         (lambda: kb.estimate(Q, Q, estimator=kb.K1, level="word"), InputError, "'token' or 'sequence'"),
         (lambda: kb.estimate(Q, Q, estimator=kb.K1, unit="word"), InputError, "'sequence' or 'token'"),
         (lambda: kb.estimate(Q, Q, estimator=kb.RAO_BLACKWELL), InputError, "needs token_kl"),
@@ -413,6 +454,7 @@ Q = np.log(np.full((2, 3), 0.5))
         (lambda: kb.estimate(Q, Q, estimator=kb.K1).interval(95), InputError, "between 0 and 1"),
         (lambda: kb.Accumulator(estimator=kb.K1).result(), InputError, "no sequence was added yet"),
         (lambda: kb.Accumulator(estimator=kb.K1).update({"logprobs": Q}), InputError, "lacks ref_logprobs"),
+        (lambda: kb.Accumulator(estimator=kb.K1).update(Q), InputError, "ref_logprobs of the same tokens"),
         (
             lambda: kb.Accumulator(estimator=kb.K1).merge(kb.Accumulator(estimator=kb.K3)),
             InputError,

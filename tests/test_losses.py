@@ -14,7 +14,7 @@ from worlds import generic
 
 import kullback as kb
 from kullback import weights
-from kullback.errors import InputError, KullbackError, ShapeError
+from kullback.errors import InputError, KullbackError, NameUnknownError, ShapeError
 from kullback.losses import OBJECTIVES
 from kullback.oracle import TreeLM, World, exact_gradient, loss_moments
 
@@ -275,6 +275,20 @@ def test_reward_is_detached_masked_and_follows_the_reverse_kl() -> None:
     biased = kb.kl_reward(Q, P, torch.tensor([[1, 0]]), estimator=kb.K3, allow_biased=True)
     assert biased[0, 1] == 0
     assert isinstance(kb.kl_reward(np.zeros((1, 2)), np.zeros((1, 2)), estimator=kb.K1), np.ndarray)
+
+
+def test_an_estimator_is_taken_by_its_name_too() -> None:
+    for name, member in (("k1", kb.K1), ("k3", kb.K3)):
+        by_name, by_member = (kb.kl_loss(Q, P, objective=kb.REVERSE_KL, estimator=e) for e in (name, member))
+        assert by_name.item() == by_member.item()
+    assert torch.equal(kb.kl_reward(Q, P, estimator="k1"), kb.kl_reward(Q, P, estimator=kb.K1))
+    with pytest.raises(NameUnknownError, match="there is no 'k4'"):
+        kb.kl_loss(Q, P, objective=kb.REVERSE_KL, estimator="k4")
+
+
+def test_rows_without_a_batch_are_refused_with_advice() -> None:
+    with pytest.raises(ShapeError, match=r"add a batch dimension, logprobs\[None, :\]"):
+        kb.kl_loss(Q[0], P[0], objective=kb.REVERSE_KL)
 
 
 def _worker(rank: int, port: int, results: Any) -> None:

@@ -12,7 +12,18 @@ import torch
 import transformers
 
 from kullback.errors import ModelError
-from kullback.models import LanguageModel, Sampling, check_vocabulary, load, sample, score
+from kullback.models import (
+    DistributionScorer,
+    LanguageModel,
+    Randomness,
+    Sampler,
+    Sampling,
+    Scorer,
+    check_vocabulary,
+    load,
+    sample,
+    score,
+)
 from kullback.models.shipped import BUILTIN
 
 PROMPTS = ["One", "The small dog went to the", "In the quiet", "Grace said that she was very"]
@@ -148,6 +159,57 @@ def test_token_kl_of_a_truncated_policy_counts_what_it_excludes(base: LanguageMo
         want = torch.where(kept, q.exp() * (q - p), 0.0).nansum(-1)
         np.testing.assert_allclose(found.token_kl, want.numpy(), rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(found.ref_mass, (p.exp() * kept).sum(-1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 0.9, 30)])
+def test_the_log_probs_of_what_was_drawn_are_those_it_is_scored_with(model: LanguageModel, sampling: Sampling) -> None:
+    prompts = [model.encode(prompt) for prompt in PROMPTS] * 4
+    drawn = model.sample(prompts, sampling, max_new_tokens=12, randomness=Randomness(3))
+    completions = [completion.tokens for completion in drawn]
+    assert completions == draw(model, prompts, sampling, seed=3)
+    alone = model.logprobs(prompts, completions, sampling, drawn=True)
+    paired = score(model, model, prompts, completions, sampling=sampling)
+    for completion, one, both in zip(drawn, alone, paired, strict=True):
+        np.testing.assert_allclose(completion.logprobs, one, atol=2e-3 if sampling.truncates else 1e-4)
+        np.testing.assert_allclose(one, both.logprobs, atol=1e-6)
+        assert completion.finish == ("end" if completion.tokens[-1] in model.end_tokens else "length")
+
+
+def test_a_token_beyond_the_nucleus_is_scored_only_where_it_was_drawn(base: LanguageModel) -> None:
+    prompt, greedy = base.encode("One"), Sampling(top_k=1)
+    unlikely = int(base.next_logits([prompt], [[0]])[slice(0, 1)].argmin())
+    assert base.logprobs([prompt], [[unlikely]], greedy)[0] == -np.inf
+    assert np.isfinite(base.logprobs([prompt], [[unlikely]], greedy, drawn=True)[0])
+
+
+def test_a_language_model_is_what_samples_and_what_scores(base: LanguageModel) -> None:
+    assert isinstance(base, Sampler)
+    assert isinstance(base, Scorer)
+    assert isinstance(base, DistributionScorer)
+
+
+class LogprobsOnly:
+    """A scorer that hides everything but log-probs, as a server does."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.name, self.context, self.vocabulary = model.name, model.context, model.vocabulary
+        self.encode, self.decode, self.logprobs = model.encode, model.decode, model.logprobs
+
+
+def test_a_pair_with_one_that_gives_log_probs_only_has_the_same_log_probs(
+    base: LanguageModel, tuned: LanguageModel
+) -> None:
+    prompts = [base.encode(prompt) for prompt in PROMPTS]
+    completions = draw(tuned, prompts, Sampling())
+    exact = score(tuned, base, prompts, completions)
+    for pair in ((LogprobsOnly(tuned), base), (tuned, LogprobsOnly(base))):
+        assert not isinstance(pair[0], DistributionScorer) or not isinstance(pair[1], DistributionScorer)
+        for mine, theirs in zip(score(*pair, prompts, completions), exact, strict=True):
+            np.testing.assert_allclose(mine.logprobs, theirs.logprobs, atol=1e-6)
+            np.testing.assert_allclose(mine.ref_logprobs, theirs.ref_logprobs, atol=1e-6)
+            assert mine.token_kl is None
+            with pytest.raises(ModelError, match="there is no top"):
+                mine.column("top")
 
 
 def test_identical_models_have_no_token_kl(base: LanguageModel) -> None:

@@ -43,7 +43,7 @@ def _without_behavior(fn: Any, parameters: list[str]) -> Any:
     def call(*args: Any, **columns: Any) -> Any:
         return fn(*args, **columns)
 
-    names = [n for n in parameters if inspect.signature(fn).parameters[n].kind is not inspect.Parameter.KEYWORD_ONLY]
+    names = [n for n in parameters if inspect.signature(fn).parameters[n].default is inspect.Parameter.empty]
     call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
     )

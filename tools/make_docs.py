@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from kullback.auditing.rules import RULES
@@ -68,9 +69,12 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
 }
 """What each generated page says."""
 
-PAGES: dict[str, Callable[[], str]] = {
-    name: (lambda found=found: markdown.render(found())) for name, found in DOCUMENTS.items()
-}
+
+def _page(said: Callable[[], Document]) -> str:
+    return markdown.render(said())
+
+
+PAGES: dict[str, Callable[[], str]] = {name: partial(_page, said) for name, said in DOCUMENTS.items()}
 """What writes each generated page."""
 
 

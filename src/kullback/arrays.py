@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeGuard, TypeVar, overload
 
 import array_api_compat
 import numpy as np
 import numpy.typing as npt
 
-from kullback.errors import InputError
+from kullback.errors import InputError, ShapeError
 
 if TYPE_CHECKING:
     import jax
@@ -73,6 +73,9 @@ class Elementwise(Protocol):
 
 Numbers = Array | Sequence[Any] | float
 """What users hand over: an array, or Python numbers in lists."""
+
+Groups = Array | Sequence[Hashable]
+"""The prompt of each row: an array, or a list of names."""
 
 Float64 = npt.NDArray[np.float64]
 
@@ -168,6 +171,26 @@ def at_least_float32(x: Numbers, name: str = "log_ratio") -> Array:
     if not xp.isdtype(array.dtype, "real floating"):
         raise InputError(f"{name} holds {array.dtype}, but floating-point numbers in nats are needed: convert it first")
     return array
+
+
+def check_shapes(logprobs: Array, others: Mapping[str, Array | None]) -> None:
+    """Hold that log-probs are (batch, time), and that the other token arrays have their shape.
+
+    Raises:
+        ShapeError: they do not.
+    """
+    shape = tuple(logprobs.shape)
+    if len(shape) != 2:
+        raise ShapeError(
+            f"logprobs has shape {shape}, but (batch, time) is needed, one row a sequence"
+            + (": add a batch dimension, logprobs[None, :]" if len(shape) == 1 else "")
+        )
+    for name, array in others.items():
+        if array is not None and tuple(array.shape) != shape:
+            raise ShapeError(
+                f"{name} has shape {tuple(array.shape)} and logprobs {shape}: "
+                "all token arrays share one (batch, time) shape"
+            )
 
 
 def to_numpy(x: Numbers) -> npt.NDArray[Any]:

@@ -235,9 +235,9 @@ class HeatMap:
     @property
     def table(self) -> Table:
         """The same as a table."""
-        cells = (tuple(Number(float(value), self.form) for value in row) for row in self.values)
-        rows = tuple((label, *row) for label, row in zip(self.rows, cells, strict=True))
-        return Table(self.title, self.note, ("", *self.columns), rows, right=self.columns)
+        rows = zip(self.rows, self.values.tolist(), strict=True)
+        cells: list[tuple[Cell, ...]] = [(name, *(Number(value, self.form) for value in row)) for name, row in rows]
+        return Table(self.title, self.note, ("", *self.columns), tuple(cells), right=self.columns)
 
     @property
     def shades(self) -> Float64:

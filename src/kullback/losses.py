@@ -8,15 +8,29 @@ the objective's gradient, which is also cheaper than differentiating through the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Generic, Literal
 
 import numpy as np
 
-from kullback.arrays import Array, at_least_float32, cumulative_sum, is_jax, is_torch, namespace, stop_gradient
+from kullback.arrays import (
+    A,
+    Array,
+    Elementwise,
+    Groups,
+    Namespace,
+    at_least_float32,
+    check_shapes,
+    cumulative_sum,
+    is_jax,
+    is_torch,
+    namespace,
+    stop_gradient,
+    to_numpy,
+)
 from kullback.errors import InputError, ShapeError
-from kullback.estimators import K1, RAO_BLACKWELL, Estimator
+from kullback.estimators import K1, RAO_BLACKWELL, Estimator, member
 from kullback.families import Family
 from kullback.targets import (
     FORWARD_KL,
@@ -25,11 +39,9 @@ from kullback.targets import (
     STATEWISE_REVERSE_KL,
     Target,
 )
-from kullback.weights import Truncated, Truncation
+from kullback.weights import Truncation, truncation
 
 Baseline = Literal["leave_one_out"]
-Kernel = Callable[[Array], Array]
-Prefix = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -65,18 +77,18 @@ OBJECTIVES = Family(
 
 
 def kl_loss(
-    logprobs: Array,
+    logprobs: A,
     ref_logprobs: Array,
     mask: Array | None = None,
     *,
     objective: Target,
-    estimator: Estimator = K1,
+    estimator: Estimator | str = K1,
     behavior_logprobs: Array | None = None,
-    token_kl: Array | None = None,
+    token_kl: A | None = None,
     baseline: Baseline | Array | None = None,
-    groups: Any = None,
+    groups: Groups | None = None,
     truncate: Truncation | float | None = None,
-) -> Array:
+) -> A:
     """mean_i Σ_t w_it k(±ℓ_it): a scalar in nats a sequence whose value and gradient are the objective's, unbiased.
 
     With μ what drew the rows (the policy itself unless `behavior_logprobs` is given), ρ = q/μ and
@@ -101,7 +113,7 @@ def kl_loss(
         ref_logprobs: log p of the same tokens. No gradient flows.
         mask: True where a token counts; the others may hold anything. A row without one contributes 0.
         objective: REVERSE_KL, FORWARD_KL, STATEWISE_REVERSE_KL or STATEWISE_FORWARD_KL. There is no default.
-        estimator: K1, K3 or ControlVariate(λ); applied to −ℓ for the forward objectives.
+        estimator: K1, K3 (or their names) or ControlVariate(λ); applied to −ℓ for the forward objectives.
         behavior_logprobs: log μ of the same tokens where another policy drew them. No gradient flows.
         token_kl: exact, differentiable KL over the vocabulary at each prefix, (batch, time): KL(q_t‖p_t) for the
             reverse objectives, KL(p_t‖q_t) for the forward ones.
@@ -131,28 +143,28 @@ def kl_loss(
         (0.65, [[0.35, 0.25], [0.3, 0.35]])
     """
     means = _objective(objective)
-    truncation = truncate if isinstance(truncate, Truncation | None) else Truncated(truncate)
-    kernel = _kernel(estimator, token_kl, means)
-    rows = _Rows.of(logprobs, ref_logprobs, mask, behavior_logprobs, token_kl)
-    weight, before = _weights(rows, means, truncation)
-    terms = _terms(rows, means, kernel, weight, before)
-    coefficient = _coefficient(rows, means, kernel, terms, weight, before)
+    kernel = _kernel(member(estimator), token_kl, means)
+    rows = _Rows.of(logprobs, ref_logprobs, mask, behavior_logprobs=behavior_logprobs, token_kl=token_kl)
+    weights = _Weights(rows, means, truncation(truncate))
+    terms = _terms(weights, kernel)
+    coefficient = _coefficient(weights, kernel, terms)
     if baseline is not None:
         coefficient = coefficient - rows.ratio() * _baseline(coefficient, baseline, groups)
     loss = rows.mean(terms) + rows.gradient(coefficient, rows.live, rows.policy)
     if rows.live_kl is not None:
-        loss = loss + rows.gradient(before(), rows.live_kl, stop_gradient(rows.live_kl))
+        before = None if weights.all_one else weights.before
+        loss = loss + rows.gradient(before, rows.live_kl, stop_gradient(rows.live_kl))
     return loss
 
 
 def kl_reward(
-    logprobs: Array,
+    logprobs: A,
     ref_logprobs: Array,
     mask: Array | None = None,
     *,
-    estimator: Estimator,
+    estimator: Estimator | str,
     allow_biased: bool = False,
-) -> Array:
+) -> A:
     """k(ℓ_t) of every token, detached: the penalty to subtract from the rewards, coefficient times.
 
     Credited with the sequence's return or the reward-to-go, k1 follows the gradient of KL(q‖p) of sequences.
@@ -160,7 +172,7 @@ def kl_reward(
     Args:
         logprobs, ref_logprobs: log q and log p of the sampled tokens, (batch, time), any array library.
         mask: True where a token counts; the others get 0.
-        estimator: what each token pays.
+        estimator: what each token pays, a member of `kullback.ESTIMATORS` or its name.
         allow_biased: take an estimator whose reward gradient is not the reverse KL's all the same.
 
     Returns:
@@ -174,6 +186,7 @@ def kl_reward(
         >>> kb.kl_reward(np.array([[-0.5, -1.0]]), np.array([[-1.0, -0.5]]), estimator=kb.K1)
         array([[ 0.5, -0.5]])
     """
+    estimator = member(estimator)
     followed = estimator.reward_gradient_of["token"] if estimator.reads == "log_ratio" else None
     if followed is not REVERSE_KL and not allow_biased:
         other = "no named quantity" if followed is None else f"the gradient of {followed.formula}"
@@ -200,13 +213,13 @@ def _objective(target: Target) -> Objective:
     )
 
 
-def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) -> Kernel | None:
-    """What is applied to a token's gap; None for Rao-Blackwell."""
+def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) -> Elementwise:
+    """What is applied to a token's gap, where no exact KL takes its place."""
     exact = estimator is RAO_BLACKWELL
     if token_kl is not None and not exact and estimator is not K1:
         raise InputError(f"token_kl and estimator={estimator.name} came: give one of the two")
     if token_kl is not None:
-        return None
+        return K1.fn
     if exact:
         direction = "KL(q_t‖p_t)" if objective.reverse else "KL(p_t‖q_t)"
         raise InputError(f"rao_blackwell needs token_kl=…, the exact {direction} at each prefix, and did not get it")
@@ -219,77 +232,121 @@ def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) 
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _Rows(Generic[A]):
     """Log-probs (batch, time): the policy's and the token KLs as they came, everything else without gradient."""
 
-    xp: Any
-    live: Array
-    live_kl: Array | None
-    policy: Array
-    reference: Array
-    behavior: Array | None
+    xp: Namespace
+    live: A
+    live_kl: A | None
+    policy: A
+    reference: A
+    behavior: A | None
     mask: Array
 
     @classmethod
     def of(
-        cls, logprobs: Array, ref_logprobs: Array, mask: Array | None, behavior: Array | None, token_kl: Array | None
-    ) -> _Rows:
+        cls,
+        logprobs: A,
+        ref_logprobs: Array,
+        mask: Array | None,
+        *,
+        behavior_logprobs: Array | None,
+        token_kl: A | None,
+    ) -> _Rows[A]:
         q = at_least_float32(logprobs, "logprobs")
         if not (is_torch(q) or is_jax(q)):
             raise InputError(f"logprobs is a {type(logprobs).__name__}, but gradients need torch or JAX arrays")
         xp = namespace(q)
-        p = stop_gradient(at_least_float32(_like(ref_logprobs, q), "ref_logprobs"))
-        mu = None if behavior is None else stop_gradient(at_least_float32(_like(behavior, q), "behavior_logprobs"))
+        p = _fixed(ref_logprobs, q, "ref_logprobs")
+        mu = None if behavior_logprobs is None else _fixed(behavior_logprobs, q, "behavior_logprobs")
         kl = None if token_kl is None else at_least_float32(token_kl, "token_kl")
         counted = xp.ones_like(p, dtype=xp.bool) if mask is None else xp.astype(_like(mask, q), xp.bool, copy=False)
-        for name, array in {"ref_logprobs": p, "behavior_logprobs": mu, "token_kl": kl, "mask": counted}.items():
-            if array is not None and (q.ndim != 2 or tuple(array.shape) != tuple(q.shape)):
-                raise ShapeError(
-                    f"{name} has shape {tuple(array.shape)} and logprobs {tuple(q.shape)}: "
-                    "all token arrays share one (batch, time) shape"
-                )
-        return cls(xp, q, kl, stop_gradient(q), p, mu, counted)
+        check_shapes(q, {"ref_logprobs": p, "behavior_logprobs": mu, "token_kl": kl, "mask": counted})
+        return cls(
+            xp=xp,
+            live=q,
+            live_kl=kl,
+            policy=stop_gradient(q),
+            reference=p,
+            behavior=mu,
+            mask=counted,
+        )
 
-    def kept(self, values: Array) -> Array:
+    def kept(self, values: A) -> A:
         """values where a token counts, 0 elsewhere."""
         return self.xp.where(self.mask, values, 0.0)
 
-    def mean(self, values: Array) -> Array:
+    def mean(self, values: A) -> A:
         """The mean over rows of the sum over tokens."""
         return self.xp.sum(values) / values.shape[0]
 
-    def gradient(self, coefficient: Array | None, live: Array, fixed: Array) -> Array:
+    def gradient(self, coefficient: A | None, live: A, fixed: A) -> A:
         """0, with the gradient Σ c_t ∇live_t of the counted tokens at which live is finite."""
         usable = self.xp.where(self.mask & _is_finite(fixed, self.xp), live, 0.0)
         total = self.mean(usable if coefficient is None else coefficient * usable)
         return total - stop_gradient(total)
 
-    def log_ratio(self, a: Array) -> Array:
+    def log_ratio(self, a: A) -> A:
         """log a − log μ at the tokens that count, 0 elsewhere."""
         return self.kept(a - (self.policy if self.behavior is None else self.behavior))
 
-    def ratio(self) -> Array:
+    def ratio(self) -> A:
         """ρ_{1:t}."""
         return self.xp.exp(cumulative_sum(self.log_ratio(self.policy)))
 
 
-def _weights(rows: _Rows, objective: Objective, truncation: Truncation | None) -> tuple[Array | None, Prefix]:
-    """Weights (batch, time) of a token's term and, when called for, of its prefix; None where all are 1."""
-    xp = rows.xp
-    if rows.behavior is None and objective.reverse:
-        return None, lambda: None
-    own = rows.log_ratio(rows.policy if objective.reverse else rows.reference)
-    total = cumulative_sum(rows.log_ratio(rows.policy) if objective.statewise else own)
+@dataclass(frozen=True)
+class _Weights(Generic[A]):
+    """What an objective weights the tokens by, (batch, time); computed only where it is asked for."""
 
-    def before() -> Array:
+    rows: _Rows[A]
+    objective: Objective
+    truncation: Truncation | None
+
+    @property
+    def all_one(self) -> bool:
+        """Whether the objective's measure is the one that drew the tokens."""
+        return self.rows.behavior is None and self.objective.reverse
+
+    @cached_property
+    def token(self) -> A:
+        """The weight of what is known with the token."""
+        exponent = self._log_before + self._log_own if self.objective.statewise else self._log_total
+        return _tamed(self.rows.xp.exp(exponent), self.truncation)
+
+    @cached_property
+    def before(self) -> A:
+        """The weight of what is known without it."""
+        return _tamed(self.rows.xp.exp(self._log_before), self.truncation)
+
+    def of_token(self, values: A) -> A:
+        """values at the tokens that count, times the token's weight."""
+        return self.rows.kept(values) if self.all_one else self._product(self.token, values)
+
+    def of_prefix(self, values: A) -> A:
+        """values at the tokens that count, times the prefix's weight."""
+        return self.rows.kept(values) if self.all_one else self._product(self.before, values)
+
+    def _product(self, weight: A, values: A) -> A:
+        # A weight of 0 beats any value, inf too.
+        return self.rows.xp.where(self.rows.mask & (weight > 0), weight * values, 0.0)
+
+    @cached_property
+    def _log_own(self) -> A:
+        return self.rows.log_ratio(self.rows.policy if self.objective.reverse else self.rows.reference)
+
+    @cached_property
+    def _log_total(self) -> A:
+        return cumulative_sum(self.rows.log_ratio(self.rows.policy) if self.objective.statewise else self._log_own)
+
+    @cached_property
+    def _log_before(self) -> A:
         # Shifted, not total − own: both are −inf once the measure has excluded a token.
-        return xp.concat([xp.zeros_like(total[:, :1]), total[:, :-1]], axis=-1)
-
-    weight = xp.exp(before() + own if objective.statewise else total)
-    return _tamed(weight, truncation), lambda: _tamed(xp.exp(before()), truncation)
+        total = self._log_total
+        return self.rows.xp.concat([self.rows.xp.zeros_like(total[:, :1]), total[:, :-1]], axis=-1)
 
 
-def _tamed(weight: Array, truncation: Truncation | None) -> Array:
+def _tamed(weight: A, truncation: Truncation | None) -> A:
     if truncation is None:
         return weight
     weight = truncation.fn(weight)
@@ -299,62 +356,47 @@ def _tamed(weight: Array, truncation: Truncation | None) -> Array:
     return weight
 
 
-def _terms(
-    rows: _Rows, objective: Objective, kernel: Callable[[Array], Array] | None, weight: Array | None, before: Prefix
-) -> Array:
+def _terms(weights: _Weights[A], kernel: Elementwise) -> A:
     """Each token's part of the value; inf where the second model excludes what the first one's measure reaches."""
-    if kernel is None:
-        return _product(rows, before(), stop_gradient(rows.live_kl))
-    gap = _gap(rows, objective)
-    return _product(rows, weight, gap if kernel is K1.fn else kernel(gap))
+    if weights.rows.live_kl is not None:
+        return weights.of_prefix(stop_gradient(weights.rows.live_kl))
+    gap = _gap(weights)
+    return weights.of_token(gap if kernel is K1.fn else kernel(gap))
 
 
-def _gap(rows: _Rows, objective: Objective) -> Array:
-    return rows.policy - rows.reference if objective.reverse else rows.reference - rows.policy
+def _gap(weights: _Weights[A]) -> A:
+    rows = weights.rows
+    return rows.policy - rows.reference if weights.objective.reverse else rows.reference - rows.policy
 
 
-def _product(rows: _Rows, weight: Array | None, values: Array) -> Array:
-    """weight·values at the tokens that count, where a weight of 0 beats any value."""
-    xp = rows.xp
-    if weight is None:
-        return rows.kept(values)
-    return xp.where(rows.mask & (weight > 0), weight * values, 0.0)
-
-
-def _coefficient(
-    rows: _Rows,
-    objective: Objective,
-    kernel: Callable[[Array], Array] | None,
-    terms: Array,
-    weight: Array,
-    before: Array,
-) -> Array:
+def _coefficient(weights: _Weights[A], kernel: Elementwise, terms: A) -> A:
     """c_t of the gradient Σ_t c_t ∇log q_t; tokens whose term is infinite are left out."""
+    rows, exact = weights.rows, weights.rows.live_kl is not None
     xp = rows.xp
-    if not objective.reverse:
+    if not weights.objective.reverse:
         own_ratio = xp.exp(rows.log_ratio(rows.policy))
-        return before() * own_ratio - weight if kernel is not None else xp.zeros_like(terms)
+        return xp.zeros_like(terms) if exact else weights.before * own_ratio - weights.token
     finite = _finite(terms, xp)
-    own = xp.zeros_like(terms) if kernel is None else finite
-    if kernel is not None and kernel is not K1.fn:
+    own = xp.zeros_like(terms) if exact else finite
+    if not exact and kernel is not K1.fn:
         # The control λ(r − 1) has mean 0 whatever its own token's log-prob: only what comes before is credited.
-        own = _finite(_product(rows, weight, _gap(rows, objective)), xp)
-    if objective.statewise:
+        own = _finite(weights.of_token(_gap(weights)), xp)
+    if weights.objective.statewise:
         return own
     to_go = xp.flip(cumulative_sum(xp.flip(finite, axis=-1)), axis=-1)
     return to_go if own is finite else to_go - finite + own
 
 
-def _finite(values: Array, xp: Any) -> Array:
+def _finite(values: A, xp: Namespace) -> A:
     return xp.where(_is_finite(values, xp), values, 0.0)
 
 
-def _is_finite(values: Array, xp: Any) -> Array:
+def _is_finite(values: Array, xp: Namespace) -> Array:
     # torch's isfinite takes three times as long on the CPU, as much as the rest of a term.
     return xp.abs(values) < xp.inf
 
 
-def _baseline(coefficient: Array, baseline: Any, groups: Any) -> Array:
+def _baseline(coefficient: A, baseline: Baseline | Array, groups: Groups | None) -> A:
     """What is subtracted from c_t, times ρ_{1:t}: its part of the gradient has mean 0 if it does not see the row."""
     if isinstance(baseline, str):
         if baseline != "leave_one_out":
@@ -364,13 +406,13 @@ def _baseline(coefficient: Array, baseline: Any, groups: Any) -> Array:
     return level[:, None] if level.ndim == 1 else level
 
 
-def _mean_of_others(returns: Array, groups: Any) -> Array:
+def _mean_of_others(returns: A, groups: Groups | None) -> A:
     """For every row, the mean of the other rows of its prompt, position by position."""
     xp = namespace(returns)
     keys = (
         np.zeros(returns.shape[0], dtype=np.int64)
         if groups is None
-        else np.unique(_host(groups), return_inverse=True)[1]
+        else np.unique(to_numpy(groups), return_inverse=True)[1]
     )
     if len(keys) != returns.shape[0]:
         raise ShapeError(
@@ -387,12 +429,16 @@ def _mean_of_others(returns: Array, groups: Any) -> Array:
     return xp.matmul(xp.astype(_like(share, returns), returns.dtype), returns)
 
 
-def _like(array: Array, like: Array) -> Array:
+def _fixed(array: Array, like: A, name: str) -> A:
+    """An array of any kind beside another one, at least in float32, without gradient."""
+    return stop_gradient(at_least_float32(_like(array, like), name))
+
+
+def _like(array: Array, like: A) -> A:
     """An array of any kind in the library and on the device of another one."""
     if is_torch(like) and not is_torch(array):
-        return namespace(like).asarray(np.array(array), device=like.device)
-    return namespace(like).asarray(array)
-
-
-def _host(groups: Any) -> np.ndarray:
-    return groups.detach().cpu().numpy() if is_torch(groups) else np.asarray(groups)
+        beside: Any = namespace(like).asarray(np.array(array), device=like.device)
+    else:
+        beside = namespace(like).asarray(array)
+    same: A = beside
+    return same

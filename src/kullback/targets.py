@@ -123,35 +123,45 @@ def _zero(q: Array, p: Array, xp: Namespace) -> Array:
     return xp.sum(0.0 * xp.exp(q), axis=-1)
 
 
-REVERSE_KL = Target("reverse_kl", "KL(q‖p)", "sequence", _reverse_kl)
-FORWARD_KL = Target("forward_kl", "KL(p‖q)", "sequence", _forward_kl)
-STATEWISE_REVERSE_KL = Target(
-    "statewise_reverse_kl", "Σ_t E_q[KL(q_t‖p_t)], prefixes fixed", "state", _reverse_kl, REVERSE_KL
+def _pair(
+    name: str, formula: str, statewise: str, divergence: Divergence, *, same_value: bool = False
+) -> tuple[Target, Target]:
+    """The target of whole sequences and its statewise twin, whose value is the same where the chain rule says so."""
+    whole = Target(name=name, formula=formula, place="sequence", divergence=divergence)
+    twin = Target(
+        name=f"statewise_{name}",
+        formula=statewise,
+        place="state",
+        divergence=divergence,
+        value_of=whole if same_value else None,
+    )
+    return whole, twin
+
+
+REVERSE_KL, STATEWISE_REVERSE_KL = _pair(
+    "reverse_kl", "KL(q‖p)", "Σ_t E_q[KL(q_t‖p_t)], prefixes fixed", _reverse_kl, same_value=True
 )
-STATEWISE_FORWARD_KL = Target("statewise_forward_kl", "Σ_t E_q[KL(p_t‖q_t)], prefixes fixed", "state", _forward_kl)
+FORWARD_KL, STATEWISE_FORWARD_KL = _pair("forward_kl", "KL(p‖q)", "Σ_t E_q[KL(p_t‖q_t)], prefixes fixed", _forward_kl)
+JEFFREYS, STATEWISE_JEFFREYS = _pair("jeffreys", "KL(q‖p) + KL(p‖q)", "Σ_t E_q[J(q_t, p_t)]", _jeffreys)
+PEARSON_CHI2, STATEWISE_PEARSON_CHI2 = _pair("pearson_chi2", "χ²(p‖q)", "Σ_t E_q[χ²(p_t‖q_t)]", _pearson)
+NEYMAN_CHI2, STATEWISE_NEYMAN_CHI2 = _pair("neyman_chi2", "χ²(q‖p)", "Σ_t E_q[χ²(q_t‖p_t)]", _neyman)
+SQUARED_HELLINGER, STATEWISE_SQUARED_HELLINGER = _pair(
+    "squared_hellinger", "1 − Σ√(qp)", "Σ_t E_q[1 − Σ√(q_t p_t)]", _hellinger
+)
+JENSEN_SHANNON, STATEWISE_JENSEN_SHANNON = _pair("jensen_shannon", "JS(q, p)", "Σ_t E_q[JS(q_t, p_t)]", _jensen_shannon)
+TOTAL_VARIATION, STATEWISE_TOTAL_VARIATION = _pair(
+    "total_variation", "½Σ|q − p|", "Σ_t E_q[½Σ|q_t − p_t|]", _total_variation
+)
+ENTROPY, STATEWISE_ENTROPY = _pair(
+    "entropy", "H(q) = E_q[−log q]", "Σ_t E_q[H(q_t)], prefixes fixed", _entropy, same_value=True
+)
+CROSS_ENTROPY, STATEWISE_CROSS_ENTROPY = _pair(
+    "cross_entropy", "E_q[−log p]", "Σ_t E_q[−log p_t], prefixes fixed", _cross_entropy, same_value=True
+)
 SAMPLED_REVERSE_KL = Target("sampled_reverse_kl", "Σ_t E_μ[KL(q_t‖p_t)], prefixes fixed", "sampled", _reverse_kl)
 SAMPLED_FORWARD_KL = Target("sampled_forward_kl", "Σ_t E_μ[KL(p_t‖q_t)], prefixes fixed", "sampled", _forward_kl)
 KL_GAP = Target("kl_gap", "KL(q‖p) − KL(p‖q)", "sequence", _kl_gap)
 ZERO = Target("zero", "0", "sequence", _zero)
-JEFFREYS = Target("jeffreys", "KL(q‖p) + KL(p‖q)", "sequence", _jeffreys)
-STATEWISE_JEFFREYS = Target("statewise_jeffreys", "Σ_t E_q[J(q_t, p_t)]", "state", _jeffreys)
-PEARSON_CHI2 = Target("pearson_chi2", "χ²(p‖q)", "sequence", _pearson)
-STATEWISE_PEARSON_CHI2 = Target("statewise_pearson_chi2", "Σ_t E_q[χ²(p_t‖q_t)]", "state", _pearson)
-NEYMAN_CHI2 = Target("neyman_chi2", "χ²(q‖p)", "sequence", _neyman)
-STATEWISE_NEYMAN_CHI2 = Target("statewise_neyman_chi2", "Σ_t E_q[χ²(q_t‖p_t)]", "state", _neyman)
-SQUARED_HELLINGER = Target("squared_hellinger", "1 − Σ√(qp)", "sequence", _hellinger)
-STATEWISE_SQUARED_HELLINGER = Target("statewise_squared_hellinger", "Σ_t E_q[1 − Σ√(q_t p_t)]", "state", _hellinger)
-JENSEN_SHANNON = Target("jensen_shannon", "JS(q, p)", "sequence", _jensen_shannon)
-STATEWISE_JENSEN_SHANNON = Target("statewise_jensen_shannon", "Σ_t E_q[JS(q_t, p_t)]", "state", _jensen_shannon)
-TOTAL_VARIATION = Target("total_variation", "½Σ|q − p|", "sequence", _total_variation)
-STATEWISE_TOTAL_VARIATION = Target("statewise_total_variation", "Σ_t E_q[½Σ|q_t − p_t|]", "state", _total_variation)
-
-ENTROPY = Target("entropy", "H(q) = E_q[−log q]", "sequence", _entropy)
-STATEWISE_ENTROPY = Target("statewise_entropy", "Σ_t E_q[H(q_t)], prefixes fixed", "state", _entropy, ENTROPY)
-CROSS_ENTROPY = Target("cross_entropy", "E_q[−log p]", "sequence", _cross_entropy)
-STATEWISE_CROSS_ENTROPY = Target(
-    "statewise_cross_entropy", "Σ_t E_q[−log p_t], prefixes fixed", "state", _cross_entropy, CROSS_ENTROPY
-)
 
 
 @cache
@@ -176,9 +186,8 @@ def skew_kl(weight: float, place: Place = "sequence") -> Target:
 
 
 def _placed(name: str, formula: str, place: Place, divergence: Divergence) -> Target:
-    if place == "sequence":
-        return Target(name, formula, place, divergence)
-    return Target(f"statewise_{name}", f"Σ_t E_q[{formula}]", place, divergence)
+    whole, twin = _pair(name, formula, f"Σ_t E_q[{formula}]", divergence)
+    return whole if place == "sequence" else twin
 
 
 TARGETS = Family(

@@ -128,5 +128,6 @@ def cumulative_weights(log_weights: A) -> tuple[A, A]:
     """
     xp = namespace(log_weights)
     total = cumulative_sum(log_weights)
-    before = xp.concat([0.0 * total[..., :1], total[..., :-1]], axis=-1)
+    # Not 0·total: a first token that the policy excludes has −∞, and 0·∞ is nan.
+    before = xp.concat([xp.zeros_like(total[..., :1]), total[..., :-1]], axis=-1)
     return xp.exp(total), xp.exp(before)

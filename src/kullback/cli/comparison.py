@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kullback.cli.screen import shown
 from kullback.errors import InputError
+
+if TYPE_CHECKING:
+    from kullback.estimators import Estimator, Level
 
 
 def compare(
@@ -53,18 +56,21 @@ def compare(
     from kullback.jobs.estimates import TABLE
     from kullback.jobs.text import compare_text
 
-    size = int(batch_size) if batch_size.isdecimal() else batch_size
-    common: dict[str, Any] = {
-        "batch_size": size,
-        "device": device,
-        "dtype": dtype,
-        "output": output,
-        "overwrite": overwrite,
-    }
     if text is not None:
         with shown(as_json, "windows") as (on_progress, show):
             show(
-                compare_text(policy, reference, text, context_length=context_length, on_progress=on_progress, **common)
+                compare_text(
+                    policy,
+                    reference,
+                    text,
+                    context_length=context_length,
+                    batch_size=_size(batch_size),
+                    device=device,
+                    dtype=dtype,
+                    output=output,
+                    overwrite=overwrite,
+                    on_progress=on_progress,
+                )
             )
         return
     with shown(as_json, "sequences") as (on_progress, show):
@@ -81,18 +87,33 @@ def compare(
                 process_reference=process_reference,
                 both=both,
                 estimators=[_estimator(name) for name in estimator] if estimator else TABLE,
+                batch_size=_size(batch_size),
                 seed=seed,
+                device=device,
+                dtype=dtype,
+                output=output,
+                overwrite=overwrite,
                 on_progress=on_progress,
-                **common,
             )
         )
 
 
-def _estimator(name: str) -> Any:
+def _size(text: str) -> int | Literal["auto"]:
+    if text.isdecimal():
+        return int(text)
+    if text != "auto":
+        raise InputError(f"--batch-size {text} came, but it is 'auto' or at least 1")
+    return "auto"
+
+
+def _estimator(text: str) -> tuple[Estimator, Level]:
     from kullback.estimators import ESTIMATORS, LEVELS
 
-    name, _, level = name.partition(":")
-    if level and level not in LEVELS:
-        raise InputError(f"--estimator {name}:{level} came, but a level is token or sequence")
+    name, _, wished = text.partition(":")
     found = ESTIMATORS[name]
-    return found, level or ("sequence" if found.link else "token")
+    if not wished:
+        return found, "sequence" if found.link else "token"
+    for level in LEVELS:
+        if level == wished:
+            return found, level
+    raise InputError(f"--estimator {text} came, but a level is token or sequence")

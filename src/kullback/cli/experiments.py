@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from kullback.cli.screen import console, shown
 if TYPE_CHECKING:
     from kullback.documents import Outcome
     from kullback.jobs.progress import Progress
+    from kullback.rollouts import Rollout
 
 lab = typer.Typer(
     help="Experiments that redo and extend what has been published on KL estimation: tables, pictures and JSON.",
@@ -36,6 +37,7 @@ MODELS = ["builtin:tuned", "builtin:base"]
 def _run(
     name: str,
     experiment: Callable[[Callable[[Progress], None]], Outcome],
+    *,
     as_json: bool,
     output: Path | None,
     overwrite: bool,
@@ -84,7 +86,13 @@ def gaussian(
     """
     from kullback.lab import gaussian as run
 
-    _run("gaussian", lambda _: run(shift, scale=scale, samples=samples, seed=seed), as_json, output, overwrite)
+    _run(
+        "gaussian",
+        lambda _: run(shift, scale=scale, samples=samples, seed=seed),
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+    )
 
 
 @lab.command()
@@ -122,10 +130,10 @@ def categorical(
             seed=seed,
             on_setting=_steps(on_progress),
         ),
-        as_json,
-        output,
-        overwrite,
-        "settings",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="settings",
     )
 
 
@@ -160,10 +168,10 @@ def language(
             seed=seed,
             on_setting=_steps(on_progress),
         ),
-        as_json,
-        output,
-        overwrite,
-        "settings",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="settings",
     )
 
 
@@ -187,10 +195,10 @@ def gradients(
     _run(
         "gradients",
         lambda on_progress: run(staleness=staleness, on_setting=_steps(on_progress)),
-        as_json,
-        output,
-        overwrite,
-        "worlds",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="worlds",
     )
 
 
@@ -211,7 +219,9 @@ def coefficients(
     """
     from kullback.lab import coefficients as run
 
-    _run("lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n), as_json, output, overwrite)
+    _run(
+        "lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n), as_json=as_json, output=output, overwrite=overwrite
+    )
 
 
 def _numbers(text: str) -> list[float]:
@@ -245,10 +255,10 @@ def training(
     _run(
         "training",
         lambda on_progress: run(beta, steps=steps, samples=samples, seeds=seeds, seed=seed, on_progress=on_progress),
-        as_json,
-        output,
-        overwrite,
-        "sequences",
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="sequences",
     )
 
 
@@ -285,7 +295,7 @@ def plan(
     def experiment(on_progress: Callable[[Progress], None]) -> Outcome:
         if len(pilot) > 2:
             raise InputError(f"{len(pilot)} names came, but a file of rollouts or two models are needed")
-        drawn: Any = pilot[0]
+        drawn: str | Sequence[Rollout] = pilot[0]
         if len(pilot) == 2:
             drawn = compare(
                 pilot[0],
@@ -299,4 +309,4 @@ def plan(
         wished = 0.05 if relative is None and stderr is None else relative
         return run(drawn, relative=wished, stderr=stderr, most_prompts=most_prompts, read_cost=read_cost, seed=seed)
 
-    _run("plan", experiment, as_json, output, overwrite, "sequences")
+    _run("plan", experiment, as_json=as_json, output=output, overwrite=overwrite, unit="sequences")

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-
-from kullback.arrays import Array, Float64
+from kullback.arrays import Groups, Numbers
 from kullback.errors import InputError
-from kullback.estimation.intervals import skewed_interval
-from kullback.estimation.moments import Moments
+from kullback.estimation.conclusion import conclusion
+from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
-from kullback.estimation.summary import CHECK, DENOMINATOR, NUMERATOR, Recipe, Summary
-from kullback.estimators import LEVELS, Estimator, Level, Link
-from kullback.weights import Truncation, truncation
+from kullback.estimation.summary import Summary
+from kullback.estimators import Estimator, Level
+from kullback.weights import Truncation
 
-Unit = Literal["sequence", "token"]
-UNITS: tuple[Unit, ...] = ("sequence", "token")
-
-HEAVY_TAIL = 0.7
-"""The k̂ from which means of a ratio are not to be trusted (Vehtari et al. 2024)."""
+SCHEMA = 1
+"""The version of what `Accumulator.state` returns."""
 
 
 class Accumulator:
@@ -37,6 +31,7 @@ class Accumulator:
 
     Raises:
         InputError: options that do not exist or do not go together.
+        NameUnknownError: no estimator has the name.
 
     Example:
         >>> import kullback as kb, numpy as np
@@ -53,20 +48,24 @@ class Accumulator:
     def __init__(
         self,
         *,
-        estimator: Estimator,
+        estimator: Estimator | str,
         level: Level = "token",
         unit: Unit = "sequence",
         truncate: Truncation | float | None = None,
     ) -> None:
-        self._recipe = _recipe(estimator, level, unit, truncate)
+        self._recipe = Recipe.of(estimator, level, unit, truncate)
         self._summary = Summary.nothing(CHECK + len(self._recipe.columns))
 
     def update(
         self,
-        batch: Sequences | Mapping[str, Any] | Array,
-        ref_logprobs: Array | None = None,
-        mask: Array | None = None,
-        **columns: Any,
+        batch: Sequences | Mapping[str, Any] | Numbers,
+        ref_logprobs: Numbers | None = None,
+        mask: Numbers | None = None,
+        *,
+        behavior_logprobs: Numbers | None = None,
+        token_kl: Numbers | None = None,
+        ref_mass: Numbers | None = None,
+        groups: Groups | None = None,
     ) -> Accumulator:
         """Add sequences: a mapping from column names to arrays, or the arrays as `kullback.estimate` takes them.
 
@@ -76,9 +75,17 @@ class Accumulator:
         if not isinstance(batch, Sequences | Mapping):
             if ref_logprobs is None:
                 raise InputError("update got logprobs alone, but ref_logprobs of the same tokens are needed too")
-            batch = Sequences.of(batch, ref_logprobs, mask, **columns)
+            batch = Sequences.of(
+                batch,
+                ref_logprobs,
+                mask,
+                behavior_logprobs=behavior_logprobs,
+                token_kl=token_kl,
+                ref_mass=ref_mass,
+                groups=groups,
+            )
         sequences = Sequences.of_batch(batch)
-        _check_columns(self._recipe.estimator, sequences)
+        self._recipe.check(sequences)
         summary = self._summary
         for block in sequences.blocks():
             summary += self._recipe.summarise(block)
@@ -94,11 +101,26 @@ class Accumulator:
 
     def state(self) -> dict[str, Any]:
         """Plain numbers and NumPy arrays, for a checkpoint or another process; see `restore`."""
-        return self._summary.to_state()
+        return {"schema": SCHEMA, "recipe": self._recipe.name, **self._summary.to_state()}
 
     def restore(self, state: Mapping[str, Any]) -> Accumulator:
-        """Continue from what `state` returned on an accumulator with the same options; returns this one."""
-        self._summary = Summary.from_state(state)
+        """Continue from what `state` returned on an accumulator with the same options; returns this one.
+
+        Raises:
+            InputError: a state of other options, or of another version of this package.
+        """
+        summary = dict(state)
+        schema, recipe = summary.pop("schema", None), summary.pop("recipe", None)
+        if schema != SCHEMA:
+            raise InputError(
+                f"a state with schema {schema} came, but {SCHEMA} is read here: accumulate again with this version"
+            )
+        if recipe != self._recipe.name:
+            raise InputError(
+                f"a state of {recipe} came to an accumulator of {self._recipe.name}: "
+                "restore it with the options that it was made with"
+            )
+        self._summary = Summary.from_state(summary)
         return self
 
     def result(self) -> Estimate:
@@ -107,24 +129,24 @@ class Accumulator:
         Raises:
             InputError: nothing was added yet.
         """
-        return _result(self._recipe, self._summary)
+        return conclusion(self._recipe, self._summary)
 
     def __repr__(self) -> str:
         return f"<accumulator of {self._recipe.name}, {self._summary.rows} sequences>"
 
 
 def estimate(
-    logprobs: Array,
-    ref_logprobs: Array,
-    mask: Array | None = None,
+    logprobs: Numbers,
+    ref_logprobs: Numbers,
+    mask: Numbers | None = None,
     *,
-    estimator: Estimator,
+    estimator: Estimator | str,
     level: Level = "token",
     unit: Unit = "sequence",
-    behavior_logprobs: Array | None = None,
-    token_kl: Array | None = None,
-    ref_mass: Array | None = None,
-    groups: Any = None,
+    behavior_logprobs: Numbers | None = None,
+    token_kl: Numbers | None = None,
+    ref_mass: Numbers | None = None,
+    groups: Groups | None = None,
     truncate: Truncation | float | None = None,
 ) -> Estimate:
     """Σ_i k(ℓ_i) / n with its standard error: a divergence of the policy q from the reference p, in nats.
@@ -138,7 +160,7 @@ def estimate(
         logprobs: log q of the sampled tokens, (batch, time), NumPy, torch or JAX, any float dtype.
         ref_logprobs: log p of the same tokens; −inf where the reference excludes one.
         mask: True where a token counts, (batch, time); everything else may hold anything.
-        estimator: a member of `kullback.ESTIMATORS`. Rao-Blackwell reads `token_kl`.
+        estimator: a member of `kullback.ESTIMATORS` or its name. Rao-Blackwell reads `token_kl`.
         level: "token" or "sequence".
         unit: "sequence" for nats a sequence; "token" for the ratio of totals, nats a token, with a
             delta-method error.
@@ -156,6 +178,7 @@ def estimate(
     Raises:
         ShapeError: arrays whose shapes differ or are not (batch, time).
         InputError: log-probs that cannot be right, or a column the estimator needs and did not get.
+        NameUnknownError: no estimator has the name.
 
     Reference: Schulman 2020; Vehtari et al. 2024 (k̂); docs/theory.md (when token k3 is unbiased, λ*).
 
@@ -176,171 +199,3 @@ def estimate(
         groups=groups,
     )
     return Accumulator(estimator=estimator, level=level, unit=unit, truncate=truncate).update(batch).result()
-
-
-def _recipe(estimator: Estimator, level: str, unit: str, truncate: Truncation | float | None) -> Recipe:
-    if not isinstance(estimator, Estimator):
-        raise InputError(
-            f"estimator={estimator!r} came, but a member of kullback.ESTIMATORS is needed, such as kullback.K3"
-        )
-    if level not in LEVELS:
-        raise InputError(f"level={level!r} came, but a level is 'token' or 'sequence'")
-    if unit not in UNITS:
-        raise InputError(f"unit={unit!r} came, but a unit is 'sequence' or 'token'")
-    if estimator.link is not None and (level, unit) != ("sequence", "sequence"):
-        raise InputError(f"{estimator.name} is a function of a mean over sequences: use level='sequence'")
-    return Recipe(estimator, level, unit, truncation(truncate))
-
-
-def _check_columns(estimator: Estimator, sequences: Sequences) -> None:
-    needs_kl = estimator.reads == "token_kl" or any(control.needs_token_kl for control in estimator.controls)
-    if needs_kl and sequences.token_kl is None:
-        raise InputError(
-            f"{estimator.name} needs token_kl, the exact KL over the vocabulary at each prefix, and did not get it: "
-            "pass token_kl=… (kullback.compare computes it) or use an estimator of log-ratios such as kullback.K3"
-        )
-
-
-def _result(recipe: Recipe, summary: Summary) -> Estimate:
-    if summary.rows == 0:
-        raise InputError("no sequence was added yet: call update(batch) before result()")
-    estimator = recipe.estimator
-    grouped = summary.prompts is not None and len(summary.prompts.keys) > 1
-    cells = (summary.prompts.cells if grouped and summary.prompts else summary.cells).nonempty()
-    clusters = len(cells.count) if grouped else summary.rows
-    mean = _Mean(float("inf"), float("inf"), 0.0)
-    coefficients = np.zeros(len(recipe.fitted))
-    if not summary.infinite:
-        left_out = _fitted(cells.leave_one_out(), recipe.fitted) if recipe.fitted else np.zeros((len(cells.count), 0))
-        mean = _ratio_of_means(cells, _directions(cells, recipe.fitted, left_out), clusters, by_cell=grouped)
-        mean = mean if estimator.link is None else _linked(mean, estimator.link)
-        coefficients = _fitted(cells.total(), recipe.fitted)[0]
-    khats = [tail.khat() for tail in (summary.ratios, summary.weights, summary.summands)]
-    first, second = summary.weight_sums
-    return Estimate(
-        value=mean.value,
-        stderr=mean.stderr if clusters > 1 else float("nan"),
-        skewness=mean.skewness,
-        n=summary.rows,
-        ess=first**2 / second if second > 0 else 0.0,
-        khat=max((khat for khat in khats if not np.isnan(khat)), default=float("nan")),
-        clusters=clusters,
-        estimator=estimator.name,
-        level=recipe.level,
-        unit=recipe.unit,
-        coefficients={c.name: value for c, value in zip(estimator.controls, coefficients.tolist(), strict=True)},
-        warnings=tuple(_warnings(recipe, summary, cells, grouped)),
-        nonnegative=estimator.nonnegative,
-    )
-
-
-@dataclass(frozen=True)
-class _Mean:
-    value: float
-    stderr: float
-    skewness: float
-
-
-def _fitted(table: Moments, columns: list[int]) -> Float64:
-    """Coefficients (cells, controls) that minimise the variance of numerator − R·denominator + c·controls.
-
-    The controls' means are known to be zero, so their second moments are taken about zero.
-    """
-    mean, comoment = table.mean, table.comoment
-    divisor = mean[:, DENOMINATOR]
-    ratio = np.divide(mean[:, NUMERATOR], divisor, out=np.zeros_like(divisor), where=divisor > 0)
-    covariance = comoment[:, NUMERATOR, columns] - ratio[:, None] * comoment[:, DENOMINATOR, columns]
-    h = mean[:, columns]
-    second = comoment[:, columns][:, :, columns] + table.count[:, None, None] * h[:, :, None] * h[:, None, :]
-    scale = np.sqrt(np.diagonal(second, axis1=1, axis2=2))
-    scale = np.where(scale > 0, scale, 1.0)
-    correlation = second / (scale[:, :, None] * scale[:, None, :])
-    inverse = np.linalg.pinv(correlation, rcond=1e-10, hermitian=True)
-    return np.asarray(-np.einsum("cij,cj->ci", inverse, covariance / scale) / scale)
-
-
-def _directions(cells: Moments, columns: list[int], coefficients: Float64) -> Float64:
-    """numerator + c·controls as a direction for each cell."""
-    direction = np.zeros_like(cells.mean)
-    direction[:, NUMERATOR] = 1.0
-    direction[:, columns] = coefficients
-    return direction
-
-
-def _ratio_of_means(cells: Moments, direction: Float64, clusters: int, *, by_cell: bool) -> _Mean:
-    """R = Σ direction·z / Σ denominator with its delta-method error, over rows or over whole cells."""
-    total = float(np.sum(cells.count * cells.mean[:, DENOMINATOR]))
-    if total <= 0:
-        raise InputError("every importance weight is 0: the policy excludes all that the behaviour policy drew")
-    value = float(np.sum(cells.count * np.sum(direction * cells.mean, axis=1))) / total
-    residual = direction.copy()
-    residual[:, DENOMINATOR] -= value
-    first, second, third = cells.along(residual)
-    if by_cell:
-        second, third = first**2, first**3
-    squares, cubes = max(float(second.sum()), 0.0), float(third.sum())
-    skewness = cubes / clusters / (squares / clusters) ** 1.5 if squares > 0 else 0.0
-    return _Mean(value, (squares * clusters / max(clusters - 1, 1)) ** 0.5 / total, skewness)
-
-
-def _linked(mean: _Mean, link: Link) -> _Mean:
-    slope = link.derivative(mean.value)
-    return _Mean(link.function(mean.value), abs(slope) * mean.stderr, mean.skewness * np.sign(slope))
-
-
-def _checked(total: Moments) -> tuple[float, float, float]:
-    """The mean of r − 1 a sequence and its 99.9% interval, which should hold 0.
-
-    No clustering: whatever the prompt, the mean is 0.
-    """
-    n, mean = float(total.count[0]), float(total.mean[0, CHECK])
-    second, third = float(total.comoment[0, CHECK, CHECK]), float(total.third[0, CHECK, CHECK, CHECK])
-    if n < 2 or not second > 0:
-        return mean, mean, mean
-    skewness = third / n / (second / n) ** 1.5
-    return mean, *skewed_interval(mean, (second / (n - 1) / n) ** 0.5, skewness, int(n), level=0.999)
-
-
-def _warnings(recipe: Recipe, summary: Summary, cells: Moments, grouped: bool) -> Iterator[str]:
-    name = recipe.estimator.name
-    if summary.mismatches.count and summary.infinite:
-        yield (
-            f"support mismatch: the reference gives probability 0 to {summary.mismatches}; "
-            "the policy draws what the reference excludes, so the KL is infinite"
-        )
-    if summary.overflows.count:
-        yield (
-            f"{name} overflows to inf at {summary.overflows}: "
-            "the log-ratio there is beyond what exp can hold; k1 is finite on the same data"
-        )
-    unit = "token" if recipe.level == "token" else "sequence"
-    for tail, what, advice in (
-        (summary.weights, "a sequence's importance weight", "the value and its error may be far too small"),
-        (summary.summands, f"a sequence's {name}", "the value and its error may be far too small"),
-        (
-            summary.ratios,
-            f"a {unit}'s ratio p/q",
-            "means of the ratio (k3, control variates) and their errors may be far too small; "
-            "k1 and rao_blackwell do not average it",
-        ),
-    ):
-        if tail.khat() >= HEAVY_TAIL:
-            yield (
-                f"heavy tail: {what} has k̂ = {tail.khat():.2f} ≥ {HEAVY_TAIL}, "
-                f"so a few samples not seen yet may carry most of its mean: {advice}"
-            )
-    excess, low, high = _checked(cells.total()) if len(cells.count) else (0.0, 0.0, 0.0)
-    if not low <= 0.0 <= high:
-        what = "Σ_t(r_t − 1)" if recipe.level == "token" else "r − 1"
-        yield (
-            f"{what}, r = p/q, averages {excess:.3g} a sequence where 0 is expected: part of what the reference does "
-            "was never sampled, or the log-probs are not those of the distribution that was sampled"
-        )
-    if recipe.truncation is not None and summary.weight_sums[1] != summary.weight_sums[0]:
-        yield f"{recipe.truncation.name}: {recipe.truncation.bias}"
-    if summary.prompts is not None and not grouped:
-        yield "all rows have one prompt: the error is over its samples and says nothing of other prompts"
-    if summary.rows == 1:
-        yield "one sequence: no standard error can be given"
-    if summary.empty:
-        yield f"{summary.empty} row(s) without a counted token were left out"

@@ -1,24 +1,30 @@
 """A table of cells, each holding count, mean and co-moments of its rows; tables merge exactly.
 
 A cell is the unit that is left out when coefficients are fitted and, for groups, the unit of independence.
-Moments are centred and combined by Chan's formulas, so that nothing is lost when means are large.
+Moments are centred and combined by Chan's formulas, so that nothing is lost when means are large: the variance of
+10,000 numbers about 1e8 keeps ten digits, of Σz² − (Σz)²/n not even the first is right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from kullback.arrays import Float64
 
+Cells = slice | np.ndarray | Sequence[int]
+"""Which cells of a table."""
+
 
 @dataclass(frozen=True)
 class Moments:
     """Per cell, with d = z − mean: count (cells,), mean (cells, p), Σ d⊗d (cells, p, p), Σ d⊗d⊗d (cells, p, p, p)."""
+
+    # The third moments are what grows: p = 3 of k1 and k3 are 27 numbers a cell, 0.2 MB in 1,024 cells; p = 4 of two
+    # controls 0.5 MB, and 2 MB more in 4,096 prompts. Eight controls would be 41 MB in both, twenty 436 MB.
 
     count: Float64
     mean: Float64
@@ -75,11 +81,11 @@ class Moments:
             third + 3 * mean * second + self.count * mean**3,
         )
 
-    def __getitem__(self, cells: Any) -> Moments:
+    def __getitem__(self, cells: Cells) -> Moments:
         """Some of the cells, or all in another order."""
         return Moments(*(a[cells] for a in self._arrays))
 
-    def placed(self, cells: Any, values: Moments) -> Moments:
+    def placed(self, cells: Cells, values: Moments) -> Moments:
         """The same table with some cells (each at most once) holding other values."""
         arrays = [np.copy(a) for a in self._arrays]
         for array, new in zip(arrays, values._arrays, strict=True):
@@ -100,6 +106,7 @@ class Moments:
 
     def total(self) -> Moments:
         """One cell with all rows."""
+        # Halves, not a running sum: rounding grows with the logarithm of the cells, and every cell is treated alike.
         table = self
         while len(table.count) > 1:
             even, odd = _halves(table)
@@ -109,7 +116,9 @@ class Moments:
     def leave_one_out(self) -> Moments:
         """For every cell, the moments of all other cells, without subtracting: by a tree of merges.
 
-        Subtracting a heavy cell from the total would cancel away what the others hold.
+        Subtracting a heavy cell from the total would cancel away what the others hold: beside 999 ordinary rows,
+        one a million times as large leaves 6 digits of their covariance, one of 1e8 none; the tree keeps all 15.
+        What lies outside a pair is asked of the table of pairs, and the other one of the pair is added: 2n merges.
         """
         if len(self.count) == 1:
             return Moments.empty(1, self.mean.shape[1])
@@ -176,7 +185,9 @@ class KeyedMoments:
     def _hash(self) -> KeyedMoments:
         if self.hashed:
             return self
-        # crc32, since Python's own hash of text differs from process to process.
+        # crc32, since Python's own hash of text differs from process to process, and parts of one batch would then
+        # put one prompt into different cells. Two prompts that share a cell count as one cluster, so that
+        # clusters stay independent and only their number falls: 4,097 names such as "p7" fill 3,024 of 4,096 cells.
         cell = np.array([crc32(repr(key).encode()) % self.limit for key in self.keys], dtype=np.intp)
         table = Moments.empty(self.limit, self.cells.mean.shape[1])
         # Keys that share a cell are added in rounds, each cell at most once a round.

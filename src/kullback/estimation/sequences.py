@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback.arrays import Array, Float64, to_numpy
+from kullback.arrays import Float64, Groups, Numbers, check_shapes, to_numpy
 from kullback.errors import InputError, ShapeError
 
 POSITIVE_ALLOWED = 1e-3
@@ -45,14 +45,14 @@ class Sequences:
     @classmethod
     def of(
         cls,
-        logprobs: Array,
-        ref_logprobs: Array,
-        mask: Array | None = None,
+        logprobs: Numbers,
+        ref_logprobs: Numbers,
+        mask: Numbers | None = None,
         *,
-        behavior_logprobs: Array | None = None,
-        token_kl: Array | None = None,
-        ref_mass: Array | None = None,
-        groups: Any = None,
+        behavior_logprobs: Numbers | None = None,
+        token_kl: Numbers | None = None,
+        ref_mass: Numbers | None = None,
+        groups: Groups | None = None,
     ) -> Sequences:
         """Check arrays of NumPy, torch or JAX, and keep them as NumPy.
 
@@ -62,11 +62,6 @@ class Sequences:
                 a negative token KL, or no counted token at all.
         """
         q = to_numpy(logprobs)
-        if q.ndim != 2:
-            raise ShapeError(
-                f"logprobs has shape {q.shape}, but (batch, time) is needed, one row a sequence"
-                + (": add a batch dimension, logprobs[None, :]" if q.ndim == 1 else "")
-            )
         columns = {
             "ref_logprobs": ref_logprobs,
             "behavior_logprobs": behavior_logprobs,
@@ -75,13 +70,8 @@ class Sequences:
         }
         arrays = {name: to_numpy(array) for name, array in columns.items() if array is not None}
         counted = np.ones(q.shape, dtype=bool) if mask is None else to_numpy(mask).astype(bool)
-        for name, array in {**arrays, "mask": counted}.items():
-            if array.shape != q.shape:
-                raise ShapeError(
-                    f"{name} has shape {array.shape} and logprobs {q.shape}: "
-                    "all token arrays share one (batch, time) shape"
-                )
-        keys = None if groups is None else np.asarray(to_numpy(groups) if hasattr(groups, "dtype") else groups)
+        check_shapes(q, {**arrays, "mask": counted})
+        keys = None if groups is None else to_numpy(groups)
         if keys is not None and keys.shape != (len(q),):
             raise ShapeError(
                 f"groups has shape {keys.shape}, but one prompt id for each of the {len(q)} rows is needed"
@@ -113,8 +103,8 @@ class Sequences:
 
     def select(self, rows: np.ndarray | slice) -> Sequences:
         """Some of the rows."""
-        arrays = (getattr(self, field.name) for field in fields(self))
-        return Sequences(*(None if array is None else array[rows] for array in arrays))  # type: ignore[arg-type]
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: array[rows] for name, array in columns.items() if array is not None})
 
     def blocks(self) -> Iterator[Sequences]:
         """The rows in order, a few at a time, as float64; masked tokens hold zeros."""

@@ -17,7 +17,7 @@ import numpy as np
 from kullback.arrays import Float64
 
 KEPT = 4096
-"""Largest values a tail remembers; the whole tail 3√n up to 1.8 million ratios."""
+"""Largest values a tail remembers, 32 kB: the whole tail of 3√n up to 1.8 million ratios, of more its far part."""
 
 
 @dataclass(frozen=True)

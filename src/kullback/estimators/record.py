@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 
@@ -148,7 +148,7 @@ class Estimator:
     @property
     def formula(self) -> str:
         """The first line of the function's documentation."""
-        function: Any = self.fn.func if isinstance(self.fn, partial) else self.fn
+        function: object = self.fn.func if isinstance(self.fn, partial) else self.fn
         return str(function.__doc__).splitlines()[0]
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from kullback.jobs.estimates import TABLE, Row, estimable, estimate_rows
 from kullback.jobs.hotspots import Hotspots
 from kullback.jobs.local import run_here
 from kullback.jobs.outputs import prepare_output, write_json
-from kullback.jobs.plan import Laws, Plan, Role, batch_rows, batches
+from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
 from kullback.jobs.progress import OnProgress, unheard
 from kullback.jobs.prompts import check_prompts, read_prompts
 from kullback.jobs.run import Run

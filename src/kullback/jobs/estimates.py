@@ -23,7 +23,7 @@ from kullback.estimators import (
     Estimator,
     Level,
 )
-from kullback.jobs.plan import Role
+from kullback.jobs.plans import Role
 from kullback.rollouts import Rollout, to_sequences
 
 TABLE: tuple[tuple[Estimator, Level], ...] = (

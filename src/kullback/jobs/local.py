@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kullback.errors import KullbackError, ModelError, StoppedError
 from kullback.jobs.interrupts import safe_interrupts
-from kullback.jobs.plan import Plan
+from kullback.jobs.plans import Plan
 from kullback.jobs.progress import OnProgress
 from kullback.jobs.run import Run
 from kullback.jobs.worker import Models, finish_batch
@@ -32,6 +32,7 @@ def run_here(
     except KullbackError as error:
         return run, error
     except Exception as error:
+        # Each library has an error of its own for this, and none may be imported to name it.
         if not out_of_memory(error):
             raise
         return run, ModelError(

@@ -21,6 +21,7 @@ def prepare_output(
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # A folder that is there may be read-only, and after an hour of sampling is too late to learn it.
         probe = folder / ".kullback-probe"
         probe.write_bytes(b"")
         probe.unlink()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kullback.errors import InputError
 from kullback.jobs.hotspots import Decode, Hotspots
-from kullback.jobs.plan import Plan
+from kullback.jobs.plans import Plan
 from kullback.jobs.progress import Progress
 from kullback.jobs.worker import Finished
 from kullback.rollouts import Rollout
@@ -36,6 +36,7 @@ class Run:
     def keep(self, finished: Finished, decode: Decode) -> None:
         """Add a finished batch."""
         self.rollouts += finished.rollouts
+        # Row by row rather than by adding a batch's own hotspots: so the sums do not round by the batch size.
         for rollout, scores in zip(finished.rollouts, finished.scores, strict=True):
             if rollout.sampled_from == "policy" and scores.top is not None and scores.ref_top is not None:
                 self.hotspots.add(rollout, scores.top, scores.ref_top, decode)

@@ -17,7 +17,7 @@ from kullback.estimation.means import Share, mean_by_group, share_by_group
 from kullback.estimation.result import Estimate
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.outputs import prepare_output, write_json
-from kullback.jobs.plan import batch_rows
+from kullback.jobs.plans import batch_rows
 from kullback.jobs.progress import OnProgress, Progress, unheard
 from kullback.jobs.prompts import check_prompts, read_texts
 from kullback.models.opening import opened

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kullback.jobs.plan import Batch, Draw, Plan, Role
+import numpy as np
+
+from kullback.jobs.plans import Batch, Draw, Plan, Role
 from kullback.models.pairs import Scores, score
 from kullback.models.protocols import Completion, Sampler, Scorer, Tokens
 from kullback.models.randomness import Randomness
@@ -84,6 +86,7 @@ def _rollout(plan: Plan, role: Role, draw: Draw, completion: Completion, found: 
         sample=draw.sample,
         prompt_tokens=list(plan.prompts[draw.prompt]),
         tokens=completion.tokens,
+        mask=np.ones(len(completion.tokens), dtype=bool),
         logprobs=found.logprobs if policy_first else found.ref_logprobs,
         ref_logprobs=found.ref_logprobs if policy_first else found.logprobs,
         behavior_logprobs=None if plan.laws.on_policy(role) else completion.logprobs,

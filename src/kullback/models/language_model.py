@@ -16,7 +16,7 @@ from kullback.models.drawing import draw
 from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import RAW, Sampling
-from kullback.models.scoring import logprobs, next_logits
+from kullback.models.scoring import completion_logprobs, padded_logits
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class LanguageModel:
         self, prompts: Sequence[Tokens], completions: Sequence[Tokens], sampling: Sampling = RAW, *, drawn: bool = False
     ) -> list[Float64]:
         """Log-probs of the completions' tokens; see `kullback.models.protocols.Scorer`."""
-        return logprobs(self, prompts, completions, sampling, drawn=drawn)
+        return completion_logprobs(self, prompts, completions, sampling, drawn=drawn)
 
     def next_logits(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> NextLogits:
         """Next-token logits; see `kullback.models.protocols.DistributionScorer`."""
-        return next_logits(self, prompts, completions)
+        return padded_logits(self, prompts, completions)

@@ -11,7 +11,7 @@ LOGIT_BYTES = 1 << 29
 """Memory that the two models' logits of one batch may take on the CPU; a quarter of the free memory on CUDA."""
 
 MOST_ROWS = 128
-"""Sequences at a time at most; more of the built-in pair's are no faster."""
+"""Sequences at a time at most."""
 
 
 def rows_that_fit(model: Scorer, vocab: int | None, length: int) -> int:

@@ -89,6 +89,7 @@ def score(
         columns = token_columns(q, p, prompts, completions, vocab=shared)
         return [Scores(**{name: rows[i] for name, rows in columns.items()}) for i in range(len(completions))]
     check_same_tokens(policy, reference)
+    # Never `drawn` for the second: what it truly excludes has −inf, and the KL is then infinite.
     first = policy.logprobs(prompts, completions, sampling, drawn=drawn)
     second = reference.logprobs(prompts, completions, ref_sampling, drawn=False)
     return [Scores(q, p) for q, p in zip(first, second, strict=True)]

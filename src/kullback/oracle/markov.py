@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
-from typing import Any
 
 import numpy as np
 
@@ -219,7 +218,15 @@ class MarkovLM:
 
 @dataclass(frozen=True)
 class MarkovGradient:
-    """A gradient in the logits of the first token, (vocab,), and of the others, (vocab, vocab)."""
+    """A gradient in the logits of the first token, (vocab,), and of the others, (vocab, vocab).
+
+    Example:
+        >>> import numpy as np
+        >>> from kullback.oracle import MarkovLM
+        >>> q, p = (MarkovLM(np.array([a, 0.0]), np.zeros((2, 2)), eos=0, horizon=3) for a in (1.0, 0.0))
+        >>> q.reverse_kl_gradient(p).initial.round(4).tolist()
+        [0.1966, -0.1966]
+    """
 
     initial: Float64
     logits: Float64
@@ -243,14 +250,15 @@ def _values(function: TokenFunction, q: Float64, p: Float64) -> Float64:
     return _finite(function(log_ratio, np.broadcast_to(_row_kl(q, p)[..., None], q.shape)), mass)
 
 
-def _binomial(powers: list[Float64], to_go: list[Float64]) -> list[Any]:
+def _binomial(powers: list[Float64], to_go: list[Float64]) -> list[Float64]:
     """E[(x + y)^j] from q·x^i by token and E[y^j] by token."""
-    return [sum(comb(j, i) * (powers[i] @ to_go[j - i]) for i in range(j + 1)) for j in range(len(to_go))]
+    return [np.asarray(sum(comb(j, i) * (powers[i] @ to_go[j - i]) for i in range(j + 1))) for j in range(len(to_go))]
 
 
-def _excess(p: Float64, q: Float64) -> Any:
+def _excess(p: Float64, q: Float64) -> Float64:
     """χ²(p‖q) of next tokens, Σ_v (p − q)²/q; inf where q excludes what p does not."""
-    return np.sum(np.where(q > -np.inf, np.exp(q) * np.expm1(p - q) ** 2, np.where(p > -np.inf, np.inf, 0.0)), axis=-1)
+    excess = np.where(q > -np.inf, np.exp(q) * np.expm1(p - q) ** 2, np.where(p > -np.inf, np.inf, 0.0))
+    return np.asarray(excess.sum(axis=-1))
 
 
 def _log_softmax(logits: Float64) -> Float64:
@@ -263,7 +271,7 @@ def _finite(values: Float64, mass: Float64) -> Float64:
     return np.where(mass > 0, values, 0.0)
 
 
-def _row_kl(q: Float64, p: Float64) -> Any:
+def _row_kl(q: Float64, p: Float64) -> Float64:
     mass = np.exp(q)
     with np.errstate(invalid="ignore"):
-        return np.sum(mass * _finite(q - p, mass), axis=-1)
+        return np.asarray(np.sum(mass * _finite(q - p, mass), axis=-1))

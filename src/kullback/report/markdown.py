@@ -80,7 +80,8 @@ def _row(cells: Sequence[Cell]) -> str:
 
 def _cell(cell: Cell) -> str:
     # A backslash before a bar would undo the bar's own.
-    return _line(text_of(cell)).replace("\\|", "&#92;|").replace("|", "\\|")
+    text = re.sub(r"\\+(?=\|)", lambda found: "&#92;" * len(found[0]), _line(text_of(cell)))
+    return text.replace("|", "\\|")
 
 
 def _line(text: str) -> str:

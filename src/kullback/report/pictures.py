@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kullback.documents import Chart, Panel, Series
+from kullback.documents import Chart, Panel, Series, visible
 from kullback.errors import FileError, MissingPackageError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Look = dict[str, Any]
+"""How a line is drawn: keywords of matplotlib's."""
 
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00")
 """Okabe & Ito's palette, its yellow darkened to be seen on white; line and marker differ too."""
 
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DOTS_A_INCH = 110
 
@@ -99,17 +103,17 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for spare in axes[len(chart.panels) :]:
             spare.remove()
-        looks: dict[str, dict[str, Any]] = {label: {"linestyle": ""} for label in labels}
+        looks: dict[str, Look] = {label: {"linestyle": ""} for label in labels}
         for panel, ax in zip(chart.panels, axes, strict=False):
             _panel(panel, ax, looks)
         handles = [Line2D([], [], **look) for look in looks.values()]
-        figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // lines))
+        figure.legend(handles, map(visible, labels), loc="outside lower center", ncols=-(-len(labels) // lines))
         yield figure
 
 
-def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
+def _panel(panel: Panel, ax: Axes, looks: dict[str, Look]) -> None:
     """Draw a panel, and note how each label looks, for the legend."""
-    ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    ax.set(title=visible(panel.title), xlabel=visible(panel.x), ylabel=visible(panel.y))
     ax.set_xscale("log" if "x" in panel.log else "linear")
     ax.set_yscale("log" if "y" in panel.log else "linear")
     for series in panel.series:
@@ -121,7 +125,7 @@ def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
     for x, words in panel.marks:
         ax.axvline(x, color="#666666", linewidth=1.2, linestyle=":")
         ax.annotate(
-            words,
+            visible(words),
             (x, 0.04),
             xycoords=("data", "axes fraction"),
             rotation=90,
@@ -132,7 +136,7 @@ def _panel(panel: Panel, ax: Any, looks: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _look(series: Series, place: int) -> dict[str, Any]:
+def _look(series: Series, place: int) -> Look:
     colour = COLOURS[place % len(COLOURS)]
     if series.style == "line":
         return {"color": colour, "linestyle": DASHES[place % len(DASHES)]}
@@ -145,6 +149,7 @@ def _look(series: Series, place: int) -> dict[str, Any]:
 
 def _metadata(chart: Chart, suffix: str) -> dict[str, str | None]:
     # No date and no version, so that the file changes only where the picture does.
+    name, text = visible(chart.name), visible(chart.text)
     if suffix == ".svg":
-        return {"Date": None, "Title": chart.name, "Description": f"{chart.text} [{chart.digest()}]"}
-    return {"Software": None, "Title": chart.name, "Description": chart.text}
+        return {"Date": None, "Title": name, "Description": f"{text} [{chart.digest()}]"}
+    return {"Software": None, "Title": name, "Description": text}

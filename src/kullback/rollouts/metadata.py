@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Model:
     head_dtype: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metadata:
     """What a table of rollouts says about itself.
 
@@ -82,29 +82,40 @@ class Metadata:
         """
         try:
             record = dict(json.loads(text))
-            schema = int(record["schema"])
-        except (ValueError, TypeError, KeyError):
-            raise InputError("its metadata is not what kullback writes") from None
-        if schema > SCHEMA:
-            raise InputError(f"its schema is {schema} and this version of kullback knows {SCHEMA}: upgrade kullback")
-        models = {name: _model(record.get(name)) for name in ("policy", "reference", "behavior")}
-        return cls(
-            **models,
-            law=record.get("law", {}),
-            quantum=record.get("quantum", {}),
-            token_hash=record.get("token_hash"),
-            schema=schema,
-        )
+            if (schema := int(record["schema"])) > SCHEMA:
+                raise InputError(f"its schema is {schema} and this kullback knows {SCHEMA} at most: upgrade kullback")
+            return cls(
+                policy=_model(record.get("policy")),
+                reference=_model(record.get("reference")),
+                behavior=_model(record.get("behavior")),
+                law=dict(record.get("law", {})),
+                quantum=dict(record.get("quantum", {})),
+                token_hash=record.get("token_hash"),
+                schema=schema,
+            )
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError("its metadata is not what kullback writes: write the table again") from None
 
 
-def law_of(temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Law:
+def law_of(temperature: float = 1.0, top_p: float = 1.0, top_k: float = 0) -> Law:
     """The law of log-probs that these sampling settings were applied to."""
     if top_p < 1 or top_k > 0:
         return "processed"
     return "raw" if temperature == 1 else "temperature"
 
 
-def same_tokens(mine: Metadata, other: Metadata) -> bool:
+class Hashed(Protocol):
+    """What knows the hash of its tokens: `Metadata`, and `Rollouts`, which computes it where the file has none."""
+
+    @property
+    def token_hash(self) -> str | None:
+        """64 hexadecimal digits; None where tokens are not known."""
+        ...
+
+
+def same_tokens(mine: Hashed, other: Hashed) -> bool:
     """Whether two tables hold the same tokens in the same order, so that their results can stand side by side.
 
     False where one of them does not know its tokens.
@@ -152,7 +163,4 @@ def _int64s(numbers: Sequence[int]) -> bytes:
 def _model(record: Any) -> Model | None:
     if record is None:
         return None
-    try:
-        return Model(record.get("name"), dict(record.get("sampling", {})), record.get("head_dtype"))
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise InputError("its metadata is not what kullback writes") from None
+    return Model(record.get("name"), dict(record.get("sampling", {})), record.get("head_dtype"))

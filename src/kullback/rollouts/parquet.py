@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,10 @@ import numpy as np
 
 from kullback.errors import FileError, InputError, MissingPackageError
 from kullback.estimation.sequences import TOKEN_COLUMNS
-from kullback.rollouts.metadata import Metadata, TokenHash
+from kullback.rollouts.metadata import SCHEMA, Metadata, TokenHash
+from kullback.rollouts.old import OLD_NAMES, is_old, old_metadata
 from kullback.rollouts.record import Rollout
-from kullback.rollouts.schema import COLUMNS, check_columns, is_old, old_metadata, table_schema
+from kullback.rollouts.schema import COLUMNS, check_columns, table_schema
 from kullback.rollouts.table import Rollouts
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class RolloutWriter:
 
     def write(self, rollouts: Sequence[Rollout]) -> None:
         """Append rows, as one row group."""
+        if not rollouts:
+            return
         _, pq = _pyarrow()
         table = _table(rollouts)
         try:
@@ -66,7 +70,7 @@ class RolloutWriter:
                 )
             self._writer.write_table(table)
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written ({error.strerror or error})") from error
+            raise FileError(f"{self.path} cannot be written ({_reason(error)})") from error
         for rollout in rollouts:
             self._hash.update(rollout)
 
@@ -74,14 +78,14 @@ class RolloutWriter:
         """Finish the file and give it its name."""
         if self._writer is None:
             return
-        metadata = replace(self.metadata, token_hash=self._hash.hexdigest())
+        metadata = replace(self.metadata, token_hash=self._hash.hexdigest(), schema=SCHEMA)
         writer, self._writer = self._writer, None
         try:
             writer.add_key_value_metadata({KEY: metadata.to_json()})
             writer.close()
             os.replace(self._part, self.path)
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written ({error.strerror or error})") from error
+            raise FileError(f"{self.path} cannot be written ({_reason(error)})") from error
 
     def __enter__(self) -> RolloutWriter:
         return self
@@ -106,10 +110,19 @@ def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], metadata: Meta
     """
     if not len(rollouts):
         raise InputError(f"no rollout came for {path}, but a table holds at least one")
-    read = rollouts if isinstance(rollouts, Rollouts) else None
-    with RolloutWriter(path, metadata or (read and read.metadata)) as writer:
-        for block in [rollouts] if read is None else read.blocks():
+    if isinstance(rollouts, Rollouts):
+        writer = RolloutWriter(path, metadata or rollouts.metadata)
+        for block in rollouts.blocks():
             writer.write(block)
+    else:
+        writer = RolloutWriter(path, metadata)
+        writer.write(rollouts)
+    writer.close()
+
+
+def _reason(error: OSError) -> str:
+    # Arrow puts the path and its own words into strerror.
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _table(rollouts: Sequence[Rollout]) -> pa.Table:
@@ -143,28 +156,23 @@ class ParquetSource:
         self.path = path
         with self._opened() as file:
             self._groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-            keys: dict[bytes, bytes] = file.metadata.metadata or {}
             schema = file.schema_arrow
-            self._old = KEY not in keys and is_old(schema)
-            self._stored = {("prompt" if self._old and n == "prompt_tokens" else n): n for n in COLUMNS}
-            self._stored = {stored: name for stored, name in self._stored.items() if stored in schema.names}
-        check_columns(path, schema, self._stored)
-        if not sum(self._groups):
-            raise FileError(f"{path} holds no rollout: the job that wrote it finished no sequence")
-        self._keys = keys
+            at = {name: name for name in schema.names} | dict(OLD_NAMES if is_old(schema) else {})
+            self._stored = {at[name]: name for name in COLUMNS if name in at}
+            check_columns(path, schema, self._stored)
+            if not sum(self._groups):
+                raise FileError(f"{path} holds no rollout: the job that wrote it finished no sequence")
+            self.metadata = self._metadata(file)
 
-    @cached_property
-    def metadata(self) -> Metadata:
+    def _metadata(self, file: pq.ParquetFile) -> Metadata:
         """What the file says about itself, or what the rows of an old one say."""
+        keys: dict[bytes, bytes] = file.metadata.metadata or {}
         try:
-            if KEY in self._keys:
-                return Metadata.from_json(self._keys[KEY])
+            if KEY in keys:
+                return Metadata.from_json(keys[KEY])
         except InputError as error:
             raise FileError(f"{self.path} cannot be read as rollouts: {error}") from error
-        if not self._old:
-            return Metadata()
-        with self._opened() as file:
-            return old_metadata(file)
+        return old_metadata(file) if is_old(file.schema_arrow) else Metadata()
 
     def __len__(self) -> int:
         return sum(self._groups)
@@ -177,58 +185,52 @@ class ParquetSource:
     def blocks(self, rows: int, start: int = 0) -> Iterator[list[Rollout]]:
         """The rows from number `start` on, at most `rows` at a time."""
         ends = list(accumulate(self._groups))
-        group = next((number for number, end in enumerate(ends) if end > start), len(ends))
+        group = bisect_right(ends, start)
         first = ends[group - 1] if group else 0
         with self._opened() as file:
-            batches = file.iter_batches(rows, range(group, len(ends)), columns=list(self._stored))
-            for batch in self._batches(batches):
+            for batch in file.iter_batches(rows, range(group, len(ends)), columns=list(self._stored)):
                 skipped = max(0, start - first)
                 if skipped < len(batch):
                     yield self._rows(batch.slice(skipped), first + skipped)
                 first += len(batch)
 
-    def _batches(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pa, _ = _pyarrow()
-        try:
-            yield from batches
-        except (OSError, pa.ArrowException) as error:
-            raise FileError(f"{self.path} is damaged ({error}): write it again") from error
-
     def _rows(self, batch: pa.RecordBatch, first: int) -> list[Rollout]:
         """The rows of a batch, the first of which has the number `first` in the file."""
-        values = {}
-        for stored, name in self._stored.items():
-            try:
-                values[name] = COLUMNS[name].values(batch.column(stored))
-            except InputError as error:
-                raise FileError(f"{self.path}, rows {first} to {first + len(batch) - 1}: {stored} {error}") from error
-        rollouts = []
-        for number in range(len(batch)):
-            row = {name: column[number] for name, column in values.items() if column[number] is not None}
-            try:
-                rollouts.append(Rollout(**row))
-            except InputError as error:
-                raise FileError(f"{self.path}, row {first + number}: {error}") from error
-        return rollouts
-
-    def _opened(self) -> pq.ParquetFile:
-        pa, pq = _pyarrow()
-        part = self.path.with_name(self.path.name + ".part")
         try:
-            return pq.ParquetFile(self.path)
-        except FileNotFoundError as error:
-            why = (
-                f"only {part.name} is there, which a job writes until it ends"
-                if part.exists()
-                else "there is no such file: check the path"
-            )
-            raise FileError(f"{self.path} cannot be read as rollouts: {why}") from error
-        except OSError as error:
-            raise FileError(f"{self.path} cannot be read as rollouts ({error}): check the path") from error
-        except pa.ArrowException as error:
-            raise FileError(
-                f"{self.path} cannot be read as rollouts: it is not Parquet, or was not written to its end"
-            ) from error
+            columns = [COLUMNS[name].values(batch.column(stored), stored) for stored, name in self._stored.items()]
+            rows = (zip(self._stored.values(), row, strict=True) for row in zip(*columns, strict=True))
+            return [Rollout(**{name: value for name, value in row if value is not None}) for row in rows]
+        except InputError as error:
+            if len(batch) > 1:  # look for the row; a slice would still hold the others' tokens, and cast them
+                return [self._rows(batch.take([number]), first + number)[0] for number in range(len(batch))]
+            raise FileError(f"{self.path}, row {first}: {error}") from error
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        """The file, with what goes wrong in reading it said in a sentence."""
+        pa, _ = _pyarrow()
+        with _open(self.path) as file:
+            try:
+                yield file
+            except FileError:
+                raise
+            except (OSError, pa.ArrowException) as error:
+                raise FileError(f"{self.path} is damaged ({error}): write it again") from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    pa, pq = _pyarrow()
+    part = path.with_name(path.name + ".part")
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        missing = "there is no such file, check the path"
+        why = f"only {part.name} is there, of a job that has not come to its end" if part.exists() else missing
+    except OSError as error:
+        why = f"{error}, check the path"
+    except pa.ArrowException:
+        why = "it is not Parquet, or was not written to its end"
+    raise FileError(f"{path} cannot be read as rollouts: {why}")
 
 
 def _holds_something(file: pq.ParquetFile, column: str) -> bool:

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from kullback.arrays import to_numpy
 from kullback.errors import InputError, ShapeError
-from kullback.estimation.sequences import TOKEN_COLUMNS
+from kullback.estimation.sequences import TOKEN_COLUMNS as TOKEN_COLUMNS
 
 LOGPROB_COLUMNS = ("logprobs", "ref_logprobs", "behavior_logprobs")
 """The token columns that are log-probs, each of which follows a law."""
@@ -21,6 +22,8 @@ Sampler = Literal["policy", "reference"]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rollout:
     """One sampled sequence: (tokens,) arrays, log-probs in nats. What is not known is None.
+
+    Lists and arrays of any library are taken; numbers are kept as NumPy arrays and token ids as lists.
 
     Attributes:
         logprobs, ref_logprobs: log q of the policy, log p of the reference.
@@ -64,9 +67,12 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for name in (*TOKEN_COLUMNS, "mask"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, np.ndarray):
-                object.__setattr__(self, name, np.asarray(value, dtype=bool if name == "mask" else np.float64))
+            if (value := getattr(self, name)) is not None:
+                array = to_numpy(value)
+                object.__setattr__(self, name, array.astype(bool, copy=False) if name == "mask" else array)
+        for name in ("prompt_tokens", "tokens"):
+            if hasattr(value := getattr(self, name), "tolist"):
+                object.__setattr__(self, name, value.tolist())
         self._check_laws()
         self._check_shapes()
         for name, known in (("sampled_from", get_args(Sampler)), ("finish", get_args(Finish))):
@@ -108,11 +114,10 @@ class Rollout:
             )
 
     def _check_shapes(self) -> None:
-        shapes = {
-            name: np.shape(value)
-            for name in (*TOKEN_COLUMNS, "mask", "tokens")
-            if (value := getattr(self, name)) is not None
-        }
+        columns = {name: getattr(self, name) for name in (*TOKEN_COLUMNS, "mask") if getattr(self, name) is not None}
+        shapes = {name: column.shape for name, column in columns.items()}
+        if self.tokens is not None:
+            shapes["tokens"] = (len(self.tokens),)
         first = next(iter(shapes))
         for name, shape in shapes.items():
             if len(shape) != 1:

@@ -1,21 +1,17 @@
-"""The columns of a table of rollouts in Arrow's types, those that are read as them, and the schema before this one."""
+"""The columns of a table of rollouts in Arrow's types, and the types that are read as them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kullback.errors import FileError, InputError
-from kullback.rollouts.metadata import Law, Metadata, Model, law_of
 from kullback.rollouts.record import LOGPROB_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,8 @@ class Column:
             kind = kind.value_type
         return any(getattr(pa.types, f"is_{name}")(kind) for name in self.fits)
 
-    def values(self, column: pa.Array) -> list[Any]:
-        """What `Rollout` keeps of each row, None where the row has nothing.
+    def values(self, column: pa.Array, name: str) -> list[Any]:
+        """What `Rollout` keeps of each row of a column of that name, None where the row has nothing.
 
         Raises:
             InputError: a number that does not fit, or a list with a gap.
@@ -67,17 +63,17 @@ class Column:
         try:
             held = column.cast(self.arrow())
         except pa.ArrowException as error:
-            raise InputError(f"does not fit {self.words} ({error})") from error
+            raise InputError(f"{name} has to be a {self.words} ({error})") from error
         if not self.listed:
             found: list[Any] = held.to_pylist()
             return found
         if held.flatten().null_count:
-            raise InputError("has a token without a value: fill it, or leave out the whole list")
+            raise InputError(f"{name} has a gap: give every token a value, or leave out the whole list")
         numbers = held.values.to_numpy(zero_copy_only=False)
         ends = held.offsets.to_numpy()
         rows = zip(held.is_valid().to_pylist(), ends[:-1], ends[1:], strict=True)
-        keep: Callable[[np.ndarray], Any] = np.ndarray.tolist if self.kind == "int32" else np.ndarray.copy
-        return [keep(numbers[start:end]) if valid else None for valid, start, end in rows]
+        # A copy, or one row that is kept would hold on to the numbers of its whole block.
+        return [numbers[start:end].copy() if valid else None for valid, start, end in rows]
 
 
 _WHOLE = ("integer",)
@@ -128,41 +124,3 @@ def check_columns(path: Path, schema: pa.Schema, stored: Mapping[str, str]) -> N
         kind = schema.field(at).type
         if not COLUMNS[name].accepts(kind):
             raise FileError(f"{path} has a column {at} of {kind}, but a {COLUMNS[name].words} is needed")
-
-
-# The schema before this one, in which the settings stood in every row.
-
-_OLD = ("prompt", "sampled_from", "temperature", "top_p", "top_k", "policy_logprobs", "reference_logprobs")
-
-
-def is_old(schema: pa.Schema) -> bool:
-    """Whether this is a file of schema 1."""
-    return set(_OLD) <= set(schema.names)
-
-
-def old_metadata(file: pq.ParquetFile) -> Metadata:
-    """What the rows of a file of schema 1 say about it, where all of them say the same."""
-    table = file.read(columns=list(_OLD[1:]))
-    rows = {tuple(row.values()) for row in table.to_pylist()}
-    settings = {
-        role: _one({row[1:4] for row in rows if row[0] == role}) or _one({row[1:4] for row in rows})
-        for role in ("policy", "reference")
-    }
-    law: dict[str, Law] = {}
-    for name, role, place in (("logprobs", "policy", 4), ("ref_logprobs", "reference", 5)):
-        said = _one({row[place] for row in rows})
-        if said == "raw":
-            law[name] = "raw"
-        elif said == "processed" and settings[role] is not None:
-            law[name] = law_of(*settings[role])
-    return Metadata(law=law, schema=1, **{role: _model(settings[role]) for role in settings})
-
-
-def _one(found: Iterable[Any]) -> Any:
-    """The one thing in it, or None."""
-    kinds = list(found)
-    return kinds[0] if len(kinds) == 1 else None
-
-
-def _model(settings: tuple[float, float, int] | None) -> Model | None:
-    return settings and Model(sampling=dict(zip(("temperature", "top_p", "top_k"), settings, strict=True)))

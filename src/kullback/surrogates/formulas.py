@@ -153,10 +153,10 @@ def top_rest(
     q: Array,
     p: Array,
     mask: Array,
+    *,
     tokens: Array,
     log_distributions: Array,
     ref_log_distributions: Array,
-    *,
     reverse: bool,
 ) -> Array:
     """Σ_t Σ_{v in head} a log(a/b) + a_rest log(a_rest/b_rest), the rest in one bucket"""
@@ -171,10 +171,10 @@ def top_renormalised(
     q: Array,
     p: Array,
     mask: Array,
+    *,
     tokens: Array,
     log_distributions: Array,
     ref_log_distributions: Array,
-    *,
     reverse: bool,
 ) -> Array:
     """Σ_t KL of the two heads, each renormalised"""
@@ -189,15 +189,16 @@ def top_tail_reverse(
     q: Array,
     p: Array,
     mask: Array,
+    *,
     tokens: Array,
     log_distributions: Array,
     ref_log_distributions: Array,
     behavior_logprobs: Array | None = None,
-    *,
     detached: bool,
 ) -> Array:
     """Σ_t Σ_{v in head} q log(q/p) + 1(y_t not in head) ρ_t ℓ_t"""
     head, outside = _head(log_distributions, tokens)
+    # EMA-PG detaches the log-ratio; ρ_t alone then carries the gradient, without the Σ q ∇log q of the tail.
     x = stop_gradient(q - p) if detached else q - p
     tail = outside * _token_ratio(q, behavior_logprobs) * x
     return _sum(mask, _mean_gap(log_distributions, ref_log_distributions, head) + tail)
@@ -207,11 +208,11 @@ def top_tail_forward(
     q: Array,
     p: Array,
     mask: Array,
+    *,
     tokens: Array,
     log_distributions: Array,
     ref_log_distributions: Array,
     behavior_logprobs: Array | None = None,
-    *,
     extra: bool,
 ) -> Array:
     """Σ_t Σ_{v in head} p log(p/q) + 1(y_t not in head) sg(p_t/μ_t)(−ℓ_t)"""
@@ -219,6 +220,8 @@ def top_tail_forward(
     head, outside = _head(ref_log_distributions, tokens)
     mu = stop_gradient(q) if behavior_logprobs is None else behavior_logprobs
     weight = stop_gradient(xp.exp(p - mu))
+    # EMA-PG adds q − sg(q): 0, with the gradient ∇log q. Over the tail its mean is ∇ of the tail's mass under q,
+    # which is 0 only where the whole vocabulary is the tail.
     tail = -weight * stop_gradient(q - p) + (q - stop_gradient(q)) if extra else -weight * (q - p)
     return _sum(mask, _mean_gap(ref_log_distributions, log_distributions, head) + outside * tail)
 

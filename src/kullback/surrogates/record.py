@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from kullback.arrays import Array
 from kullback.estimators import Promise
@@ -37,6 +37,12 @@ class Surrogate:
         gradient_of: the target whose gradient the expectation of its derivative equals.
         source: where it is found.
         nonnegative: whether a row's value is never below zero.
+
+    Example:
+        >>> import kullback as kb
+        >>> loss = kb.SURROGATES["k3_loss"]
+        >>> loss.formula, loss.value_of["on_policy"], loss.gradient_of["on_policy"]
+        ('Σ_t k3(ℓ_t)', REVERSE_KL, STATEWISE_FORWARD_KL)
     """
 
     name: str
@@ -55,7 +61,7 @@ class Surrogate:
     @property
     def formula(self) -> str:
         """The first line of the function's documentation, its kernel named."""
-        function: Any = self.fn.func if isinstance(self.fn, partial) else self.fn
+        function: object = self.fn.func if isinstance(self.fn, partial) else self.fn
         kernel = self.fn.keywords.get("kernel") if isinstance(self.fn, partial) else None
         text = str(function.__doc__).splitlines()[0]
         return text.replace("k(", f"{kernel.__name__}(") if kernel else text

@@ -1,0 +1,155 @@
+"""What is summed over sequences: an estimator at a level, in a unit, with or without tamed weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kullback.arrays import Float64
+from kullback.errors import InputError
+from kullback.estimation.block import Block
+from kullback.estimation.moments import KeyedMoments, Moments
+from kullback.estimation.sequences import Sequences
+from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
+from kullback.estimation.tails import Tail
+from kullback.estimators import LEVELS, Estimator, Level, member
+from kullback.estimators.controls import RATIO, Control
+from kullback.weights import Truncation, truncation
+
+Unit = Literal["sequence", "token"]
+UNITS: tuple[Unit, ...] = ("sequence", "token")
+
+NUMERATOR, DENOMINATOR, CHECK = 0, 1, 2
+"""Columns of the moments: the summand, what it is divided by, and r − 1, whose mean must be 0; then controls."""
+
+CHECK_LIMIT = 1e90
+"""Where r − 1 only serves as a check it is cut off here: its cubes, 1e270, can then be added 1e38 times in float64."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An estimator at a level, in a unit: how a block of sequences becomes rows of numbers to be summed.
+
+    Attributes:
+        estimator: what is applied to log-ratios or token KLs.
+        level: whether to every token, or to a whole sequence.
+        unit: what the sum is divided by.
+        truncation: how importance weights are tamed.
+    """
+
+    estimator: Estimator
+    level: Level
+    unit: Unit
+    truncation: Truncation | None
+
+    @classmethod
+    def of(cls, estimator: Estimator | str, level: Level, unit: Unit, truncate: Truncation | float | None) -> Recipe:
+        """The recipe of the options that `kullback.estimate` takes.
+
+        Raises:
+            InputError: options that do not exist or do not go together.
+            NameUnknownError: no estimator has the name.
+        """
+        chosen = member(estimator)
+        if level not in LEVELS:
+            raise InputError(f"level={level!r} came, but a level is 'token' or 'sequence'")
+        if unit not in UNITS:
+            raise InputError(f"unit={unit!r} came, but a unit is 'sequence' or 'token'")
+        if chosen.link is not None and (level, unit) != ("sequence", "sequence"):
+            raise InputError(f"{chosen.name} is a function of a mean over sequences: use level='sequence'")
+        return cls(estimator=chosen, level=level, unit=unit, truncation=truncation(truncate))
+
+    @property
+    def name(self) -> str:
+        """What is summed, in words; recipes with one name merge."""
+        tamed = f", {self.truncation.name}" if self.truncation else ""
+        return f"{self.estimator.name} ({self.level}) a {self.unit}{tamed}"
+
+    @property
+    def columns(self) -> tuple[Control, ...]:
+        """The controls among the columns of the moments: the check first."""
+        return (RATIO, *(control for control in self.estimator.controls if control != RATIO))
+
+    @property
+    def fitted(self) -> list[int]:
+        """The columns whose coefficients are fitted, in the estimator's order."""
+        return [CHECK + self.columns.index(control) for control in self.estimator.controls]
+
+    @property
+    def needs_token_kl(self) -> bool:
+        """Whether it reads the exact token KLs."""
+        return self.estimator.reads == "token_kl" or any(c.needs_token_kl for c in self.estimator.controls)
+
+    @property
+    def self_normalised(self) -> bool:
+        """Whether the divisor is the sum of the weights."""
+        return self.truncation is not None and self.truncation.self_normalised
+
+    def check(self, sequences: Sequences) -> None:
+        """Hold that a batch has the columns that are read.
+
+        Raises:
+            InputError: it lacks the token KLs.
+        """
+        if self.needs_token_kl and sequences.token_kl is None:
+            raise InputError(
+                f"{self.estimator.name} needs token_kl, the exact KL over the vocabulary at each prefix, and did not "
+                "get it: pass token_kl=… (kullback.compare computes it) or use an estimator of log-ratios such as "
+                "kullback.K3"
+            )
+
+    def summarise(self, sequences: Sequences) -> Summary:
+        """The summary of a few float64 rows."""
+        filled = np.asarray(sequences.mask.any(axis=1))
+        block = Block.of(sequences.select(filled), self.level, self.truncation)
+        rows, overflow = self._rows(block)
+        finite = np.isfinite(rows).all(axis=1)
+        cell = np.flatnonzero(finite) % ROW_CELLS
+        keys = None if sequences.groups is None else sequences.groups[filled][finite].tolist()
+        where = np.zeros(sequences.mask.shape, dtype=bool)
+        where[filled] = overflow if self.level == "token" else overflow & block.last
+        return Summary(
+            rows=int(filled.sum()),
+            empty=int((~filled).sum()),
+            infinite=int((~finite).sum()),
+            cells=Moments.of(cell, rows[finite], ROW_CELLS),
+            prompts=None if keys is None else KeyedMoments.of(keys, rows[finite], GROUP_CELLS),
+            ratios=Tail.of(-block.log_ratio[block.mask]),
+            weights=Tail.of(block.log_weight),
+            summands=Tail.of(_log(rows[finite, NUMERATOR])),
+            weight_sums=(float(block.whole.sum()), float((block.whole**2).sum())),
+            mismatches=Oddities.of(np.isneginf(sequences.ref_logprobs) & sequences.mask),
+            overflows=Oddities.of(where),
+        )
+
+    def _rows(self, block: Block) -> tuple[Float64, np.ndarray]:
+        """The columns of every row (rows, columns), and where the estimator overflowed."""
+        reads_kl = self.estimator.reads == "token_kl"
+        x = block.token_kl if reads_kl else block.log_ratio
+        with np.errstate(all="ignore"):
+            value = self.estimator.fn(x)
+            summand = block.sums(_weighted(block.before if reads_kl else block.weight, value))
+            controls = [block.sums(control.fn(block)) for control in self.columns]
+        if CHECK not in self.fitted:
+            controls[0] = np.clip(controls[0], -CHECK_LIMIT, CHECK_LIMIT)
+        overflow = np.isfinite(x) & ~np.isfinite(value) & block.mask
+        return np.stack([summand, self._divisor(block), *controls], axis=1), overflow
+
+    def _divisor(self, block: Block) -> Float64:
+        if self.unit == "sequence":
+            return block.whole if self.self_normalised else np.ones_like(block.whole)
+        if self.level == "sequence" or self.self_normalised:
+            return block.whole * block.length
+        return block.sums(block.weight)
+
+
+def _log(values: Float64) -> Float64:
+    """log of the positive values, −inf for the others."""
+    return np.log(values, out=np.full_like(values, -np.inf), where=values > 0)
+
+
+def _weighted(weight: Float64, value: Float64) -> Float64:
+    """weight·value, where a weight of 0 beats an infinite value."""
+    return np.where(weight > 0, weight * np.where(weight > 0, value, 0.0), 0.0)
