@@ -11,9 +11,9 @@ from kullback.auditing.report import Audited, AuditReport, Finding
 from kullback.auditing.rules import RULES
 from kullback.documents import Block, Document, Facts, Heading, Item, Note, Table, Verdict
 
-OTHERS: dict[Sampler, str] = {"off_policy": "samples of another policy", "from_reference": "samples of the reference"}
-
 LEGEND = Note(words.LEGEND, tone="quiet")
+
+OTHER_SAMPLERS: tuple[Sampler, ...] = ("off_policy", "from_reference")
 
 READ_AT_ONCE = 3
 """Audits that a terminal shows in full; of more it shows the table."""
@@ -129,10 +129,10 @@ def _errors(report: Audited) -> Iterator[tuple[str, str]]:
 
 
 def _other_samplers(report: Audited) -> Iterator[tuple[str, str]]:
-    for sampler, samples in OTHERS.items():
+    for sampler in OTHER_SAMPLERS:
         if sampler in report.values and sampler != report.sampler:
             gradient = f"; gradient {words.short(report.gradients[sampler])}" if sampler in report.gradients else ""
-            yield f"with {samples}", f"value {words.short(report.values[sampler])}{gradient}"
+            yield f"with samples of {words.SAMPLES[sampler]}", f"value {words.short(report.values[sampler])}{gradient}"
 
 
 def _numerics(report: Audited) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
-from kullback.auditing.words import name, percent, times
+from kullback.auditing.words import for_one_token, name, range_of_errors
 
 EXAMPLE = """\
 def k2(logprobs, ref_logprobs, mask):
@@ -16,13 +16,9 @@ def _find(report: Audited) -> str:
     value = report.value
     if value.named is not None or not value.errors:
         return ""
-    alone = (
-        f"; for a single token it is {times(value.one_token_scale)}{name(value.one_token)}" if value.one_token else ""
-    )
-    low, high = min(value.errors.values()), max(value.errors.values())
     return (
-        f"the value is no named quantity: the nearest, {name(value.nearest)}, is missed by {percent(low)} to "
-        f"{percent(high)} across the exact worlds{alone}"
+        f"the value is no named quantity: the nearest, {name(value.nearest)}, is missed by {range_of_errors(value)} "
+        f"across the exact worlds{for_one_token(value)}"
     )
 
 

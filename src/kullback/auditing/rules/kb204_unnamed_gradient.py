@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
-from kullback.auditing.words import PLACES, name, percent, times
+from kullback.auditing.words import PLACES, for_one_token, name, range_of_errors
 
 EXAMPLE = """\
 def penalty(logprobs, ref_logprobs, mask):  # in the reward
@@ -17,15 +17,9 @@ def _find(report: Audited) -> str:
     gradient = report.gradient
     if report.placement == "metric" or gradient.named is not None or not gradient.errors:
         return ""
-    alone = (
-        f"; for a single token it is that of {times(gradient.one_token_scale)}{name(gradient.one_token)}"
-        if gradient.one_token
-        else ""
-    )
-    low, high = min(gradient.errors.values()), max(gradient.errors.values())
     return (
         f"the gradient {PLACES[report.placement]} is no named target's: that of {name(gradient.nearest)} is missed by "
-        f"{percent(low)} to {percent(high)} across the exact worlds{alone}"
+        f"{range_of_errors(gradient)} across the exact worlds{for_one_token(gradient, 'that of ')}"
     )
 
 

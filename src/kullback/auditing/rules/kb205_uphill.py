@@ -14,12 +14,11 @@ def kl(logprobs, ref_logprobs, mask):  # in the reward, subtracted
 
 
 def _find(report: Audited) -> str:
-    gradient = report.gradient
-    if report.placement == "metric" or gradient.target in (None, ZERO) or gradient.scale >= 0:
+    scale, target = report.gradient.scale, report.gradient.target
+    if report.placement == "metric" or target is None or target is ZERO or scale >= 0:
         return ""
-    assert gradient.target is not None
     return (
-        f"the gradient {PLACES[report.placement]} is {times(gradient.scale)}that of {name(gradient.target)}: "
+        f"the gradient {PLACES[report.placement]} is {times(scale)}that of {name(target)}: "
         "minimising it drives the models apart"
     )
 

@@ -14,13 +14,12 @@ def k2(logprobs, ref_logprobs, mask):
 
 
 def _find(report: Audited) -> str:
-    gradient, value = report.gradient, report.value
-    if report.placement == "metric" or gradient.target in (None, ZERO) or gradient.scale in (1.0, value.scale):
+    scale, target, value = report.gradient.scale, report.gradient.target, report.value
+    if report.placement == "metric" or target is None or target is ZERO or scale in (1.0, value.scale):
         return ""
-    if gradient.scale < 0 or (value.target is None and abs(gradient.scale - 2.0) > 1e-6):
+    if scale < 0 or (value.target is None and abs(scale - 2.0) > 1e-6):
         return ""
-    assert gradient.target is not None
-    return f"the gradient {PLACES[report.placement]} is {times(gradient.scale)}that of {name(gradient.target)}"
+    return f"the gradient {PLACES[report.placement]} is {times(scale)}that of {name(target)}"
 
 
 RULE = Rule(

@@ -13,9 +13,10 @@ advantages = advantages - beta * (logprobs - ref_logprobs)  # a token's own, no 
 
 def _find(report: Audited) -> str:
     target = report.gradient.named
-    if report.placement != "reward" or report.credit != "own_token" or target not in versions(report.goal):
+    if report.placement != "reward" or report.credit != "own_token":
         return ""
-    assert target is not None
+    if target is None or target not in versions(report.goal):
+        return ""
     return (
         f"credited with its own penalty only, without reward-to-go, the gradient is that of {name(target)}: "
         "exact for one token, not for sequences"

@@ -14,7 +14,7 @@ kld = torch.clamp(ratio - kl - 1, min=-10, max=10)  # k3 binds from ℓ = −2.6
 
 def _find(report: Audited) -> str:
     form = report.form
-    if form is None or not form.clamped:
+    if form is None or form.formula is None or not form.clamped:
         return ""
     ends = []
     if isfinite(form.below.at):
@@ -22,7 +22,6 @@ def _find(report: Audited) -> str:
     if isfinite(form.above.at):
         ends.append(f"above ℓ = {form.above.at:.3g}" + f" (constant {form.above.value:.4g})" * form.above.flat)
     gradient = ", and its derivative is zero there" if form.below.flat or form.above.flat else ""
-    assert form.formula is not None
     return f"it is {form.formula.name} only up to a clamp: it leaves the formula {' and '.join(ends)}{gradient}"
 
 

@@ -106,6 +106,7 @@ def _float64() -> AbstractContextManager[object]:
     import jax
 
     # Where it stands depends on JAX's version.
-    switch = next(found for module in (jax, jax.experimental) if (found := getattr(module, "enable_x64", None)))
+    places = (getattr(module, "enable_x64", None) for module in (jax, jax.experimental))
+    switch = next(place for place in places if place is not None)
     context: AbstractContextManager[object] = switch(True)
     return context

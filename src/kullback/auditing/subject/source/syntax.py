@@ -62,8 +62,8 @@ def first_assignments(node: ast.AST) -> dict[str, ast.Assign]:
 
 def function_of(parameters: Sequence[str], body: Sequence[ast.stmt], result: str) -> ast.FunctionDef:
     """A function that runs some statements and returns the variable that it is named after."""
-    made = ast.parse(f"def {result}({', '.join(parameters)}): return {result}").body[0]
-    assert isinstance(made, ast.FunctionDef)
+    tree = ast.parse(f"def {result}({', '.join(parameters)}): return {result}")
+    made = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
     made.body = [*body, *made.body]
     return ast.fix_missing_locations(made)
 
