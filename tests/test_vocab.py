@@ -50,10 +50,10 @@ every_way = pytest.mark.parametrize("way", WAYS)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compiled blocks and slabs so small that 7 × 123 logits have two blocks, a rest, and three slabs."""
-    monkeypatch.setattr(compiled, "WIDTH", 50)
+    monkeypatch.setattr(compiled, "BLOCK_WIDTH", 50)
     monkeypatch.setattr(compiled, "SLAB_BYTES", 1)
     monkeypatch.setattr(compiled, "SWEPT_BYTES", 4 * 4 * WIDTH)
-    monkeypatch.setattr(compiled, "MENDED", 2)
+    monkeypatch.setattr(compiled, "MENDED_ROWS", 2)
     with dynamo.patch(recompile_limit=100):  # more kinds of call than a program has
         yield
 
@@ -172,7 +172,7 @@ def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pair_statistics", "pair_gradients", "token_statistics", "token_gradients"):
         kernel = getattr(eager, name)
         monkeypatch.setattr(
-            eager, name, lambda z, *rest, kernel=kernel: (taken.append(tuple(z.shape)), kernel(z, *rest))[1]
+            eager, name, lambda z, *rest, kernel=kernel, **o: (taken.append(tuple(z.shape)), kernel(z, *rest, **o))[1]
         )
     q, p = close_pair()
     kl = functools.partial(vocab.token_kl, backend="compile")
@@ -679,7 +679,7 @@ def test_triton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"triton is needed for this and is not installed"):
         vocab.token_kl(Z, Z, backend="triton")
-    assert backends.choose(None, torch.device("cuda")) == "eager"
+    assert backends.backend_for(None, torch.device("cuda")) == "eager"
 
 
 def test_without_torch_the_extra_is_named() -> None:

@@ -33,7 +33,7 @@ ONE_BLOCK, MANY_BLOCKS = None, 1
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of sixteen tokens, so that forty-three make three."""
-    monkeypatch.setattr(heads, "ROWS", 16)
+    monkeypatch.setattr(heads, "BLOCK_ROWS", 16)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -609,7 +609,7 @@ def test_wrong_calls_say_what_to_do(call: Any, error: type[Exception], words: st
 @pytest.mark.parametrize("way", WAYS)
 def test_compiled_blocks(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64 to the last digits: whatever is written over what is still read would be off by far more."""
-    monkeypatch.setattr(compiled, "WIDTH", 50)
+    monkeypatch.setattr(compiled, "BLOCK_WIDTH", 50)
     options = {**WAYS[way], "workspace": 16 * 128 * 8 * 2}
     cases = [(form, written_out, two_heads(), options) for form, written_out in KLS.values()]
     if way == "reverse":
