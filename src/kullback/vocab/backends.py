@@ -55,10 +55,10 @@ class BlockKernels(Protocol):
         z: Tensor,
         index: Tensor,
         saved: Tensor,
-        of_logprob: Tensor,
-        of_entropy: Tensor,
         /,
         *,
+        of_logprob: Tensor,
+        of_entropy: Tensor,
         temperature: float,
         out: Tensor,
     ) -> None:

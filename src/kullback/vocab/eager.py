@@ -239,9 +239,9 @@ def token_gradients(
     z: Tensor,
     index: Tensor,
     saved: Tensor,
+    *,
     of_logprob: Tensor,
     of_entropy: Tensor,
-    *,
     temperature: float,
     out: Tensor,
 ) -> None:

@@ -239,6 +239,14 @@ def token_gradients(
                     z = head.logits(at, across)
                     slope = head.slope(z)
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
-                    kernels.token_gradients(z, index, saved[at], of_logprob[at], of_entropy[at], temperature=1.0, out=z)
+                    kernels.token_gradients(
+                        z,
+                        index,
+                        saved[at],
+                        of_logprob=of_logprob[at],
+                        of_entropy=of_entropy[at],
+                        temperature=1.0,
+                        out=z,
+                    )
                     add(at, z, slope)
     return list(gradients.results())

@@ -148,7 +148,9 @@ def token_gradients(
         for x, i, s, g1, g2, out in matrices(
             z, index[..., None], saved, of_logprob[..., None], of_entropy[..., None], grad
         ):
-            block_kernels(backend).token_gradients(x, i[:, 0], s, g1[:, 0], g2[:, 0], temperature=temperature, out=out)
+            block_kernels(backend).token_gradients(
+                x, i[:, 0], s, of_logprob=g1[:, 0], of_entropy=g2[:, 0], temperature=temperature, out=out
+            )
     return grad
 
 

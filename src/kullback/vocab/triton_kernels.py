@@ -428,15 +428,23 @@ def token_gradients(
     z: Tensor,
     index: Tensor,
     saved: Tensor,
+    *,
     of_logprob: Tensor,
     of_entropy: Tensor,
-    *,
     temperature: float,
     out: Tensor,
 ) -> None:
     """See ``formulas.token_gradients``."""
     if z.dtype == torch.float64 or not len(z):
-        eager.token_gradients(z, index, saved, of_logprob, of_entropy, temperature=temperature, out=out)
+        eager.token_gradients(
+            z,
+            index,
+            saved,
+            of_logprob=of_logprob,
+            of_entropy=of_entropy,
+            temperature=temperature,
+            out=out,
+        )
         return
     z = _rows(z)
     numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))

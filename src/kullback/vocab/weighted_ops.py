@@ -129,7 +129,13 @@ def weighted_tokens(
             slope = head.slope(z)
             if any(wanted):
                 kernels.token_gradients(
-                    z, index, saved[at, :2], weights[at], entropy_weights[at], temperature=1.0, out=z
+                    z,
+                    index,
+                    saved[at, :2],
+                    of_logprob=weights[at],
+                    of_entropy=entropy_weights[at],
+                    temperature=1.0,
+                    out=z,
                 )
                 add(at, z, slope)
     return [saved, *gradients.results()]
