@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import product
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -175,15 +176,15 @@ def runs_here(name: str, device: torch.device) -> bool:
 def case_table(case: Case, device: torch.device, runs: int) -> str:
     """One case, as Markdown."""
     tiny = device.type != "cuda"
-    shape = case.shape.small() if tiny else case.shape
     case = replace(case, ours={name: work for name, work in case.ours.items() if runs_here(name, device)})
+    case = case.small() if tiny else case
     with device:
-        inputs = case.kind.make(shape)
+        inputs = case.kind.make(case.shape)
     truth = case.kind.truth(inputs)
-    speed = rates(shape, device)
+    speed = rates(case.shape, device)
     works = {name: partial(checked, work, inputs) for name, work in (case.ours | case.others).items()}
     found = in_turn(works, device, runs)
-    return report(case, shape, inputs, truth, speed, found, with_goals=not tiny)
+    return report(case, inputs, truth, speed, found, with_goals=not tiny)
 
 
 # --- tuning
@@ -197,7 +198,7 @@ KNOBS: dict[str, tuple[int, ...]] = {
 WORKSPACES = (1 << 28, 1 << 29, 1 << 30, 1 << 31, 1 << 32)
 
 
-def settings(module: Any) -> Iterator[dict[str, int]]:
+def settings(module: ModuleType) -> Iterator[dict[str, int]]:
     """Every setting of the module's knobs, set while it is yielded, and put back."""
     names = [name for name in KNOBS if hasattr(module, name)]
     before = {name: getattr(module, name) for name in names}
@@ -211,7 +212,7 @@ def settings(module: Any) -> Iterator[dict[str, int]]:
             setattr(module, name, value)
 
 
-def sweep(module: Any, device: torch.device, runs: int, backend: str = "triton") -> str:
+def sweep(module: ModuleType, device: torch.device, runs: int, backend: str = "triton") -> str:
     """Milliseconds of the KL and of log-prob and entropy, forward and backward, at every setting; fastest first."""
     shape = CASES[0].shape if device.type == "cuda" else CASES[0].shape.small()
     with device:

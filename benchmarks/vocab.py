@@ -47,26 +47,25 @@ PICTURE = Path("docs/pictures/vocab_cost")
 
 def case_table(name: str, quick: bool = False) -> str:
     """One case, as Markdown."""
-    case = CASES[name]
-    shape = case.shape.small() if quick else case.shape
-    inputs = case.kind.make(shape)
+    case = CASES[name].small() if quick else CASES[name]
+    inputs = case.kind.make(case.shape)
     truth = case.kind.truth(inputs)
     runs, extra, threads = (1, 0, 1) if quick else (5, 5, measure.processors())
-    speed = measure.in_a_fork(lambda: rates(shape, 1 << (22 if quick else 26)), threads)
+    speed = measure.in_a_fork(lambda: rates(case.shape, 1 << (22 if quick else 26)), threads)
     works = case.ours | case.others
     found = measure.side_by_side(
         {name: partial(checked, work, inputs) for name, work in works.items()}, runs, extra, threads
     )
-    return report(case, shape, inputs, truth, speed, found, with_goals=not quick)
+    return report(case, inputs, truth, speed, found, with_goals=not quick)
 
 
 def report(
     case: Case,
-    shape: Shape,
     inputs: Inputs,
     truth: tuple[Tensor, ...],
     speed: Rates,
     found: dict[str, Measured],
+    *,
     with_goals: bool,
 ) -> str:
     """The tables of a case."""
@@ -74,12 +73,12 @@ def report(
         found,
         tuple(case.ours),
         {name: _error(measured, truth, case.kind.relative) for name, measured in found.items()},
-        case.kind.floor(shape, speed),
+        case.kind.floor(case.shape, speed),
         sum(leaf.nbytes for leaf in inputs.leaves),
     )
     error = "relative to float64" if case.kind.relative else "in nats, against float64"
     lines = [
-        f"### {case.title}: {shape}",
+        f"### {case.title}: {case.shape}",
         f"Floor {1e3 * results.floor:.3g} ms ({case.kind.counts}; {speed}). "
         f"The gradient takes {results.gradient / MB:.0f} MB. Error {error}.",
         measure.table(results),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -223,6 +223,10 @@ class Case:
     ours: dict[str, Work]
     others: dict[str, Work]
     goals: tuple[Goal, ...] = ()
+
+    def small(self) -> Case:
+        """For a run that only shows that it runs."""
+        return replace(self, shape=self.shape.small())
 
 
 FULL, HALF = torch.float32, torch.bfloat16

@@ -26,7 +26,7 @@ def mapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             sizes.append(length)
             return super().__new__(cls, fileno, length, **options)
 
-    monkeypatch.setattr(memory, "LARGE", 1)
+    monkeypatch.setattr(memory, "LARGE_BYTES", 1)
     monkeypatch.setattr(mmap, "mmap", Counted)
     return sizes
 
@@ -62,11 +62,11 @@ def test_a_system_without_huge_pages_gets_ordinary_ones(mapped: list[int], monke
     assert mapped == []
 
 
-def test_a_room_serves_one_block_after_the_other() -> None:
+def test_scratch_memory_serves_one_block_after_the_other() -> None:
     hidden, weight = torch.randn(6, 4), torch.randn(9, 4)
-    head = Head(hidden, weight, None, 1.0, 2.0, False)
+    head = Head(hidden=hidden, weight=weight, softcap=2.0)
     whole = head.logits(slice(0, 6), slice(0, 9)).clone()
-    first = head.room.memory.data_ptr()
+    first = head.of_logits.memory.data_ptr()
     part = head.logits(slice(2, 4), slice(1, 8))
     assert part.data_ptr() == first
     torch.testing.assert_close(part, whole[2:4, 1:8])
@@ -74,8 +74,8 @@ def test_a_room_serves_one_block_after_the_other() -> None:
     torch.testing.assert_close(part, whole[2:4, 1:8])  # slopes lie beside the logits
 
 
-def test_a_room_grows_and_changes_its_dtype() -> None:
-    room = memory.Room()
+def test_scratch_memory_grows_and_changes_its_dtype() -> None:
+    scratch = memory.Scratch()
     for shape, dtype in (((2, 3), torch.float32), ((4, 5), torch.float32), ((2, 2), torch.bfloat16)):
-        x = room.empty(shape, dtype=dtype, device=CPU)
+        x = scratch.empty(shape, dtype=dtype, device=CPU)
         assert (x.shape, x.dtype) == (shape, dtype)

@@ -22,7 +22,7 @@ WORDS, TOKENS, HIDDEN = 37, 5, 6
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some rows of a product, and some of its terms, at a time."""
     monkeypatch.setitem(products.SLICE_BYTES, "cpu", 200)
-    monkeypatch.setattr(products, "WIDENED", 2)
+    monkeypatch.setattr(products, "WIDENED_ROWS", 2)
 
 
 def factors(count: int, of_gradient: torch.dtype, of_hidden: torch.dtype) -> list[tuple[Tensor, Tensor]]:

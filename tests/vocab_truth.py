@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 from torch.profiler import ProfilerActivity, profile
+
+from kullback import vocab
+from kullback.vocab import compiled
 
 Function = Callable[..., Tensor]
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+COMPILER_WARNINGS = [  # torch warns of itself while it compiles
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 WAYS: dict[str, dict[str, Any]] = {
     "reverse": {},
@@ -141,3 +149,48 @@ def peak_bytes(function: Callable[[], Any]) -> int:
     assert run.profiler is not None
     events = [e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"]
     return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())), default=0)
+
+
+# --- pairs of logits, for every backend ------------------------------------------------------------------------------
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SLOW_COMPILE = pytest.mark.slow, needs_compiler
+BACKENDS = {"eager": (), "compile": SLOW_COMPILE}
+"""Every backend with the marks of its tests; ``test_compiled_blocks`` has torch.compile in the default run."""
+TOKENS, WIDTH = 7, 123
+"""The shape of every test that runs on all backends: torch.compile takes seconds for another."""
+
+every_backend = pytest.mark.parametrize("backend", [pytest.param(name, marks=BACKENDS[name]) for name in BACKENDS])
+every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+every_way = pytest.mark.parametrize("way", WAYS)
+logprob_or_entropy = pytest.mark.parametrize("column", [0, 1], ids=["logprob", "entropy"])
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compiled blocks and slabs so small that 7 × 123 logits have two blocks, a rest, and three slabs."""
+    monkeypatch.setattr(compiled, "BLOCK_WIDTH", 50)
+    monkeypatch.setattr(compiled, "SLAB_BYTES", 1)
+    monkeypatch.setattr(compiled, "SWEPT_BYTES", 4 * 4 * WIDTH)
+    monkeypatch.setattr(compiled, "MENDED_ROWS", 2)
+    with dynamo.patch(recompile_limit=100):  # more kinds of call than a program has
+        yield
+
+
+def close_pair(tokens: int = TOKENS, width: int = WIDTH, apart: float = 0.3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits of a policy and of a reference near to it."""
+    generator = torch.Generator().manual_seed(seed + tokens * width)
+    logits = 3.0 * torch.randn(tokens, width, generator=generator)
+    return logits, logits + apart * torch.randn(tokens, width, generator=generator)
+
+
+def ids(tokens: int = TOKENS, width: int = WIDTH) -> Tensor:
+    return torch.arange(tokens) * 5 % width
+
+
+def one_of(function: Callable[..., Any], column: int, **options: Any) -> Callable[..., Tensor]:
+    """The log-prob or the entropy of a function that has both."""
+    if function is vocab.token_logprobs:
+        options["entropy"] = True
+        return lambda z, tokens: function(z, tokens, **options)[column]
+    return lambda z, tokens: function(z, tokens, **options)[..., column]

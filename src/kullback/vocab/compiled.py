@@ -1,6 +1,6 @@
 """The block kernels through torch.compile, which fuses the formulas' passes: worth its compile time in long jobs.
 
-Statistics are those of blocks of ``WIDTH`` words, which stay in the cache from the first reduction over them to
+Statistics are those of blocks of ``BLOCK_WIDTH`` words, which stay in the cache from the first reduction over them to
 the last; ``partition`` joins them. The number of rows is dynamic, so that a model compiles once.
 """
 
@@ -9,48 +9,66 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from kullback.vocab import eager, formulas, partition
+from kullback.vocab.backends import Outputs
 from kullback.vocab.formulas import DIVERGENCES, Divergence
 
-WIDTH = 4096
+P = ParamSpec("P")
+R = TypeVar("R")
+Out = TypeVar("Out", Tensor, Tensor | None)
+
+# Words of a block, whose 16 KB of float32 a row stay in the cache. Given a whole row, torch.compile makes a pass over
+# the memory of every reduction: two maxima, two sums and the KL, five where one is enough. In blocks, with two
+# exponentials a logit instead of four, the KL of 2,048 × 131,072 runs at 7.5 times the plain formula's speed.
+BLOCK_WIDTH = 4096
+
+# Of the gradients that are computed at a time beside the logits, where they are to overwrite them: 1 MB instead of as
+# much memory as the logits take.
 SLAB_BYTES = 1 << 20
-"""Of the gradients that are computed at a time beside the logits, where they are to overwrite them."""
+
+# Of the logits whose blocks' statistics, 24 bytes each, are held before they are joined: 400 KB, where those of all
+# blocks of 2,048 × 131,072 took 10 MB beside the gradient.
 SWEPT_BYTES = 1 << 26
-"""Of the logits whose blocks' statistics, 24 bytes each, are held before they are joined."""
-MENDED = 64
-"""Rows whose block is given to eager at a time."""
+
+# Rows whose block is given to eager at a time: few, for the sweep rarely loses digits, and in few blocks of a batch.
+MENDED_ROWS = 64
 
 
-def _by_eager_otherwise(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def _by_eager_otherwise(kernel: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
     """Eager for what torch.compile would compile again: a single row, and more kinds of call than it keeps."""
 
     @wraps(kernel)
-    def run(z: Tensor, *rest: Any) -> Any:
-        if len(z) > 1:
+    def run(z: Tensor, /, *rest: P.args, **options: P.kwargs) -> R:
+        if len(z) > 1:  # a dimension of 1 is never dynamic: tens of seconds to compile, for one row
             try:
-                return kernel(z, *rest)
+                return kernel(z, *rest, **options)
             except torch._dynamo.exc.FailOnRecompileLimitHit:
                 pass
-        return getattr(eager, kernel.__name__)(z, *rest)
+        same: Callable[Concatenate[Tensor, P], R] = getattr(eager, kernel.__name__)
+        return same(z, *rest, **options)
 
     return run
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False, fullgraph=True)
+def _compiled(function: Callable[..., R]) -> Callable[..., R]:
+    made: Callable[..., R] = torch.compile(function, dynamic=False, fullgraph=True)
+    return made
 
 
-def _call(function: Callable[..., Any], *args: Any) -> Any:
-    for x in args:
+def _call(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
+    """The compiled function's result."""
+    # The number of rows alone is dynamic, or every last block of a batch would compile everything again.
+    for x in (*args, *options.values()):
         if isinstance(x, Tensor) and x.ndim:
             torch._dynamo.mark_dynamic(x, 0)
-    return _compiled(function)(*args)
+    result: R = _compiled(function)(*args, **options)
+    return result
 
 
 def _number(temperature: float, z: Tensor) -> Tensor | None:
@@ -60,13 +78,13 @@ def _number(temperature: float, z: Tensor) -> Tensor | None:
 
 def _blocks(z: Tensor) -> list[Tensor]:
     """Views (rows, blocks, words) of one width each."""
-    whole = z.shape[1] - z.shape[1] % WIDTH
+    whole = z.shape[1] - z.shape[1] % BLOCK_WIDTH
     rest = [z[:, None, whole:]] if whole < z.shape[1] else []
-    return [torch.unflatten(z[:, :whole], 1, (-1, WIDTH)), *rest] if whole else rest
+    return [torch.unflatten(z[:, :whole], 1, (-1, BLOCK_WIDTH)), *rest] if whole else rest
 
 
-def _read(z: Tensor, temperature: Tensor | None, *others: Tensor) -> Tensor:
-    z = z.to(eager.computed_in(z, *others))
+def _scaled(z: Tensor, temperature: Tensor | None, *others: Tensor) -> Tensor:
+    z = z.to(eager.compute_dtype(z, *others))
     return z if temperature is None else z / temperature.to(z.dtype)
 
 
@@ -84,7 +102,7 @@ def _inside(out: Tensor | None, z: Tensor) -> bool:
 
 
 @contextmanager
-def _written(out: Tensor | None, at: slice, z: Tensor) -> Iterator[Tensor | None]:
+def _written(out: Out, at: slice, z: Tensor) -> Iterator[Out]:
     """Where a slab's gradient goes: to the result itself, or beside it where that is still being read."""
     if out is None or not _inside(out, z):
         yield None if out is None else out[at]
@@ -96,14 +114,16 @@ def _written(out: Tensor | None, at: slice, z: Tensor) -> Iterator[Tensor | None
 
 def _pair_sweep(zq: Tensor, zp: Tensor, temperature: Tensor | None) -> Tensor:
     blocks = zip(_blocks(zq), _blocks(zp), strict=True)
-    return torch.cat([formulas.pair_sweep(_read(q, temperature, p), _read(p, temperature, q)) for q, p in blocks], 1)
+    return torch.cat(
+        [formulas.pair_sweep(_scaled(q, temperature, p), _scaled(p, temperature, q)) for q, p in blocks], 1
+    )
 
 
 def _pair_sums(
-    zq: Tensor, zp: Tensor, normalisers: Tensor, temperature: Tensor | None, name: str, skew: float
+    zq: Tensor, zp: Tensor, normalisers: Tensor, *, temperature: Tensor | None, name: str, skew: float
 ) -> Tensor:
-    z = _read(zq, temperature, zp), _read(zp, temperature, zq)
-    return formulas.pair_sums(*z, normalisers, DIVERGENCES[name].terms, skew)
+    z = _scaled(zq, temperature, zp), _scaled(zp, temperature, zq)
+    return formulas.pair_sums(*z, normalisers, terms=DIVERGENCES[name].terms, skew=skew)
 
 
 def _pair_gradients(
@@ -111,27 +131,28 @@ def _pair_gradients(
     zp: Tensor,
     saved: Tensor,
     upstream: Tensor,
+    *,
     temperature: Tensor | None,
     name: str,
     skew: float,
     out_q: Tensor | None,
     out_p: Tensor | None,
 ) -> None:
-    z = _read(zq, temperature, zp), _read(zp, temperature, zq)
-    grads = formulas.pair_gradients(*z, saved, upstream, DIVERGENCES[name].terms, skew)
+    z = _scaled(zq, temperature, zp), _scaled(zp, temperature, zq)
+    grads = formulas.pair_gradients(*z, saved, upstream, terms=DIVERGENCES[name].terms, skew=skew)
     for out, grad in zip((out_q, out_p), grads, strict=True):
         if out is not None:
             out.copy_(grad)
 
 
-def _spread(z: Tensor, temperature: Tensor | None) -> Tensor:
-    return torch.cat([formulas.spread(_read(block, temperature)) for block in _blocks(z)], 1)
+def _entropy_statistics(z: Tensor, temperature: Tensor | None) -> Tensor:
+    return torch.cat([formulas.entropy_statistics(_scaled(block, temperature)) for block in _blocks(z)], 1)
 
 
-def _spread_gradients(
-    z: Tensor, saved: Tensor, g1: Tensor, g2: Tensor, temperature: Tensor | None, out: Tensor
+def _gradients_without_token(
+    z: Tensor, saved: Tensor, g1: Tensor, g2: Tensor, *, temperature: Tensor | None, out: Tensor
 ) -> None:
-    out.copy_(formulas.spread_gradients(_read(z, temperature), saved, g1, g2))
+    out.copy_(formulas.gradients_without_token(_scaled(z, temperature), saved, g1, g2))
 
 
 @_by_eager_otherwise
@@ -141,22 +162,21 @@ def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
 
 
 def _swept(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
-    found = _call(_pair_sweep, zq, zp, _number(temperature, zq))
-    lost = found.isnan().any(dim=-1)
+    statistics = _call(_pair_sweep, zq, zp, _number(temperature, zq))
+    # A block in which the one sweep would lose digits says nan; it alone goes through eager.
+    lost = statistics.isnan().any(dim=-1)
     for block in lost.any(dim=0).nonzero()[:, 0].tolist():
-        columns = slice(block * WIDTH, (block + 1) * WIDTH)
-        for rows in lost[:, block].nonzero()[:, 0].split(MENDED):
-            found[rows, block] = eager.pair_statistics(zq[rows, columns], zp[rows, columns], temperature)
-    return partition.join_pairs(found)
+        columns = slice(block * BLOCK_WIDTH, (block + 1) * BLOCK_WIDTH)
+        for rows in torch.split(lost[:, block].nonzero()[:, 0], MENDED_ROWS):
+            statistics[rows, block] = eager.pair_statistics(zq[rows, columns], zp[rows, columns], temperature)
+    return partition.join_pairs(statistics)
 
 
 @_by_eager_otherwise
-def pair_sums(
-    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergence, skew: float, temperature: float
-) -> Tensor:
+def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Divergence, temperature: float) -> Tensor:
     """See ``formulas.pair_sums``."""
-    found: Tensor = _call(_pair_sums, zq, zp, normalisers, _number(temperature, zq), divergence.name, skew)
-    return found
+    number = _number(temperature, zq)
+    return _call(_pair_sums, zq, zp, normalisers, temperature=number, name=divergence.name, skew=divergence.skew)
 
 
 @_by_eager_otherwise
@@ -165,40 +185,67 @@ def pair_gradients(
     zp: Tensor,
     saved: Tensor,
     upstream: Tensor,
+    *,
     divergence: Divergence,
-    skew: float,
     temperature: float,
-    out_q: Tensor | None,
-    out_p: Tensor | None,
+    outs: Outputs,
 ) -> None:
     """See ``formulas.pair_gradients``."""
+    out_q, out_p = outs
     number = _number(temperature, zq)
     for at in _slabs(zq, SLAB_BYTES if _inside(out_q, zq) or _inside(out_p, zp) else zq.nbytes):
         with _written(out_q, at, zq) as to_q, _written(out_p, at, zp) as to_p:
-            rows = zq[at], zp[at], saved[at], upstream[at]
-            _call(_pair_gradients, *rows, number, divergence.name, skew, to_q, to_p)
+            _call(
+                _pair_gradients,
+                zq[at],
+                zp[at],
+                saved[at],
+                upstream[at],
+                temperature=number,
+                name=divergence.name,
+                skew=divergence.skew,
+                out_q=to_q,
+                out_p=to_p,
+            )
 
 
 @_by_eager_otherwise
 def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
     """See ``formulas.token_statistics``."""
     number = _number(temperature, z)
-    found = torch.nn.functional.pad(_call(_spread, z, number), (0, 1))
-    found[:, 0, 2] = _read(formulas.chosen(z, index), number)
-    return partition.join_tokens(found)
+    statistics = torch.nn.functional.pad(_call(_entropy_statistics, z, number), (0, 1))
+    # The token's logit is picked outside the sweep, whose blocks know no index.
+    statistics[:, 0, 2] = _scaled(formulas.chosen_logits(z, index), number)
+    return partition.join_tokens(statistics)
 
 
 @_by_eager_otherwise
 def token_gradients(
-    z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor, temperature: float, out: Tensor
+    z: Tensor,
+    index: Tensor,
+    saved: Tensor,
+    *,
+    of_logprob: Tensor,
+    of_entropy: Tensor,
+    temperature: float,
+    out: Tensor,
 ) -> None:
     """See ``formulas.token_gradients``."""
+    # The token's own entry is written last, from its logit as it was before the gradient overwrote it.
     here = (index >= 0).nonzero()
     of = here[:, 0]
     chosen = z[here, index[here]]
     number = _number(temperature, z)
     for at in _slabs(z, SLAB_BYTES if _inside(out, z) else z.nbytes):
         with _written(out, at, z) as to:
-            _call(_spread_gradients, z[at], saved[at], of_logprob[at], of_entropy[at], number, to)
-    own = formulas.spread_gradients(_read(chosen, number), saved[of], of_logprob[of], of_entropy[of])
+            _call(
+                _gradients_without_token,
+                z[at],
+                saved[at],
+                of_logprob[at],
+                of_entropy[at],
+                temperature=number,
+                out=to,
+            )
+    own = formulas.gradients_without_token(_scaled(chosen, number), saved[of], of_logprob[of], of_entropy[of])
     out[here, index[here]] = (own + of_logprob[of].to(own.dtype)[:, None]).to(out.dtype)

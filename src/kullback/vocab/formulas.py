@@ -15,19 +15,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kullback.families import Family
 
-SMALL = 0.25
-"""|x| below which the series of e^x − 1 − x is used; it has as many terms as it takes there."""
-APART = 16.0
-"""Of normalisers: below it the difference of two logits rounds less than the difference of their logs."""
-WORTH, NOTHING = 8.0, 1e-10
-"""What is taken off a KL may be that many times what is left of it, or as much as nobody asks after."""
+# |x| below which e^x − 1 − x is taken from its series. Up to x⁷ that errs by 1.2e-8 of the value at 0.25, less than
+# float32 rounds; as it stands, e^x − 1 − x loses 6 of its 24 bits there, and all of them at 1e-4.
+SERIES_BELOW = 0.25
+
+# Of two normalisers: where they are no farther apart, log q/p = (z_q − z_p) − (lse_q − lse_p) rounds less in this
+# order. Farther apart the first difference is itself large: near 1e4 the numbers of float32 are 1e-3 apart.
+FAR_APART = 16.0
+
+# The one sweep makes a KL as F/S less an excess, and rounds by what it subtracts: an excess of 8 KLs costs three bits
+# of float32. A block that loses more is swept again, unless its excess is below 1e-10 nats, which no use of a KL
+# resolves.
+WORST_EXCESS, NEGLIGIBLE_EXCESS = 8.0, 1e-10
+
 Terms = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -39,17 +46,15 @@ def gap(a: Tensor, b: Tensor, log_ratio: Tensor | None = None) -> Tensor:
     mass = a.exp()
     log_ratio = a - b if log_ratio is None else log_ratio
     near = log_ratio > -1.0
-    other = torch.where(near, -log_ratio, b).exp()  # one exponential for both branches
-    close = torch.where(log_ratio.abs() < SMALL, _series(-log_ratio), other - 1.0 + log_ratio)
-    return torch.where(near, mass * close, other - mass + _times(mass, log_ratio))
-
-
-def exp_gap(x: Tensor) -> Tensor:
-    """e^x − 1 − x, by its series near 0: expm1(x) − x would cancel there (and inductor's expm1 is e^x − 1)."""
-    return torch.where(x.abs() < SMALL, _series(x), x.exp() - 1.0 - x)
+    other = torch.where(near, -log_ratio, b).exp()  # one exponential serves both branches
+    close = torch.where(log_ratio.abs() < SERIES_BELOW, _series(-log_ratio), other - 1.0 + log_ratio)
+    return torch.where(near, mass * close, other - mass + _mass_times(mass, log_ratio))
 
 
 def _series(x: Tensor) -> Tensor:
+    """e^x − 1 − x for |x| < ``SERIES_BELOW``."""
+    # Not expm1(x) − x, which cancels: at 1e-3 it keeps four digits of seven. And inductor's expm1 is e^x − 1, of which
+    # a KL of 5e-7 nats keeps none: torch.compile of the plain formula is off by 160% there.
     terms = 15 if x.dtype == torch.float64 else 7
     series = torch.full_like(x, 1 / math.factorial(terms))
     for number in range(terms - 1, 1, -1):
@@ -58,10 +63,11 @@ def _series(x: Tensor) -> Tensor:
 
 
 def _expm1(x: Tensor) -> Tensor:
-    return torch.where(x.abs() < SMALL, x + _series(x), x.exp() - 1.0)
+    """e^x − 1, to the last digit also in compiled code."""
+    return torch.where(x.abs() < SERIES_BELOW, x + _series(x), x.exp() - 1.0)
 
 
-def _times(mass: Tensor, x: Tensor) -> Tensor:
+def _mass_times(mass: Tensor, x: Tensor) -> Tensor:
     """mass·x, and 0 where there is no mass."""
     return torch.where(mass > 0, mass * x, 0.0)
 
@@ -69,26 +75,27 @@ def _times(mass: Tensor, x: Tensor) -> Tensor:
 def _reverse(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
     other = b.exp()
     below = torch.where(log_ratio.abs() < 1.0, other * _expm1(log_ratio), a.exp() - other)
-    return gap(a, b, log_ratio), _times(a.exp(), log_ratio), -below
+    return gap(a, b, log_ratio), _mass_times(a.exp(), log_ratio), -below
 
 
 def _skewed(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
     m, above = _mixture(a, b, log_ratio, skew)
     mass, other = a.exp(), b.exp()
     of_b = torch.where(log_ratio.abs() < 1.0, -log_ratio - above, b - m)
-    share = _times(mass, skew * _expm1(of_b))
-    return gap(a, m, -above), share - _times(mass, above), -skew * _times(other, _expm1(-above))
+    share = _mass_times(mass, skew * _expm1(of_b))
+    return gap(a, m, -above), share - _mass_times(mass, above), -skew * _mass_times(other, _expm1(-above))
 
 
 def _jensen_shannon(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor, Tensor]:
     m, above = _mixture(a, b, log_ratio, 0.5)
     of_b = torch.where(log_ratio.abs() < 1.0, -log_ratio - above, b - m)
-    return 0.5 * (gap(a, m, -above) + gap(b, m, of_b)), -0.5 * _times(a.exp(), above), 0.5 * _times(b.exp(), of_b)
+    value = 0.5 * (gap(a, m, -above) + gap(b, m, of_b))
+    return value, -0.5 * _mass_times(a.exp(), above), 0.5 * _mass_times(b.exp(), of_b)
 
 
 def _mixture(a: Tensor, b: Tensor, log_ratio: Tensor, skew: float) -> tuple[Tensor, Tensor]:
     """log m of m = (1−s)e^a + s·e^b, and log m − a."""
-    near = torch.log1p(skew * _expm1(-log_ratio))
+    near = torch.log1p(skew * _expm1(-log_ratio))  # m − a would keep no digit that its two logs have in common
     m = torch.logaddexp(a + math.log1p(-skew), b + math.log(skew))
     return m, torch.where(log_ratio.abs() < 1.0, near, m - a)
 
@@ -103,25 +110,32 @@ class Divergence:
         terms: (a, b, a − b, skew) → d, ∂D/∂a and ∂D/∂b, elementwise and up to a constant times the own
             mass, which the softmax's gradient removes: chosen so that both vanish where a = b.
         chains: whether the chain rule of a partition holds, so that one sweep is enough.
+        skew: s, the share of p in the mixture; only the skewed divergence reads it.
     """
 
     name: str
     formula: str
     terms: Terms
     chains: bool = False
+    skew: float = 1.0
 
 
 DIVERGENCES = Family(
     (
-        Divergence("kl", "KL(q‖p)", _reverse, chains=True),
-        Divergence("skewed", "KL(q‖(1−s)q + sp)", _skewed),
-        Divergence("jensen_shannon", "½KL(q‖m) + ½KL(p‖m), m = ½(q + p)", _jensen_shannon),
+        Divergence(name="kl", formula="KL(q‖p)", terms=_reverse, chains=True),
+        Divergence(name="skewed", formula="KL(q‖(1−s)q + sp)", terms=_skewed),
+        Divergence(name="jensen_shannon", formula="½KL(q‖m) + ½KL(p‖m), m = ½(q + p)", terms=_jensen_shannon),
     )
 )
 
 
+def divergence_of(name: str, skew: float) -> Divergence:
+    """The divergence of a name at a skew: what an operator, which is told of both, computes."""
+    return replace(DIVERGENCES[name], skew=skew)
+
+
 def normaliser(z: Tensor) -> Tensor:
-    """log Σ_v e^z, (rows,), in float64: the maximum and the float32 sum lose nothing more in adding up."""
+    """log Σ_v e^z, (rows,), in float64, so that adding up its two parts loses nothing."""
     largest = z.amax(dim=-1)
     shift = torch.where(largest.isinf(), 0.0, largest)
     return wide(shift) + wide((z - shift[:, None]).exp().sum(dim=-1)).log()
@@ -135,7 +149,7 @@ def wide(x: Tensor) -> Tensor:
 def pair_statistics(zq: Tensor, zp: Tensor) -> Tensor:
     """(rows, 3): the two normalisers, and KL of the two distributions within the block (0 if one is empty)."""
     lq, lp = normaliser(zq), normaliser(zp)
-    inside = gap(*_logs(zq, zp, lq, lp)).sum(dim=-1)
+    inside = gap(*_log_distributions(zq, zp, lq, lp)).sum(dim=-1)
     empty = lq.isneginf() | lp.isneginf()
     return torch.stack([lq, lp, wide(inside).masked_fill(empty, 0.0)], dim=-1)
 
@@ -151,31 +165,34 @@ def pair_sweep(zq: Tensor, zp: Tensor) -> Tensor:
     the models disagree about more than about the others; where a word is banned; and where the models place their
     logits far from each other.
     """
+    # The formulas as they stand need the normalisers first: four exponentials a logit and two sweeps, against two and
+    # one.
     top_q, top_p = zq.amax(dim=-1), zp.amax(dim=-1)
     apart = top_q - top_p
     mass, other = (zq - top_q[..., None]).exp(), (zp - top_p[..., None]).exp()
     x = (zq - zp) - apart[..., None]
     expected = mass * x
-    gaps = torch.where(x.abs() < SMALL, mass * _series(-x), other - mass + expected)
+    gaps = torch.where(x.abs() < SERIES_BELOW, mass * _series(-x), other - mass + expected)
+    # What follows is of rows alone, so that float64 costs nothing.
     total, of_other, expected, gaps = (wide(part.sum(dim=-1)) for part in (mass, other, expected, gaps))
     inside, delta = gaps / total, (gaps - expected) / total
-    log_other = torch.where(inside < SMALL, delta.log1p(), of_other.log() - total.log())
+    log_other = torch.where(inside < SERIES_BELOW, delta.log1p(), of_other.log() - total.log())
     excess = delta - log_other
     value = inside - excess
-    lost = ~(excess <= WORTH * value + NOTHING) | (apart.abs() > APART)
+    lost = ~(excess <= WORST_EXCESS * value + NEGLIGIBLE_EXCESS) | (apart.abs() > FAR_APART)
     lq = wide(top_q) + total.log()
     found = torch.stack([lq, lq - wide(apart) + log_other, value.clamp(min=0.0)], dim=-1)
     return found.masked_fill(lost[..., None], math.nan)
 
 
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, terms: Terms, skew: float) -> Tensor:
+def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, terms: Terms, skew: float) -> Tensor:
     """(rows, 3): Σ d, Σ ∂D/∂a and Σ ∂D/∂b over the block; the normalisers, (rows, 2), are the whole's."""
-    parts = terms(*_logs(zq, zp, *normalisers.unbind(dim=-1)), skew)
+    parts = terms(*_log_distributions(zq, zp, *normalisers.unbind(dim=-1)), skew)
     return torch.stack([part.sum(dim=-1, dtype=wide(part[:0]).dtype) for part in parts], dim=-1)
 
 
 def pair_gradients(
-    zq: Tensor, zp: Tensor, saved: Tensor, upstream: Tensor, terms: Terms, skew: float
+    zq: Tensor, zp: Tensor, saved: Tensor, upstream: Tensor, *, terms: Terms, skew: float
 ) -> tuple[Tensor, Tensor]:
     """g·∂D/∂z of both: g(∂D/∂a − q Σ∂D/∂a) and its like; 0 for a row whose D is infinite.
 
@@ -186,7 +203,7 @@ def pair_gradients(
         terms, skew: of the divergence.
     """
     lq, lp, value, sum_a, sum_b = saved.unbind(dim=-1)
-    a, b, log_ratio = _logs(zq, zp, lq, lp)
+    a, b, log_ratio = _log_distributions(zq, zp, lq, lp)
     _, of_a, of_b = terms(a, b, log_ratio, skew)
     finite = (~value.isinf())[:, None]
     g = upstream.to(zq.dtype)[:, None]
@@ -195,28 +212,27 @@ def pair_gradients(
     return grad_q, grad_p
 
 
-def _logs(zq: Tensor, zp: Tensor, lq: Tensor, lp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log q, log p and log q/p of the block, the last from the logits' own difference, which rounds less.
-
-    A normaliser of −inf leaves −inf. Logits far from 0 lose no digit: first the rounded normaliser, which
-    leaves a difference without rounding (of the larger logits), then what was rounded away.
-    """
+def _log_distributions(zq: Tensor, zp: Tensor, lq: Tensor, lp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log q, log p and log q/p of the block; a normaliser of −inf leaves −inf."""
+    # log q/p is made of the logits' own difference, which rounds less than that of two log-probs. A normaliser is taken
+    # off in two steps, rounded and rest: the first difference is exact for the words that matter (their logits are near
+    # the normaliser), and so logits near 1e4, where float32 has steps of 1e-3, lose no digit.
     lq, lp = (torch.where(n.isneginf(), 0.0, n) for n in (lq, lp))
-    coarse, fine = _parts(lq - lp, zq.dtype)
-    close, larger = coarse.abs() < APART, (lq.abs() > lp.abs())[:, None]
+    coarse, fine = _coarse_and_fine(lq - lp, zq.dtype)
+    close, larger = coarse.abs() < FAR_APART, (lq.abs() > lp.abs())[:, None]
     late = torch.where(close, coarse, 0.0)
     from_q, to_p = torch.where(close | ~larger, 0.0, coarse), torch.where(close | larger, 0.0, coarse)
     log_ratio = (((zq - from_q) - (zp + to_p)) - late) - fine
-    return minus(zq, lq), minus(zp, lp), log_ratio
+    return logprobs_of(zq, lq), logprobs_of(zp, lp), log_ratio
 
 
-def minus(z: Tensor, normaliser: Tensor) -> Tensor:
+def logprobs_of(z: Tensor, normaliser: Tensor) -> Tensor:
     """z less the normaliser of its row, to the last digit also where both are large."""
-    coarse, fine = _parts(normaliser, z.dtype)
+    coarse, fine = _coarse_and_fine(normaliser, z.dtype)
     return (z - coarse) - fine
 
 
-def _parts(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _coarse_and_fine(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x as the sum of two columns of a narrower dtype."""
     coarse = x.to(dtype)
     return coarse[:, None], (x - coarse.to(x.dtype)).to(dtype)[:, None]
@@ -224,21 +240,21 @@ def _parts(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def token_statistics(z: Tensor, index: Tensor) -> Tensor:
     """(rows, 3): the normaliser, the entropy within the block, and the logit at index (0 where index is −1)."""
-    return torch.cat([spread(z), wide(chosen(z, index))[:, None]], dim=-1)
+    return torch.cat([entropy_statistics(z), wide(chosen_logits(z, index))[:, None]], dim=-1)
 
 
-def spread(z: Tensor) -> Tensor:
+def entropy_statistics(z: Tensor) -> Tensor:
     """(…, 2) of (…, columns): the normaliser, and the entropy within the block."""
     largest = z.amax(dim=-1)
-    shift = torch.where(largest.isinf(), 0.0, largest)
+    shift = torch.where(largest.isinf(), 0.0, largest)  # a block without words has the normaliser −inf, not nan
     below = z - shift[..., None]
     mass = below.exp()
     total = wide(mass.sum(dim=-1))
-    entropy = total.log() - wide(_times(mass, below).sum(dim=-1)) / total
+    entropy = total.log() - wide(_mass_times(mass, below).sum(dim=-1)) / total
     return torch.stack([wide(shift) + total.log(), entropy.masked_fill(total == 0, 0.0)], dim=-1)
 
 
-def chosen(z: Tensor, index: Tensor) -> Tensor:
+def chosen_logits(z: Tensor, index: Tensor) -> Tensor:
     """(rows,): the logit at index, 0 where index is −1."""
     return z.gather(-1, index.clamp(min=0)[:, None])[:, 0].where(index >= 0, 0.0)
 
@@ -253,13 +269,13 @@ def token_gradients(z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor,
         of_logprob, of_entropy: the upstream gradients g₁ and g₂, (rows,).
     """
     of_chosen = torch.where(index >= 0, of_logprob, 0.0).to(z.dtype)
-    grad = spread_gradients(z, saved, of_logprob, of_entropy)
+    grad = gradients_without_token(z, saved, of_logprob, of_entropy)
     return grad.scatter_add(-1, index.clamp(min=0)[:, None], of_chosen[:, None])
 
 
-def spread_gradients(z: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor) -> Tensor:
+def gradients_without_token(z: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor) -> Tensor:
     """``token_gradients`` as if no word were the token."""
     total, entropy = saved.unbind(dim=-1)
     entropy, g1, g2 = (x.to(z.dtype)[:, None] for x in (entropy, of_logprob, of_entropy))
-    logs = minus(z, total)
-    return -_times(logs.exp(), g1 + g2 * (logs + entropy))
+    logs = logprobs_of(z, total)
+    return -_mass_times(logs.exp(), g1 + g2 * (logs + entropy))

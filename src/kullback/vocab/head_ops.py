@@ -1,95 +1,177 @@
-"""The fused forms as custom operators: logits are made, used and forgotten a block at a time."""
+"""The same quantities from hidden states and heads, as custom operators.
+
+Logits are made, used and forgotten a block at a time.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from kullback.vocab import partition
-from kullback.vocab.backends import kernels
-from kullback.vocab.formulas import DIVERGENCES, wide
-from kullback.vocab.heads import Gradients, Head, empty_like, tiles
+from kullback.vocab.backends import block_kernels
+from kullback.vocab.formulas import divergence_of, wide
+from kullback.vocab.heads import Head, HeadGradients, HeadPlan, empty_like, tiles
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic, refuse_second_derivative
 
+P = ParamSpec("P")
+R = TypeVar("R")
+HeadFunction = Callable[Concatenate[list[Tensor], HeadPlan, P], R]
+"""What is computed of hidden, weight and bias of each head, and of how logits are made of them."""
 
-def heads(tensors: list[Tensor], biased: list[bool], numbers: list[float], rounded: bool) -> list[Head]:
-    """Heads from what an operator is given: hidden, weight and bias of each, its scale and softcap."""
-    rest = list(tensors)
-    found = []
-    for i, has_bias in enumerate(biased):
-        hidden, weight = rest.pop(0), rest.pop(0)
-        bias = rest.pop(0) if has_bias else None
-        found.append(Head(hidden, weight, bias, numbers[2 * i], numbers[2 * i + 1], rounded))
-    return found
+PLAN = "bool[] biased, float[] numbers, bool rounded, int workspace, str backend"
+"""A ``HeadPlan`` as the schema of an operator has it."""
 
 
-@torch.library.custom_op("kullback::head_pair_statistics", mutates_args=())
-def pair_statistics(
-    tensors: list[Tensor], biased: list[bool], numbers: list[float], rounded: bool, workspace: int, backend: str
-) -> Tensor:
-    """(tokens, 3): see ``formulas.pair_statistics``; q's head, then p's."""
-    q, p = heads(tensors, biased, numbers, rounded)
-    kernel = kernels(backend)
-    with plain_arithmetic(q.hidden):
-        rows, columns = tiles(q, 2, workspace)
-        parts = [
-            torch.cat([kernel.pair_statistics(q.logits(at, across), p.logits(at, across), 1.0) for at in rows])
-            for across in columns
-        ]
-        return partition.join_pairs(torch.stack(parts, dim=1))
+def head_operator(
+    schema: str, like: Callable[..., R], *, gradient: bool = False
+) -> Callable[[HeadFunction[P, R]], HeadFunction[P, R]]:
+    """Make a function an operator, which torch.compile, autocast and checkpointing call without a look inside.
 
+    Args:
+        schema: as torch writes it, name first; tensors and plan are ``Tensor[] tensors`` and ``PLAN``.
+        like: empty tensors of the result's shapes, from the function's arguments.
+        gradient: whether it makes gradients, whose own derivative is refused.
+    """
 
-@torch.library.custom_op("kullback::head_pair_sums", mutates_args=())
-def pair_sums(
-    tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
-    normalisers: Tensor,
-    divergence: str,
-    skew: float,
-) -> Tensor:
-    """(tokens, 3): see ``formulas.pair_sums``."""
-    q, p = heads(tensors, biased, numbers, rounded)
-    kernel = kernels(backend)
-    with plain_arithmetic(q.hidden):
-        rows, columns = tiles(q, 2, workspace)
-        parts = [
-            torch.cat(
-                [
-                    kernel.pair_sums(
-                        q.logits(at, across), p.logits(at, across), normalisers[at], DIVERGENCES[divergence], skew, 1.0
-                    )
-                    for at in rows
-                ]
+    def operator_of(function: HeadFunction[P, R]) -> HeadFunction[P, R]:
+        name, signature = schema.split("(", 1)
+        operator = torch.library.custom_op(
+            f"kullback::{name}", _unpacked(function), mutates_args=(), schema=f"({signature}"
+        )
+        operator.register_fake(_unpacked(like))
+        if gradient:
+            refuse_second_derivative(operator)
+
+        @wraps(function)
+        def call(tensors: list[Tensor], plan: HeadPlan, /, *rest: P.args, **options: P.kwargs) -> R:
+            result: R = operator(
+                tensors,
+                *rest,
+                biased=list(plan.biased),
+                numbers=[number for pair in plan.numbers for number in pair],
+                rounded=plan.rounded,
+                workspace=plan.workspace,
+                backend=plan.backend,
+                **options,
             )
-            for across in columns
-        ]
-        return partition.join_sums(torch.stack(parts, dim=1))
+            return result
+
+        return call
+
+    return operator_of
 
 
-@torch.library.custom_op("kullback::head_pair_gradients", mutates_args=())
+def _unpacked(function: Callable[..., R]) -> Callable[..., R]:
+    """The function as an operator calls it: only numbers, strings and tensors cross, so the plan comes in pieces."""
+
+    def run(
+        tensors: list[Tensor],
+        *rest: Any,
+        biased: list[bool],
+        numbers: list[float],
+        rounded: bool,
+        workspace: int,
+        backend: str,
+        **options: Any,
+    ) -> R:
+        pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+        plan = HeadPlan(biased=tuple(biased), numbers=pairs, rounded=rounded, workspace=workspace, backend=backend)
+        return function(tensors, plan, *rest, **options)
+
+    return run
+
+
+def heads_of(tensors: list[Tensor], plan: HeadPlan) -> list[Head]:
+    """Heads from hidden, weight and bias of each, one after the other; a head without a bias has no third."""
+    rest = iter(tensors)
+    return [
+        Head(
+            hidden=next(rest),
+            weight=next(rest),
+            bias=next(rest) if biased else None,
+            scale=scale,
+            softcap=softcap,
+            rounded=plan.rounded,
+        )
+        for biased, (scale, softcap) in zip(plan.biased, plan.numbers, strict=True)
+    ]
+
+
+def _statistics_like(tensors: list[Tensor], *_: object, **__: object) -> Tensor:
+    hidden = tensors[0]
+    return torch.empty((len(hidden), 3), dtype=wide(hidden.new_empty(0)).dtype, device=hidden.device)
+
+
+def gradients_like(tensors: list[Tensor], plan: HeadPlan, *_: object, wanted: list[bool], **__: object) -> list[Tensor]:
+    """Empty tensors as ``HeadGradients.results`` returns them."""
+    rest = iter(tensors)
+    inputs = [x for biased in plan.biased for x in (next(rest), next(rest), next(rest) if biased else None)]
+    nothing = tensors[0].new_empty(0)
+    return [empty_like(nothing if x is None else x, want, torch.empty) for x, want in zip(inputs, wanted, strict=True)]
+
+
+@head_operator(f"head_pair_statistics(Tensor[] tensors, *, {PLAN}) -> Tensor", _statistics_like)
+def pair_statistics(tensors: list[Tensor], plan: HeadPlan) -> Tensor:
+    """(tokens, 3): see ``formulas.pair_statistics``; q's head, then p's."""
+    q, p = heads_of(tensors, plan)
+    kernels = block_kernels(plan.backend)
+
+    def of_block(at: slice, across: slice) -> Tensor:
+        return kernels.pair_statistics(q.logits(at, across), p.logits(at, across), 1.0)
+
+    with plain_arithmetic(q.hidden):
+        return partition.join_pairs(_every_block(of_block, *tiles(q, 2, plan.workspace)))
+
+
+@head_operator(
+    f"head_pair_sums(Tensor[] tensors, Tensor normalisers, *, {PLAN}, str divergence, float skew) -> Tensor",
+    _statistics_like,
+)
+def pair_sums(tensors: list[Tensor], plan: HeadPlan, normalisers: Tensor, *, divergence: str, skew: float) -> Tensor:
+    """(tokens, 3): see ``formulas.pair_sums``."""
+    q, p = heads_of(tensors, plan)
+    kernels, kind = block_kernels(plan.backend), divergence_of(divergence, skew)
+
+    def of_block(at: slice, across: slice) -> Tensor:
+        z = q.logits(at, across), p.logits(at, across)
+        return kernels.pair_sums(*z, normalisers[at], divergence=kind, temperature=1.0)
+
+    with plain_arithmetic(q.hidden):
+        return partition.join_sums(_every_block(of_block, *tiles(q, 2, plan.workspace)))
+
+
+def _every_block(of_block: Callable[[slice, slice], Tensor], rows: list[slice], columns: list[slice]) -> Tensor:
+    """(tokens, blocks, 3): the statistics of every block of columns."""
+    parts = [torch.cat([of_block(at, across) for at in rows]) for across in columns]
+    return torch.stack(parts, dim=1)
+
+
+@head_operator(
+    f"head_pair_gradients(Tensor[] tensors, Tensor saved, Tensor upstream, *, {PLAN}, "
+    "str divergence, float skew, bool[] wanted) -> Tensor[]",
+    gradients_like,
+    gradient=True,
+)
 def pair_gradients(
     tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
+    plan: HeadPlan,
     saved: Tensor,
     upstream: Tensor,
+    *,
     divergence: str,
     skew: float,
     wanted: list[bool],
 ) -> list[Tensor]:
     """Gradients to hidden, weight and bias of q, then of p; one that is not wanted is empty."""
-    q, p = heads(tensors, biased, numbers, rounded)
-    rows, columns = tiles(q, 2, workspace)
-    of_q, of_p = Gradients(q, wanted[:3], rows, columns), Gradients(p, wanted[3:], rows, columns)
+    q, p = heads_of(tensors, plan)
+    kernels, kind = block_kernels(plan.backend), divergence_of(divergence, skew)
+    rows, columns = tiles(q, 2, plan.workspace)
+    of_q, of_p = HeadGradients(q, wanted[:3], rows, columns), HeadGradients(p, wanted[3:], rows, columns)
     want_q, want_p = any(wanted[:3]), any(wanted[3:])
     with plain_arithmetic(q.hidden):
         for across in columns:
@@ -97,17 +179,9 @@ def pair_gradients(
                 for at in rows:
                     zq, zp = q.logits(at, across), p.logits(at, across)
                     slopes = q.slope(zq) if want_q else None, p.slope(zp) if want_p else None
-                    kernels(backend).pair_gradients(
-                        zq,
-                        zp,
-                        saved[at],
-                        upstream[at],
-                        DIVERGENCES[divergence],
-                        skew,
-                        1.0,
-                        zq if want_q else None,
-                        zp if want_p else None,
-                    )
+                    # The gradients overwrite the logits, which nothing reads again: a block is held once, not twice.
+                    outs = zq if want_q else None, zp if want_p else None
+                    kernels.pair_gradients(zq, zp, saved[at], upstream[at], divergence=kind, temperature=1.0, outs=outs)
                     if want_p:
                         to_p(at, zp, slopes[1])
                     if want_q:
@@ -115,59 +189,49 @@ def pair_gradients(
     return [*of_q.results(), *of_p.results()]
 
 
-@torch.library.custom_op("kullback::head_token_statistics", mutates_args=())
-def token_statistics(
-    tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
-    tokens: Tensor,
-    start: int,
-    size: int,
-) -> Tensor:
+@head_operator(
+    f"head_token_statistics(Tensor[] tensors, Tensor tokens, *, {PLAN}, int start, int size) -> Tensor",
+    _statistics_like,
+)
+def token_statistics(tensors: list[Tensor], plan: HeadPlan, tokens: Tensor, *, start: int, size: int) -> Tensor:
     """(tokens, 3): see ``formulas.token_statistics``."""
     check_tokens(tokens, size)
-    (head,) = heads(tensors, biased, numbers, rounded)
-    kernel = kernels(backend)
+    (head,) = heads_of(tensors, plan)
+    kernels = block_kernels(plan.backend)
+
+    def of_block(at: slice, across: slice) -> Tensor:
+        index = local_index(tokens[at], start + across.start, across.stop - across.start)
+        return kernels.token_statistics(head.logits(at, across), index, 1.0)
+
     with plain_arithmetic(head.hidden):
-        rows, columns = tiles(head, 1, workspace)
-        parts = [
-            torch.cat(
-                [
-                    kernel.token_statistics(
-                        head.logits(at, across),
-                        local_index(tokens[at], start + across.start, across.stop - across.start),
-                        1.0,
-                    )
-                    for at in rows
-                ]
-            )
-            for across in columns
-        ]
-        return partition.join_tokens(torch.stack(parts, dim=1))
+        return partition.join_tokens(_every_block(of_block, *tiles(head, 1, plan.workspace)))
 
 
-@torch.library.custom_op("kullback::head_token_gradients", mutates_args=())
+@head_operator(
+    "head_token_gradients(Tensor[] tensors, Tensor tokens, Tensor saved, Tensor upstream, *, "
+    f"{PLAN}, int start, bool[] wanted) -> Tensor[]",
+    gradients_like,
+    gradient=True,
+)
 def token_gradients(
     tensors: list[Tensor],
-    biased: list[bool],
-    numbers: list[float],
-    rounded: bool,
-    workspace: int,
-    backend: str,
+    plan: HeadPlan,
     tokens: Tensor,
-    start: int,
     saved: Tensor,
-    of_logprob: Tensor,
-    of_entropy: Tensor,
+    upstream: Tensor,
+    *,
+    start: int,
     wanted: list[bool],
 ) -> list[Tensor]:
-    """Gradients to hidden, weight and bias; one that is not wanted is empty."""
-    (head,) = heads(tensors, biased, numbers, rounded)
-    rows, columns = tiles(head, 1, workspace)
-    gradients = Gradients(head, wanted, rows, columns)
+    """Gradients to hidden, weight and bias; one that is not wanted is empty.
+
+    ``upstream`` is (2, tokens): the gradients to the log-probs, and to the entropies.
+    """
+    (head,) = heads_of(tensors, plan)
+    kernels = block_kernels(plan.backend)
+    of_logprob, of_entropy = upstream.unbind(dim=0)
+    rows, columns = tiles(head, 1, plan.workspace)
+    gradients = HeadGradients(head, wanted, rows, columns)
     with plain_arithmetic(head.hidden):
         for across in columns:
             with gradients.over(across) as add:
@@ -175,28 +239,14 @@ def token_gradients(
                     z = head.logits(at, across)
                     slope = head.slope(z)
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
-                    kernels(backend).token_gradients(z, index, saved[at], of_logprob[at], of_entropy[at], 1.0, z)
+                    kernels.token_gradients(
+                        z,
+                        index,
+                        saved[at],
+                        of_logprob=of_logprob[at],
+                        of_entropy=of_entropy[at],
+                        temperature=1.0,
+                        out=z,
+                    )
                     add(at, z, slope)
     return list(gradients.results())
-
-
-def _statistics_like(tensors: list[Tensor], *_: object) -> Tensor:
-    hidden = tensors[0]
-    return torch.empty((len(hidden), 3), dtype=wide(hidden.new_empty(0)).dtype, device=hidden.device)
-
-
-def gradients_like(tensors: list[Tensor], biased: list[bool], *rest: Any) -> list[Tensor]:
-    """Empty tensors as ``Gradients.results`` returns them; ``wanted`` is an operator's last argument."""
-    left, found, wanted = list(tensors), [], rest[-1]
-    for i, has_bias in enumerate(biased):
-        hidden, weight = left.pop(0), left.pop(0)
-        bias = left.pop(0) if has_bias else hidden.new_empty(0)
-        found += [empty_like(x, wanted[3 * i + k], torch.empty) for k, x in enumerate((hidden, weight, bias))]
-    return found
-
-
-for _operator in (pair_statistics, pair_sums, token_statistics):
-    _operator.register_fake(_statistics_like)
-for _operator in (pair_gradients, token_gradients):
-    _operator.register_fake(gradients_like)
-    refuse_second_derivative(_operator)

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from kullback.errors import InputError, ShapeError
 from kullback.vocab import ops, partition, shards
-from kullback.vocab.backends import choose
-from kullback.vocab.formulas import DIVERGENCES, Divergence
-from kullback.vocab.ops import differentiable
+from kullback.vocab.backends import backend_for
+from kullback.vocab.formulas import Divergence, divergence_of
+from kullback.vocab.ops import Context, differentiable
+from kullback.vocab.shards import Shard
 
-Direction = Literal["reverse", "forward", "jensen_shannon"]
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+TokenDirection = Literal["reverse", "forward", "jensen_shannon"]
+"""Which divergence of two next-token distributions: KL(q‖p), KL(p‖q), or the one between them."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a divergence of next-token distributions is computed; the first argument has the role of q."""
+class PairPlan:
+    """How the divergence of two models' logits is computed; the first argument has the role of q.
+
+    Attributes:
+        divergence: with its skew.
+        temperature: that divides the logits.
+        backend: who computes a block.
+        group: over which the vocabulary is split, or None.
+    """
 
     divergence: Divergence
-    skew: float
     temperature: float
     backend: str
-    group: Any
+    group: ProcessGroup | None
 
 
-def plan(
-    direction: str, skew: float, temperature: float, backend: str | None, group: Any, device: torch.device
-) -> tuple[Plan, bool]:
-    """The plan, and whether policy and reference change roles.
+@dataclass(frozen=True)
+class TokenPlan:
+    """How log-probs and entropies of one model's logits are computed.
+
+    Attributes:
+        shard: where the columns are in the vocabulary.
+        temperature: that divides the logits.
+        backend: who computes a block.
+    """
+
+    shard: Shard
+    temperature: float
+    backend: str
+
+
+def named_divergence(direction: str, skew: float) -> tuple[Divergence, bool]:
+    """The divergence that the options name, and whether policy and reference change roles in it.
 
     Raises:
         InputError: an option that cannot be right, in a sentence.
@@ -42,24 +66,21 @@ def plan(
         raise InputError(f"skew={skew:g} came, but the weight of the other model is above 0 and at most 1")
     if direction == "jensen_shannon" and skew != 1:
         raise InputError(f"skew={skew:g} came with direction='jensen_shannon', which is between both models already")
-    if not temperature > 0:
-        raise InputError(f"temperature={temperature:g} came, but it must be above 0")
     name = direction if direction == "jensen_shannon" else "kl" if skew == 1 else "skewed"
-    chosen = Plan(DIVERGENCES[name], float(skew), temperature, choose(backend, device), group)
-    return chosen, direction == "forward"
+    return divergence_of(name, float(skew)), direction == "forward"
 
 
 def token_kl(
     logits: Tensor,
     ref_logits: Tensor,
     *,
-    direction: Direction = "reverse",
+    direction: TokenDirection = "reverse",
     skew: float = 1.0,
     temperature: float = 1.0,
-    group: Any = None,
+    group: ProcessGroup | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The exact divergence of two next-token distributions, at every token, over the whole vocabulary.
+    """The exact KL(q‖p), or what ``direction`` names instead, of two next-token distributions at every token.
 
     With q = softmax(logits/T) and p = softmax(ref_logits/T), ``"reverse"`` is KL(q‖(1−s)q + sp), which is
     KL(q‖p) at s = 1; ``"forward"`` is the same with q and p exchanged; ``"jensen_shannon"`` is
@@ -75,7 +96,7 @@ def token_kl(
         logits: of the policy, (…, vocab), float32, float64, or half precision, which is computed in float32.
             With a group, this rank's columns; or a DTensor split over its last dimension.
         ref_logits: of the reference, likewise.
-        direction: ``"reverse"``, ``"forward"`` or ``"jensen_shannon"``.
+        direction: ``"reverse"``, ``"forward"`` or ``"jensen_shannon"``; KL(q‖p) unless it is given.
         skew: s, the weight of the other model in the mixture, in (0, 1].
         temperature: T.
         group: the ``torch.distributed`` group over which the vocabulary is split.
@@ -97,8 +118,8 @@ def token_kl(
         >>> kb.vocab.token_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
         tensor([0.1201])
     """
-    logits, group, _ = shards.unwrapped(logits, group, "logits")
-    ref_logits, ref_group, _ = shards.unwrapped(ref_logits, group, "ref_logits")
+    logits, group, _ = shards.local_columns(logits, group, "logits")
+    ref_logits, ref_group, _ = shards.local_columns(ref_logits, group, "ref_logits")
     check_floating(logits=logits, ref_logits=ref_logits)
     if logits.shape != ref_logits.shape or not logits.ndim:
         raise ShapeError(
@@ -107,27 +128,43 @@ def token_kl(
         )
     if group is not ref_group:
         raise InputError("logits and ref_logits are split over different groups: split both over one")
-    chosen, swapped = plan(direction, skew, temperature, backend, group, logits.device)
+    divergence, swapped = named_divergence(direction, skew)
+    check_temperature(temperature)
+    plan = PairPlan(
+        divergence=divergence, temperature=temperature, backend=backend_for(backend, logits.device), group=group
+    )
     pair = (ref_logits, logits) if swapped else (logits, ref_logits)
-    value: Tensor = differentiable(_PairDivergence, *pair, chosen)
+    value: Tensor = differentiable(_PairDivergence, *pair, plan)
     return value
+
+
+class _PairContext(Context, Protocol):
+    plan: PairPlan
 
 
 class _PairDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, zq: Tensor, zp: Tensor, plan: Plan) -> Tensor:
-        saved = partition.saved_of_pairs(
-            ops.pair_statistics(zq, zp, plan.temperature, plan.backend), plan.divergence, plan.group
-        )
+    def forward(ctx: _PairContext, zq: Tensor, zp: Tensor, plan: PairPlan) -> Tensor:
+        own = ops.pair_statistics(zq, zp, temperature=plan.temperature, backend=plan.backend)
+        saved = partition.saved_of_pairs(own, plan.divergence, plan.group)
         if not plan.divergence.chains:
-            sums = ops.pair_sums(zq, zp, saved, plan.divergence.name, plan.skew, plan.temperature, plan.backend)
+            sums = ops.pair_sums(
+                zq,
+                zp,
+                saved,
+                divergence=plan.divergence.name,
+                skew=plan.divergence.skew,
+                temperature=plan.temperature,
+                backend=plan.backend,
+            )
             saved = partition.saved_of_sums(saved, sums, plan.group)
         ctx.plan = plan
+        # Five float64 numbers a token: the gradient is made of the logits again, which the caller holds anyway.
         ctx.save_for_backward(zq, zp, saved)
         return result_like(zq, zp, saved[..., 2])
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _PairContext, upstream: Tensor) -> tuple[Tensor | None, ...]:
         zq, zp, saved = ctx.saved_tensors
         plan, (of_q, of_p, _) = ctx.plan, ctx.needs_input_grad
         grads = ops.pair_gradients(
@@ -135,12 +172,11 @@ class _PairDivergence(torch.autograd.Function):
             zp,
             saved,
             upstream / plan.temperature,
-            plan.divergence.name,
-            plan.skew,
-            plan.temperature,
-            plan.backend,
-            of_q,
-            of_p,
+            divergence=plan.divergence.name,
+            skew=plan.divergence.skew,
+            temperature=plan.temperature,
+            backend=plan.backend,
+            wanted=[of_q, of_p],
         )
         return grads[0] if of_q else None, grads[1] if of_p else None, None
 
@@ -151,7 +187,7 @@ def token_logprobs(
     *,
     entropy: bool = False,
     temperature: float = 1.0,
-    group: Any = None,
+    group: ProcessGroup | None = None,
     vocab_start: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -184,7 +220,7 @@ def token_logprobs(
         >>> kb.vocab.token_logprobs(torch.zeros(1, 4), torch.tensor([2]), entropy=True)
         (tensor([-1.3863]), tensor([1.3863]))
     """
-    logits, group, start = shards.unwrapped(logits, group, "logits")
+    logits, group, start = shards.local_columns(logits, group, "logits")
     check_floating(logits=logits)
     check_integers(tokens)
     if not logits.ndim or tokens.shape != logits.shape[:-1]:
@@ -192,49 +228,53 @@ def token_logprobs(
             f"tokens has shape {tuple(tokens.shape)}, but logits {tuple(logits.shape)} needs one token a row "
             "of (…, vocab)"
         )
-    if not temperature > 0:
-        raise InputError(f"temperature={temperature:g} came, but it must be above 0")
-    start, size = shards.columns(logits.shape[-1], group, start if vocab_start is None else vocab_start)
-    where = Where(start, size, temperature, choose(backend, logits.device), group)
-    logprobs, entropies = differentiable(_TokenLogprobs, logits, tokens, where)
+    check_temperature(temperature)
+    shard = shards.shard(logits.shape[-1], group, start if vocab_start is None else vocab_start)
+    plan = TokenPlan(shard=shard, temperature=temperature, backend=backend_for(backend, logits.device))
+    logprobs, entropies = differentiable(_TokenLogprobs, logits, tokens, plan)
     return (logprobs, entropies) if entropy else logprobs
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where a block of columns is in the vocabulary, and who computes it."""
-
-    start: int
-    size: int
-    temperature: float
-    backend: str
-    group: Any
+class _TokenContext(Context, Protocol):
+    plan: TokenPlan
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, tokens: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-        own = ops.token_statistics(z, tokens, where.start, where.size, where.temperature, where.backend)
-        whole = shards.joined(own, partition.join_tokens, where.group)
-        ctx.where = where
+    def forward(ctx: _TokenContext, z: Tensor, tokens: Tensor, plan: TokenPlan) -> tuple[Tensor, Tensor]:
+        shard = plan.shard
+        own = ops.token_statistics(
+            z, tokens, start=shard.start, size=shard.size, temperature=plan.temperature, backend=plan.backend
+        )
+        whole = shards.whole_statistics(own, partition.join_tokens, shard.group)
+        ctx.plan = plan
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(z, tokens, whole)
-        return token_results(z, tokens, whole, where)
+        return token_results(z, tokens, whole, shard.size)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _TokenContext, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         z, tokens, saved = ctx.saved_tensors
-        where = ctx.where
-        g1, g2 = (torch.zeros_like(saved[..., 0]) if g is None else g / where.temperature for g in upstream)
-        grad = ops.token_gradients(z, tokens, where.start, saved[..., :2], g1, g2, where.temperature, where.backend)
+        plan = ctx.plan
+        g1, g2 = (torch.zeros_like(saved[..., 0]) if g is None else g / plan.temperature for g in upstream)
+        grad = ops.token_gradients(
+            z,
+            tokens,
+            saved[..., :2],
+            g1,
+            g2,
+            start=plan.shard.start,
+            temperature=plan.temperature,
+            backend=plan.backend,
+        )
         return grad, None, None
 
 
-def token_results(z: Tensor, tokens: Tensor, whole: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies from the statistics of the whole vocabulary."""
+def token_results(z: Tensor, tokens: Tensor, whole: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies from the statistics of the whole vocabulary, of that many words."""
     total, entropy, chosen = whole.unbind(dim=-1)
     entropy = entropy.masked_fill(total.isneginf(), float("nan"))
-    inside = (tokens >= 0) & (tokens < where.size)
+    inside = (tokens >= 0) & (tokens < size)
     logprobs = torch.where(inside, chosen - total, float("nan"))
     return result_like(z, z, logprobs), result_like(z, z, entropy)
 
@@ -242,6 +282,16 @@ def token_results(z: Tensor, tokens: Tensor, whole: Tensor, where: Where) -> tup
 def result_like(zq: Tensor, zp: Tensor, x: Tensor) -> Tensor:
     """x in float32, or float64 where a model has it."""
     return x.to(torch.promote_types(torch.promote_types(zq.dtype, zp.dtype), torch.float32))
+
+
+def check_temperature(temperature: float) -> None:
+    """A temperature is above 0.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not temperature > 0:  # nan is not, either
+        raise InputError(f"temperature={temperature:g} came, but it must be above 0")
 
 
 def check_integers(tokens: Tensor) -> None:

@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from kullback.errors import InputError, KullbackError
-from kullback.vocab.backends import kernels
-from kullback.vocab.formulas import DIVERGENCES, wide
+from kullback.vocab.backends import block_kernels
+from kullback.vocab.formulas import divergence_of, wide
 from kullback.vocab.heads import empty_like
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
+
+
+class Context(Protocol):
+    """What torch gives a ``torch.autograd.Function`` to remember things by; each adds what it keeps itself."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep inputs or outputs."""
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        """Outputs through which no gradient flows."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether a missing upstream gradient is zeros instead of None."""
 
 
 def matrices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views (rows, columns) that cover tensors of one leading shape, without a copy of what is sliced."""
     if not tensors[0].shape[-1]:
         return
+    # A slice without the last token, as trainers cut logits, has no such view in one piece, but one for each sequence;
+    # a reshape would copy it: 20 GB for 8 × 4,096 tokens of 152,000 words.
     try:
         yield tuple(x.view(-1, x.shape[-1]) for x in tensors)
     except RuntimeError:
@@ -43,24 +64,25 @@ def _rows(z: Tensor, *empty: float) -> Tensor:
 
 
 @torch.library.custom_op("kullback::pair_statistics", mutates_args=())
-def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, backend: str) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, *, temperature: float, backend: str) -> Tensor:
     """(…, 3): see ``formulas.pair_statistics``."""
     out = _rows(zq, -math.inf, -math.inf, 0.0)
     with plain_arithmetic(zq):
         for q, p, into in matrices(zq, zp, out):
-            into.copy_(kernels(backend).pair_statistics(q, p, temperature))
+            into.copy_(block_kernels(backend).pair_statistics(q, p, temperature))
     return out
 
 
 @torch.library.custom_op("kullback::pair_sums", mutates_args=())
 def pair_sums(
-    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: str, skew: float, temperature: float, backend: str
+    zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: str, skew: float, temperature: float, backend: str
 ) -> Tensor:
     """(…, 3): see ``formulas.pair_sums``."""
     out = _rows(zq, 0.0, 0.0, 0.0)
+    kernels, kind = block_kernels(backend), divergence_of(divergence, skew)
     with plain_arithmetic(zq):
         for q, p, n, into in matrices(zq, zp, normalisers, out):
-            into.copy_(kernels(backend).pair_sums(q, p, n, DIVERGENCES[divergence], skew, temperature))
+            into.copy_(kernels.pair_sums(q, p, n, divergence=kind, temperature=temperature))
     return out
 
 
@@ -70,40 +92,40 @@ def pair_gradients(
     zp: Tensor,
     saved: Tensor,
     upstream: Tensor,
+    *,
     divergence: str,
     skew: float,
     temperature: float,
     backend: str,
-    of_q: bool,
-    of_p: bool,
+    wanted: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients to both logits; one that is not wanted is empty."""
-    grads = [empty_like(z, wanted) for z, wanted in ((zq, of_q), (zp, of_p))]
-    outs = [grad if wanted else zq for grad, wanted in zip(grads, (of_q, of_p), strict=True)]
+    of_q, of_p = wanted
+    grads = empty_like(zq, of_q), empty_like(zp, of_p)
+    outs = grads[0] if of_q else zq, grads[1] if of_p else zp
+    kernels, kind = block_kernels(backend), divergence_of(divergence, skew)
     with plain_arithmetic(zq):
         for q, p, s, g, to_q, to_p in matrices(zq, zp, saved, upstream[..., None], *outs):
-            kernels(backend).pair_gradients(
+            kernels.pair_gradients(
                 q,
                 p,
                 s,
                 g[:, 0],
-                DIVERGENCES[divergence],
-                skew,
-                temperature,
-                to_q if of_q else None,
-                to_p if of_p else None,
+                divergence=kind,
+                temperature=temperature,
+                outs=(to_q if of_q else None, to_p if of_p else None),
             )
-    return grads[0], grads[1]
+    return grads
 
 
 @torch.library.custom_op("kullback::token_statistics", mutates_args=())
-def token_statistics(z: Tensor, tokens: Tensor, start: int, size: int, temperature: float, backend: str) -> Tensor:
+def token_statistics(z: Tensor, tokens: Tensor, *, start: int, size: int, temperature: float, backend: str) -> Tensor:
     """(…, 3): see ``formulas.token_statistics``; columns start … of a vocabulary of that size."""
     check_tokens(tokens, size)
     out = _rows(z, -math.inf, 0.0, 0.0)
     with plain_arithmetic(z):
         for x, index, into in matrices(z, local_index(tokens, start, z.shape[-1])[..., None], out):
-            into.copy_(kernels(backend).token_statistics(x, index[:, 0], temperature))
+            into.copy_(block_kernels(backend).token_statistics(x, index[:, 0], temperature))
     return out
 
 
@@ -111,10 +133,11 @@ def token_statistics(z: Tensor, tokens: Tensor, start: int, size: int, temperatu
 def token_gradients(
     z: Tensor,
     tokens: Tensor,
-    start: int,
     saved: Tensor,
     of_logprob: Tensor,
     of_entropy: Tensor,
+    *,
+    start: int,
     temperature: float,
     backend: str,
 ) -> Tensor:
@@ -125,7 +148,9 @@ def token_gradients(
         for x, i, s, g1, g2, out in matrices(
             z, index[..., None], saved, of_logprob[..., None], of_entropy[..., None], grad
         ):
-            kernels(backend).token_gradients(x, i[:, 0], s, g1[:, 0], g2[:, 0], temperature, out)
+            block_kernels(backend).token_gradients(
+                x, i[:, 0], s, of_logprob=g1[:, 0], of_entropy=g2[:, 0], temperature=temperature, out=out
+            )
     return grad
 
 
@@ -135,7 +160,7 @@ def check_tokens(tokens: Tensor, size: int) -> None:
     Raises:
         InputError: one is not.
     """
-    if tokens.device.type != "cpu" or not tokens.numel():
+    if tokens.device.type != "cpu" or not tokens.numel():  # on CUDA a wrong token's log-prob is nan instead
         return
     low, high = int(tokens.min()), int(tokens.max())
     if not 0 <= low <= high < size:
@@ -151,29 +176,18 @@ def local_index(tokens: Tensor, start: int, columns: int) -> Tensor:
     return torch.where((index >= 0) & (index < columns), index, -1)
 
 
-@pair_statistics.register_fake
-def _(zq: Tensor, zp: Tensor, temperature: float, backend: str) -> Tensor:
-    return _rows(zq, 0.0, 0.0, 0.0)
-
-
-@pair_sums.register_fake
-def _(zq: Tensor, *_: object) -> Tensor:
-    return _rows(zq, 0.0, 0.0, 0.0)
-
-
-@pair_gradients.register_fake
-def _(zq: Tensor, zp: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    of_q, of_p = rest[-2:]
-    return empty_like(zq, of_q, torch.empty), empty_like(zp, of_p, torch.empty)
-
-
-@token_statistics.register_fake
-def _(z: Tensor, *_: object) -> Tensor:
+def _statistics_like(z: Tensor, *_: object, **__: object) -> Tensor:
     return _rows(z, 0.0, 0.0, 0.0)
 
 
+@pair_gradients.register_fake
+def _(zq: Tensor, zp: Tensor, *_: object, wanted: list[bool], **__: object) -> tuple[Tensor, Tensor]:
+    of_q, of_p = wanted
+    return empty_like(zq, of_q, torch.empty), empty_like(zp, of_p, torch.empty)
+
+
 @token_gradients.register_fake
-def _(z: Tensor, *_: object) -> Tensor:
+def _(z: Tensor, *_: object, **__: object) -> Tensor:
     return torch.empty_like(z, memory_format=torch.contiguous_format)
 
 
@@ -189,10 +203,12 @@ def refuse(*_: object) -> NoReturn:
     )
 
 
-def refuse_second_derivative(operator: Any) -> None:
+def refuse_second_derivative(operator: CustomOpDef) -> None:
     """Let a second derivative through a gradient operator fail with a sentence."""
     operator.register_autograd(refuse)
 
 
+for _operator in (pair_statistics, pair_sums, token_statistics):
+    _operator.register_fake(_statistics_like)
 for _operator in (pair_gradients, token_gradients):
     refuse_second_derivative(_operator)

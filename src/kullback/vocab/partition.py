@@ -10,13 +10,16 @@ term of both sums is ≥ 0.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kullback.vocab import shards
 from kullback.vocab.formulas import Divergence, gap
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def join_pairs(blocks: Tensor) -> Tensor:
@@ -25,6 +28,8 @@ def join_pairs(blocks: Tensor) -> Tensor:
     lq, lp = log_q.logsumexp(dim=-1), log_p.logsumexp(dim=-1)
     a, b = _relative(log_q, lq), _relative(log_p, lp)
     mass = a.exp()
+    # Every term of both sums is ≥ 0, so a KL of 5e-7 comes out of 32 blocks with six digits. A block without
+    # mass counts nothing, though its log-mass is −inf.
     value = torch.where(mass > 0, mass * inside, 0.0).sum(dim=-1) + gap(a, b).sum(dim=-1)
     empty = lq.isneginf() | lp.isneginf()
     return torch.stack([lq, lp, value.masked_fill(empty, 0.0)], dim=-1)
@@ -45,11 +50,11 @@ def join_sums(blocks: Tensor) -> Tensor:
     return blocks.sum(dim=1)
 
 
-def saved_of_pairs(statistics: Tensor, divergence: Divergence, group: Any) -> Tensor:
+def saved_of_pairs(statistics: Tensor, divergence: Divergence, group: ProcessGroup | None) -> Tensor:
     """``pair_statistics`` of one shard → what the gradient needs: (…, 5), or the (…, 2) normalisers of the
     whole where a second sweep is to add the three sums.
     """
-    whole = shards.joined(statistics, join_pairs, group)
+    whole = shards.whole_statistics(statistics, join_pairs, group)
     normalisers, value = whole[..., :2], whole[..., 2:]
     if not divergence.chains:
         return normalisers
@@ -57,9 +62,9 @@ def saved_of_pairs(statistics: Tensor, divergence: Divergence, group: Any) -> Te
     return torch.cat([normalisers, value, value, torch.zeros_like(value)], dim=-1)
 
 
-def saved_of_sums(normalisers: Tensor, sums: Tensor, group: Any) -> Tensor:
+def saved_of_sums(normalisers: Tensor, sums: Tensor, group: ProcessGroup | None) -> Tensor:
     """What the gradient needs, (…, 5), where ``pair_sums`` of one shard needed a second sweep."""
-    whole = shards.joined(sums, join_sums, group)
+    whole = shards.whole_statistics(sums, join_sums, group)
     empty = normalisers.isneginf().any(dim=-1, keepdim=True)
     return torch.cat([normalisers, torch.where(empty, float("nan"), whole)], dim=-1)
 

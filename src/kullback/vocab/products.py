@@ -10,11 +10,14 @@ from torch import Tensor
 
 from kullback.vocab import memory
 
+# Of a product that is held until it is added. On a CPU it stays in the 2 MB of cache that a core has: added by slices
+# of 64 MB, a product went through memory twice, which cost as much as the product itself.
 SLICE_BYTES = {"cpu": 1 << 20}
-"""Of the products that are held until they are added: on a CPU they stay in the cache."""
-ELSEWHERE = 1 << 26
-WIDENED = 2048
-"""Rows of half precision that are widened to float32 at a time, where no matrix unit does it."""
+SLICE_BYTES_ELSEWHERE = 1 << 26
+
+# Rows of half precision that are widened to float32 at a time, where no matrix unit does it: 8 MB at 1,024 hidden
+# states, where the whole head of 131,072 words would take 537 MB.
+WIDENED_ROWS = 2048
 
 
 class Total(Protocol):
@@ -30,13 +33,13 @@ class Total(Protocol):
 def total(result: Tensor, exact: torch.dtype, products: int) -> Total:
     """The way to add up so many products in result, which may hold anything yet, with an accumulator in exact."""
     if products == 1:
-        return _Only(result, exact)
+        return _OneProduct(result, exact)
     if result.dtype == exact or result.device.type != "cpu":
-        return _Wide(result, exact)
-    return _ThreeBytes(result)
+        return _WideTotal(result, exact)
+    return _ThreeByteTotal(result)
 
 
-class _Only:
+class _OneProduct:
     """A single product."""
 
     def __init__(self, result: Tensor, exact: torch.dtype) -> None:
@@ -53,8 +56,8 @@ class _Only:
         pass
 
 
-class _Wide:
-    """Beside the result, unless that is as exact."""
+class _WideTotal:
+    """An accumulator beside the result, or the result itself where that is as exact."""
 
     def __init__(self, result: Tensor, exact: torch.dtype) -> None:
         self.result = result
@@ -72,11 +75,21 @@ class _Wide:
             self.result.copy_(self.sum)
 
 
-class _ThreeBytes:
+class _ThreeByteTotal:
     """The upper 24 bits of a float32: two bytes in the result of half precision, and one beside it.
 
     It rounds by 2⁻¹⁷ a product, and takes a quarter of float32's memory beside the result.
     """
+
+    # A running sum in bfloat16 (2⁻⁹ a product) stops to grow at 256 times its terms. A float32 copy beside the result
+    # was more than half of the peak of the fused KL: 537 MB for a head of 131,072 × 1,024, where the low bytes are 134
+    # MB.
+    #
+    #     float32     s eeeeeeee mmmmmmm mmmmmmmm mmmmmmmm
+    #     kept in     [ result's 16 bits ][ low  ][dropped]
+    #
+    # The result's bits are read as bfloat16 while the sum grows, also where it is float16: they are the upper half of a
+    # float32, whatever dtype they are given in the end. Only ``finish`` rounds to that.
 
     def __init__(self, result: Tensor) -> None:
         self.result, self.empty = result, True
@@ -85,8 +98,11 @@ class _ThreeBytes:
     def add(self, a: Tensor, b: Tensor) -> None:
         total, term = self._buffers()
         for at, product in _products(a, b):
+            # Half of the last kept bit is added before the lowest byte goes, so that it rounds to nearest; a carry may
+            # run through the mantissa into the exponent, and gives the right float32 there too. The five passes over
+            # the bits are all within one slice, which is in the cache.
             bits = self._sum(at, total, term, product).view(torch.int32).add_(1 << 7).bitwise_right_shift_(8)
-            self.low[at] = bits
+            self.low[at] = bits  # its lowest eight bits: a uint8 keeps no others
             self.result.view(torch.int16)[at] = bits.bitwise_right_shift_(8)
         self.empty = False
 
@@ -97,34 +113,34 @@ class _ThreeBytes:
 
     def _buffers(self) -> tuple[Tensor, ...]:
         """Two slices in float32, held only while something is added."""
-        height = min(len(self.result), max(1, _height(self.result)))
+        height = min(len(self.result), max(1, _slice_height(self.result)))
         return torch.empty((2, height, self.result.shape[1]), device=self.result.device).unbind(0)
 
     def _sum(self, at: slice, total: Tensor, term: Tensor, product: Tensor | None = None) -> Tensor:
         total, term = (buffer[: at.stop - at.start] for buffer in (total, term))
         if self.empty and product is not None:
             return total.copy_(product)
-        total.copy_(self.result.view(torch.bfloat16)[at])
+        total.copy_(self.result.view(torch.bfloat16)[at])  # the upper 16 bits of each float32, the lower ones 0
         total.view(torch.int32).add_(term.view(torch.int32).copy_(self.low[at]), alpha=1 << 8)
         return total if product is None else total.add_(term.copy_(product))
 
 
 def _products(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows of a·b."""
-    for at in slices(len(a), _height(b)):
-        yield at, matmul(a[at], b, rounded=not a.is_cuda) if a.dtype == b.dtype else _widened(a[at], b)
+    for at in slices(len(a), _slice_height(b)):
+        yield at, matmul(a[at], b, rounded=not a.is_cuda) if a.dtype == b.dtype else _mixed_product(a[at], b)
 
 
-def _widened(a: Tensor, b: Tensor) -> Tensor:
+def _mixed_product(a: Tensor, b: Tensor) -> Tensor:
     """a·b in the dtype of a, of which b is made a part at a time."""
     out = a.new_zeros((len(a), b.shape[1]))
-    for at in slices(len(b), WIDENED):
+    for at in slices(len(b), WIDENED_ROWS):
         out.addmm_(a[:, at], b[at].to(a.dtype))
     return out
 
 
-def _height(x: Tensor) -> int:
-    return SLICE_BYTES.get(x.device.type, ELSEWHERE) // max(1, x.shape[1] * x.dtype.itemsize)
+def _slice_height(x: Tensor) -> int:
+    return SLICE_BYTES.get(x.device.type, SLICE_BYTES_ELSEWHERE) // max(1, x.shape[1] * x.dtype.itemsize)
 
 
 def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
@@ -135,8 +151,8 @@ def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Ten
         return torch.mm(a, b.to(a.dtype), out=out)
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
-    wide = a.float()
-    for at in slices(b.shape[1], WIDENED):
+    wide = a.float()  # torch's mm of half precision on a CPU has no float32 result: the factors are widened instead
+    for at in slices(b.shape[1], WIDENED_ROWS):
         torch.mm(wide, b[:, at].float(), out=out[:, at])
     return out
 

@@ -8,7 +8,8 @@ of the logits local: each rank has all that its own columns need.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -16,37 +17,58 @@ from torch import Tensor
 
 from kullback.errors import InputError
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-def joined(statistics: Tensor, join: Callable[[Tensor], Tensor], group: Any) -> Tensor:
+
+@dataclass(frozen=True)
+class Shard:
+    """Where this rank's columns lie in the vocabulary.
+
+    Attributes:
+        start: the first of them.
+        size: words of the whole vocabulary.
+        group: over which it is split, or None.
+    """
+
+    start: int
+    size: int
+    group: ProcessGroup | None
+
+
+def whole_statistics(statistics: Tensor, join: Callable[[Tensor], Tensor], group: ProcessGroup | None) -> Tensor:
     """(…, k) of this rank → (…, k) of the whole vocabulary, the same on every rank."""
     if group is None:
         return statistics
+    # One gather of 24 bytes a token and rank, where a reduction of maxima, one of sums and one of the KL's terms would
+    # be three; every rank then joins them in the same order, so that all have the same bits.
     flat = statistics.reshape(-1, statistics.shape[-1]).contiguous()
     everyone = [torch.empty_like(flat) for _ in range(dist.get_world_size(group))]
     dist.all_gather(everyone, flat, group=group)
     return join(torch.stack(everyone, dim=1)).view(statistics.shape)
 
 
-def name_of(group: Any) -> str:
+def group_name(group: ProcessGroup | None) -> str:
     """What an operator is told of a group; "" is none."""
     return "" if group is None else str(group.group_name)
 
 
-def named(name: str) -> Any:
+def group_of(name: str) -> ProcessGroup | None:
     """The group of a name."""
-    resolve: Any = vars(dist.distributed_c10d)["_resolve_process_group"]
+    # An operator takes numbers and strings, and torch keeps the way from a name to its group to itself.
+    resolve: Callable[[str], ProcessGroup] = vars(dist.distributed_c10d)["_resolve_process_group"]
     return resolve(name) if name else None
 
 
-def summed(x: Tensor, group: Any) -> Tensor:
-    """The sum over the ranks."""
+def sum_over_ranks(x: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The sum over the ranks, in x itself."""
     if group is not None:
         dist.all_reduce(x, group=group)
     return x
 
 
-def columns(width: int, group: Any, vocab_start: int | None) -> tuple[int, int]:
-    """The first column of this rank and the size of the vocabulary; shards are of one width unless it is given.
+def shard(width: int, group: ProcessGroup | None, vocab_start: int | None) -> Shard:
+    """This rank's place in the vocabulary; shards are of one width unless a start is given.
 
     Raises:
         InputError: a start without a group.
@@ -54,24 +76,24 @@ def columns(width: int, group: Any, vocab_start: int | None) -> tuple[int, int]:
     if group is None:
         if vocab_start:
             raise InputError(f"vocab_start={vocab_start} came without a group, but the whole vocabulary starts at 0")
-        return 0, width
+        return Shard(start=0, size=width, group=None)
     if vocab_start is None:
-        return dist.get_rank(group) * width, dist.get_world_size(group) * width
-    return vocab_start, _agreed(width, dist.ReduceOp.SUM, group)
+        return Shard(start=dist.get_rank(group) * width, size=dist.get_world_size(group) * width, group=group)
+    return Shard(start=vocab_start, size=_reduced(width, dist.ReduceOp.SUM, group), group=group)
 
 
-def widest(width: int, group: Any) -> int:
+def widest_shard(width: int, group: ProcessGroup | None) -> int:
     """The largest width of any rank: what all of them can go by."""
-    return width if group is None else _agreed(width, dist.ReduceOp.MAX, group)
+    return width if group is None else _reduced(width, dist.ReduceOp.MAX, group)
 
 
-def _agreed(number: int, reduction: Any, group: Any) -> int:
-    found = torch.tensor(number, device="cpu" if dist.get_backend(group) == "gloo" else "cuda")
-    dist.all_reduce(found, reduction, group=group)
-    return int(found)
+def _reduced(number: int, reduction: dist.ReduceOp.RedOpType, group: ProcessGroup) -> int:
+    total = torch.tensor(number, device="cpu" if dist.get_backend(group) == "gloo" else "cuda")
+    dist.all_reduce(total, reduction, group=group)
+    return int(total)
 
 
-def unwrapped(x: Any, group: Any, name: str) -> tuple[Tensor, Any, int | None]:
+def local_columns(x: Tensor, group: ProcessGroup | None, name: str) -> tuple[Tensor, ProcessGroup | None, int | None]:
     """The local columns of a DTensor with their group and start; a plain tensor as it is.
 
     Raises:
@@ -79,11 +101,15 @@ def unwrapped(x: Any, group: Any, name: str) -> tuple[Tensor, Any, int | None]:
     """
     if type(x) is Tensor or not hasattr(x, "device_mesh"):
         return x, group, None
+    from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+    if not isinstance(x, DTensor):
+        return x, group, None
     last = x.ndim - 1
     split = [dim for dim, placement in enumerate(x.placements) if placement.is_shard()]
-    if len(split) != 1 or x.placements[split[0]].dim not in (last, -1) or any(p.is_partial() for p in x.placements):
+    over_words = [dim for dim in split if any(x.placements[dim].is_shard(words) for words in (last, -1))]
+    if len(split) != 1 or not over_words or any(placement.is_partial() for placement in x.placements):
         raise InputError(
             f"{name} is a DTensor placed as {x.placements}, but its last dimension, the vocabulary, must be "
             "the one that is split: redistribute it with Shard(-1)"

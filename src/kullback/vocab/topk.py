@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,10 @@ from kullback.vocab.formulas import gap
 from kullback.vocab.logits import check_floating
 
 TopK = Tensor | tuple[Tensor, Tensor]
+
+# How far the mass of some words may exceed 1. Servers send log-probs rounded to bfloat16, or to a few decimals: 20
+# words then sum to 1 within about 1e-3. Logits in the place of log-probs exceed it by far more.
 SLACK = 1e-3
-"""How far the mass of rounded log-probs may exceed 1."""
 
 
 class TopKKL(NamedTuple):
@@ -96,8 +99,8 @@ def topk_kl(
     estimate = None
     if logprobs is not None or ref_logprobs is not None:
         outside = _outside(policy_topk, known, tokens, inside)
-        drawn = _sample(logprobs, ref_logprobs, outside)
-        estimate = _estimate(head, q, p, drawn, outside, coefficient)
+        sample = _sample(logprobs, ref_logprobs, outside)
+        estimate = _estimate(head, q, p, sample, coefficient=coefficient)
     return TopKKL(lower.to(dtype), upper.to(dtype), None if estimate is None else estimate.to(dtype))
 
 
@@ -180,7 +183,16 @@ def _outside(topk: TopK, known: Tensor | None, tokens: Tensor | None, inside: Te
     return ~inside
 
 
-def _sample(logprobs: Tensor | None, ref_logprobs: Tensor | None, outside: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Sample:
+    """One sampled token a list: its log-probs, and whether it is outside the list."""
+
+    log_q: Tensor
+    log_p: Tensor
+    outside: Tensor
+
+
+def _sample(logprobs: Tensor | None, ref_logprobs: Tensor | None, outside: Tensor) -> _Sample:
     if logprobs is None or ref_logprobs is None:
         raise InputError("a sample needs both logprobs and ref_logprobs of the sampled tokens")
     if not logprobs.shape == ref_logprobs.shape == outside.shape:
@@ -188,16 +200,13 @@ def _sample(logprobs: Tensor | None, ref_logprobs: Tensor | None, outside: Tenso
             f"logprobs has shape {tuple(logprobs.shape)}, ref_logprobs {tuple(ref_logprobs.shape)} and the "
             f"lists {tuple(outside.shape)}: one sampled token a list is needed"
         )
-    return logprobs.double(), ref_logprobs.double()
+    return _Sample(log_q=logprobs.double(), log_p=ref_logprobs.double(), outside=outside)
 
 
-def _estimate(
-    head: Tensor, q: Tensor, p: Tensor, drawn: tuple[Tensor, Tensor], outside: Tensor, coefficient: float
-) -> Tensor:
-    log_q, log_p = drawn
-    log_ratio = torch.where(outside, log_q - log_p, 0.0)
+def _estimate(head: Tensor, q: Tensor, p: Tensor, sample: _Sample, *, coefficient: float) -> Tensor:
+    log_ratio = torch.where(sample.outside, sample.log_q - sample.log_p, 0.0)
     mass_gap = q.exp().sum(dim=-1) - p.exp().sum(dim=-1)
     value = head + log_ratio + coefficient * torch.expm1(-log_ratio) - coefficient * mass_gap
     # The gradient: the head's by differentiation, the tail's by the score of the sampled token.
-    follows = head + torch.where(outside, (log_ratio.detach() + 1.0) * log_q, 0.0)
+    follows = head + torch.where(sample.outside, (log_ratio.detach() + 1.0) * sample.log_q, 0.0)
     return value.detach() + follows - follows.detach()

@@ -15,12 +15,19 @@ import triton.language as tl
 from torch import Tensor
 
 from kullback.vocab import eager, partition
+from kullback.vocab.backends import Outputs
 from kullback.vocab.formulas import Divergence
 
+# Columns of a tile, which a program holds in registers: 128 threads have 32 of them each of every array that is alive.
+# Whole rows, 65,536 words in some libraries, spill to memory. ``benchmarks.gpu`` tries 1,024 to 16,384.
 BLOCK = 4096
-"""Columns of a tile."""
+
+# Programs that keep a device busy, about 15 for each of an H200's 132 multiprocessors. Rows are split until there are
+# so many: one row of 131,072 words gets 32 programs instead of one, and a batch of 2,048 rows is not split.
 PROGRAMS = 2048
-"""Programs that keep a device busy; rows are split until there are so many."""
+
+# The functions that triton compiles have as many arguments as they have, and no annotations: a kernel takes pointers
+# and numbers, not records, and calls its helpers with what is in registers.
 
 
 @triton.jit
@@ -40,6 +47,8 @@ def _log_sum(z):
 @triton.jit
 def _exp_gap(x):
     """e^x − 1 − x, by its series near 0."""
+    # Up to x¹⁰, for |x| < 0.5 instead of ``formulas.SERIES_BELOW``: it errs by 1e-10 of the value, and the kernels
+    # wait for memory, not for three multiplications more.
     series = 1.0 + x * (1 / 10)
     series = 1.0 + x * (1 / 9) * series
     series = 1.0 + x * (1 / 8) * series
@@ -92,24 +101,24 @@ def _finite(total):
 
 
 @triton.jit
-def _minus(z, normaliser):
-    """``formulas.minus``."""
+def _logprobs_of(z, normaliser):
+    """``formulas.logprobs_of``."""
     coarse = normaliser.to(tl.float32)
     return (z - coarse) - (normaliser - coarse).to(tl.float32)
 
 
 @triton.jit
-def _logs(q, p, lq, lp):
+def _log_distributions(q, p, lq, lp):
     """log q, log p and log q/p, the last from the logits' own difference, which rounds less."""
     coarse = (lq - lp).to(tl.float32)
     fine = (lq - lp - coarse).to(tl.float32)
     shifted = tl.where(tl.abs(lq) > tl.abs(lp), (q - coarse) - p, q - (p + coarse))
     log_ratio = tl.where(tl.abs(coarse) < 16.0, (q - p) - coarse, shifted) - fine
-    return _minus(q, lq), _minus(p, lp), log_ratio
+    return _logprobs_of(q, lq), _logprobs_of(p, lp), log_ratio
 
 
 @triton.jit
-def _times(mass, x):
+def _mass_times(mass, x):
     return tl.where(mass > 0.0, mass * x, 0.0)
 
 
@@ -137,20 +146,21 @@ def _terms(a, b, log_ratio, log_keep, log_skew, KIND: tl.constexpr):
         other = tl.exp(b)
         close = tl.abs(log_ratio) < 1.0
         below = tl.where(close, other * _expm1(tl.where(close, log_ratio, 0.0)), mass - other)
-        return _gap(a, b, log_ratio), _times(mass, log_ratio), -below
+        return _gap(a, b, log_ratio), _mass_times(mass, log_ratio), -below
     m, above = _mixture(a, b, log_ratio, log_keep, log_skew)
     of_b = tl.where(tl.abs(log_ratio) < 1.0, -log_ratio - above, b - m)
     if KIND == "skewed":
         skew = tl.exp(log_skew)
-        share = _times(mass, skew * _expm1(of_b))
-        return _gap(a, m, -above), share - _times(mass, above), -skew * _times(tl.exp(b), _expm1(-above))
+        share = _mass_times(mass, skew * _expm1(of_b))
+        return _gap(a, m, -above), share - _mass_times(mass, above), -skew * _mass_times(tl.exp(b), _expm1(-above))
     d = 0.5 * (_gap(a, m, -above) + _gap(b, m, of_b))
-    return d, -0.5 * _times(mass, above), 0.5 * _times(tl.exp(b), of_b)
+    return d, -0.5 * _mass_times(mass, above), 0.5 * _mass_times(tl.exp(b), of_b)
 
 
 @triton.jit
 def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, temperature, width, BLOCK: tl.constexpr):
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    # Three float64 numbers a program, joined after every tile: they cost nothing beside a tile's 4,096 float32 terms.
     lq = tl.full((), float("-inf"), tl.float64)
     lp = tl.full((), float("-inf"), tl.float64)
     kl = tl.full((), 0.0, tl.float64)
@@ -162,7 +172,7 @@ def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, temperature, width, B
         shift_q, sum_q = _log_sum(q)
         shift_p, sum_p = _log_sum(p)
         own_q, own_p = shift_q + sum_q, shift_p + sum_p
-        a, b, log_ratio = _logs(q, p, _finite(own_q), _finite(own_p))
+        a, b, log_ratio = _log_distributions(q, p, _finite(own_q), _finite(own_p))
         inside = tl.sum(_gap(a, b, log_ratio), axis=0).to(tl.float64)
         empty = (own_q == float("-inf")) | (own_p == float("-inf"))
         inside = tl.where(empty, 0.0, inside)
@@ -170,8 +180,8 @@ def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, temperature, width, B
         a_old, b_old = lq - _finite(new_q), lp - _finite(new_p)
         a_own, b_own = own_q - _finite(new_q), own_p - _finite(new_p)
         kl = (
-            _times(tl.exp(a_old), kl)
-            + _times(tl.exp(a_own), inside)
+            _mass_times(tl.exp(a_old), kl)
+            + _mass_times(tl.exp(a_own), inside)
             + _wide_gap(a_old, b_old)
             + _wide_gap(a_own, b_own)
         )
@@ -210,7 +220,7 @@ def _sums_kernel(
         offsets = start + tl.arange(0, BLOCK)
         q = _read(zq, stop, stride_q, row, offsets, temperature)
         p = _read(zp, stop, stride_p, row, offsets, temperature)
-        a, b, log_ratio = _logs(q, p, lq, lp)
+        a, b, log_ratio = _log_distributions(q, p, lq, lp)
         d, da, db = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
         value += tl.sum(d, axis=0).to(tl.float64)
         of_a += tl.sum(da, axis=0).to(tl.float64)
@@ -252,7 +262,7 @@ def _pair_gradients_kernel(
     g = tl.load(upstream + row).to(tl.float32)
     q = _read(zq, columns, stride_q, row, offsets, temperature)
     p = _read(zp, columns, stride_p, row, offsets, temperature)
-    a, b, log_ratio = _logs(q, p, lq, lp)
+    a, b, log_ratio = _log_distributions(q, p, lq, lp)
     _, of_a, of_b = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
     finite = value != float("inf")
     inside = offsets < columns
@@ -278,12 +288,12 @@ def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.
         chosen += tl.sum(tl.where((offsets == wanted) & (offsets < stop), x, 0.0), axis=0).to(tl.float64)
         shift, log_sum = _log_sum(x)
         below = x - shift
-        mean = tl.sum(_times(tl.exp(below), below), axis=0).to(tl.float64) / tl.exp(log_sum)
+        mean = tl.sum(_mass_times(tl.exp(below), below), axis=0).to(tl.float64) / tl.exp(log_sum)
         own = shift + log_sum
         inside = tl.where(own == float("-inf"), 0.0, log_sum - mean)
         new = _log_add(total, own)
         a_old, a_own = total - _finite(new), own - _finite(new)
-        entropy = _times(tl.exp(a_old), entropy - a_old) + _times(tl.exp(a_own), inside - a_own)
+        entropy = _mass_times(tl.exp(a_old), entropy - a_old) + _mass_times(tl.exp(a_own), inside - a_own)
         total = new
     at = out + (row * tl.num_programs(1) + split) * 3
     tl.store(at, total)
@@ -301,8 +311,8 @@ def _token_gradients_kernel(
     entropy = tl.load(saved + row * 2 + 1).to(tl.float32)
     g1 = tl.load(of_logprob + row).to(tl.float32)
     g2 = tl.load(of_entropy + row).to(tl.float32)
-    logs = _minus(_read(z, columns, stride, row, offsets, temperature), total)
-    grad = -_times(tl.exp(logs), g1 + g2 * (logs + entropy))
+    logs = _logprobs_of(_read(z, columns, stride, row, offsets, temperature), total)
+    grad = -_mass_times(tl.exp(logs), g1 + g2 * (logs + entropy))
     grad += tl.where(offsets == tl.load(index + row), g1, 0.0)
     tl.store(out + row * to + offsets, grad.to(out.dtype.element_ty), mask=offsets < columns)
 
@@ -320,9 +330,9 @@ def _splits(rows: int, columns: int) -> tuple[int, int]:
     return triton.cdiv(columns, width), width
 
 
-def _logs_of(divergence: Divergence, skew: float) -> tuple[float, float]:
+def _mixture_logs(divergence: Divergence) -> tuple[float, float]:
     """log(1 − s) and log s of the mixture; the plain KL has none."""
-    share = 0.5 if divergence.name == "jensen_shannon" else skew
+    share = 0.5 if divergence.name == "jensen_shannon" else divergence.skew
     return (math.log1p(-share), math.log(share)) if share < 1 else (0.0, 0.0)
 
 
@@ -339,12 +349,10 @@ def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
     return out[:, 0] if splits == 1 else partition.join_pairs(out)
 
 
-def pair_sums(
-    zq: Tensor, zp: Tensor, normalisers: Tensor, divergence: Divergence, skew: float, temperature: float
-) -> Tensor:
+def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Divergence, temperature: float) -> Tensor:
     """See ``formulas.pair_sums``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        return eager.pair_sums(zq, zp, normalisers, divergence, skew, temperature)
+        return eager.pair_sums(zq, zp, normalisers, divergence=divergence, temperature=temperature)
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
@@ -358,7 +366,7 @@ def pair_sums(
         zp.stride(0),
         temperature,
         width,
-        *_logs_of(divergence, skew),
+        *_mixture_logs(divergence),
         KIND=divergence.name,
         BLOCK=BLOCK,
     )
@@ -370,16 +378,16 @@ def pair_gradients(
     zp: Tensor,
     saved: Tensor,
     upstream: Tensor,
+    *,
     divergence: Divergence,
-    skew: float,
     temperature: float,
-    out_q: Tensor | None,
-    out_p: Tensor | None,
+    outs: Outputs,
 ) -> None:
     """See ``formulas.pair_gradients``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        eager.pair_gradients(zq, zp, saved, upstream, divergence, skew, temperature, out_q, out_p)
+        eager.pair_gradients(zq, zp, saved, upstream, divergence=divergence, temperature=temperature, outs=outs)
         return
+    out_q, out_p = outs
     zq, zp = _rows(zq), _rows(zp)
     to_q, to_p = zq if out_q is None else out_q, zp if out_p is None else out_p
     _pair_gradients_kernel[(len(zq), triton.cdiv(zq.shape[1], BLOCK))](
@@ -395,7 +403,7 @@ def pair_gradients(
         to_q.stride(0),
         to_p.stride(0),
         temperature,
-        *_logs_of(divergence, skew),
+        *_mixture_logs(divergence),
         KIND=divergence.name,
         OF_Q=out_q is not None,
         OF_P=out_p is not None,
@@ -417,11 +425,26 @@ def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
 
 
 def token_gradients(
-    z: Tensor, index: Tensor, saved: Tensor, of_logprob: Tensor, of_entropy: Tensor, temperature: float, out: Tensor
+    z: Tensor,
+    index: Tensor,
+    saved: Tensor,
+    *,
+    of_logprob: Tensor,
+    of_entropy: Tensor,
+    temperature: float,
+    out: Tensor,
 ) -> None:
     """See ``formulas.token_gradients``."""
     if z.dtype == torch.float64 or not len(z):
-        eager.token_gradients(z, index, saved, of_logprob, of_entropy, temperature, out)
+        eager.token_gradients(
+            z,
+            index,
+            saved,
+            of_logprob=of_logprob,
+            of_entropy=of_entropy,
+            temperature=temperature,
+            out=out,
+        )
         return
     z = _rows(z)
     numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))

@@ -6,26 +6,22 @@ The logits are made once instead of twice (8 N·H·V flops for a KL instead of 1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from kullback.errors import ShapeError
 from kullback.vocab import shards, weighted_ops
-from kullback.vocab.linear import (
-    Heads,
-    Precision,
-    check_head,
-    check_pair,
-    flattened,
-    head_numbers,
-    held,
-    rounds,
-    token_arguments,
-)
-from kullback.vocab.logits import Direction, Plan, Where, plan, result_like, token_results
-from kullback.vocab.ops import differentiable, refuse
+from kullback.vocab.formulas import Divergence
+from kullback.vocab.heads import HeadPlan
+from kullback.vocab.linear import Precision, check_heads, check_token_head, flat_inputs, head_plan
+from kullback.vocab.logits import TokenDirection, named_divergence, result_like, token_results
+from kullback.vocab.ops import Context, differentiable, refuse
+from kullback.vocab.shards import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def linear_weighted_kl(
@@ -37,17 +33,17 @@ def linear_weighted_kl(
     *,
     bias: Tensor | None = None,
     ref_bias: Tensor | None = None,
-    direction: Direction = "reverse",
+    direction: TokenDirection = "reverse",
     skew: float = 1.0,
     temperature: float = 1.0,
     scale: float = 1.0,
     softcap: float | None = None,
     precision: Precision = "float32",
     workspace: int | None = None,
-    group: Any = None,
+    group: ProcessGroup | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Σ_t w_t D_t with its gradient, D_t being ``linear_token_kl``, when the weights w_t are known beforehand.
+    """Σ_t w_t D_t with its gradient, D_t being the KL(q‖p) of ``linear_token_kl``, when the w_t are known beforehand.
 
     The gradient is made in the forward pass, where the logits are at hand: two thirds of the matrix products
     of ``linear_token_kl``. The weights of a masked mean are ``mask / mask.sum()``. A token of weight 0 counts
@@ -76,50 +72,76 @@ def linear_weighted_kl(
         >>> total, token_kl
         (tensor(0.2402), tensor([0.1201, 0.0000]))
     """
-    check_head(hidden, weight, bias, "")
-    check_head(ref_hidden, ref_weight, ref_bias, "ref_")
-    check_pair(hidden, weight, ref_hidden, ref_weight)
-    check_weights(token_weights, hidden, "token_weights")
-    chosen, swapped = plan(direction, skew, 1.0, backend, group, hidden.device)
-    numbers = head_numbers(scale, softcap, temperature)
     q, p = (hidden, weight, bias), (ref_hidden, ref_weight, ref_bias)
+    check_heads(q, p)
+    check_weights(token_weights, hidden, "token_weights")
+    divergence, swapped = named_divergence(direction, skew)
     first, second = (p, q) if swapped else (q, p)
-    heads = Heads((first[2] is not None, second[2] is not None), numbers * 2, rounds(precision), held(workspace))
-    flat = [*flattened(*first), *flattened(*second)]
-    total, values = differentiable(_WeightedPair, chosen, heads, token_weights.reshape(-1), *flat)
+    plan = head_plan(
+        first,
+        second,
+        temperature=temperature,
+        scale=scale,
+        softcap=softcap,
+        precision=precision,
+        workspace=workspace,
+        backend=backend,
+    )
+    tensors = token_weights.reshape(-1), *flat_inputs(*first), *flat_inputs(*second)
+    total, values = differentiable(_WeightedPair, divergence, plan, group, *tensors)
     return total, values.view(hidden.shape[:-1])
+
+
+class _PairContext(Context, Protocol):
+    divergence: Divergence
+    plan: HeadPlan
+    group: ProcessGroup | None
+    grads: list[Tensor] | None
 
 
 class _WeightedPair(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: Plan, heads: Heads, weights: Tensor, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: _PairContext,
+        divergence: Divergence,
+        plan: HeadPlan,
+        group: ProcessGroup | None,
+        weights: Tensor,
+        *inputs: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         tensors = [x for x in inputs if x is not None]
-        ctx.plan, ctx.heads = plan, heads
-        values, *ctx.grads = _pair(plan, heads, weights, tensors, ctx.needs_input_grad[3:])
+        ctx.divergence, ctx.plan, ctx.group = divergence, plan, group
+        values, *ctx.grads = _pair(ctx, weights, tensors)
         ctx.save_for_backward(values, weights, *tensors)
-        shown = result_like(tensors[0], tensors[0], values)
-        ctx.mark_non_differentiable(shown)
-        return weighted_sum(weights, shown), shown
+        results = result_like(tensors[0], tensors[0], values)
+        ctx.mark_non_differentiable(results)
+        return weighted_sum(weights, results), results
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _PairContext, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         values, weights, *tensors = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
-        grads = ctx.grads or _pair(ctx.plan, ctx.heads, weights, tensors, wanted)[1:]
+        grads = ctx.grads or _pair(ctx, weights, tensors)[1:]
         ctx.grads = None
-        of_weights = upstream * values if ctx.needs_input_grad[2] else None
-        return None, None, of_weights, *scaled(grads, upstream, wanted, tensors)
+        of_weights = upstream * values if ctx.needs_input_grad[3] else None
+        return None, None, None, of_weights, *scaled_gradients(grads, upstream, ctx.needs_input_grad[4:], tensors)
 
 
-def _pair(plan: Plan, heads: Heads, weights: Tensor, tensors: list[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
-    kind = plan.divergence.name, plan.skew, shards.name_of(plan.group)
-    made: list[Tensor] = weighted_ops.weighted_pair(
-        tensors, *heads.arguments(), plan.backend, weights, *kind, list(wanted)
+def _pair(ctx: _PairContext, weights: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """The divergences, and the gradients of their sum under these weights."""
+    wanted = ctx.needs_input_grad[4:]
+    values_and_grads = weighted_ops.weighted_pair(
+        tensors,
+        ctx.plan,
+        weights,
+        divergence=ctx.divergence.name,
+        skew=ctx.divergence.skew,
+        group_name=shards.group_name(ctx.group),
+        wanted=list(wanted),
     )
     for i in (0, 3):
         if wanted[i]:
-            shards.summed(made[1 + i], plan.group)
-    return made
+            shards.sum_over_ranks(values_and_grads[1 + i], ctx.group)
+    return values_and_grads
 
 
 def linear_weighted_logprobs(
@@ -135,7 +157,7 @@ def linear_weighted_logprobs(
     softcap: float | None = None,
     precision: Precision = "float32",
     workspace: int | None = None,
-    group: Any = None,
+    group: ProcessGroup | None = None,
     vocab_start: int | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,60 +190,71 @@ def linear_weighted_logprobs(
     check_weights(token_weights, hidden, "token_weights")
     entropy_weights = torch.zeros_like(token_weights) if entropy_weights is None else entropy_weights
     check_weights(entropy_weights, hidden, "entropy_weights")
-    where, heads, flat = token_arguments(
-        hidden, weight, tokens, bias, temperature, scale, softcap, precision, workspace, group, vocab_start, backend
+    head = hidden, weight, bias
+    check_token_head(head, tokens)
+    shard = shards.shard(len(weight), group, vocab_start)
+    plan = head_plan(
+        head,
+        temperature=temperature,
+        scale=scale,
+        softcap=softcap,
+        precision=precision,
+        workspace=workspace,
+        backend=backend,
     )
-    both = token_weights.reshape(-1), entropy_weights.reshape(-1)
-    total, *shown = differentiable(_WeightedTokens, where, heads, tokens.reshape(-1), *both, *flat)
-    logprobs, entropies = (x.view(tokens.shape) for x in shown)
+    given = (x.reshape(-1) for x in (tokens, token_weights, entropy_weights))
+    total, *each = differentiable(_WeightedTokens, shard, plan, *given, *flat_inputs(*head))
+    logprobs, entropies = (x.view(tokens.shape) for x in each)
     return total, logprobs, entropies
+
+
+class _TokenContext(Context, Protocol):
+    shard: Shard
+    plan: HeadPlan
+    grads: list[Tensor] | None
 
 
 class _WeightedTokens(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        where: Where,
-        heads: Heads,
-        tokens: Tensor,
-        weights: Tensor,
-        entropy_weights: Tensor,
-        *inputs: Tensor | None,
+        ctx: _TokenContext, shard: Shard, plan: HeadPlan, *inputs: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        tensors = [x for x in inputs if x is not None]
+        tokens, weights, entropy_weights, *tensors = (x for x in inputs if x is not None)
         given = tokens, weights, entropy_weights
-        ctx.where, ctx.heads = where, heads
-        saved, *ctx.grads = _tokens(where, heads, *given, tensors, ctx.needs_input_grad[5:])
-        logprobs, entropies = token_results(tensors[0], tokens, saved, where)
+        ctx.shard, ctx.plan = shard, plan
+        saved, *ctx.grads = _tokens(ctx, given, tensors)
+        logprobs, entropies = token_results(tensors[0], tokens, saved, shard.size)
         ctx.save_for_backward(logprobs, entropies, *given, *tensors)
         ctx.mark_non_differentiable(logprobs, entropies)
         return weighted_sum(weights, logprobs) + weighted_sum(entropy_weights, entropies), logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _TokenContext, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         logprobs, entropies, tokens, weights, entropy_weights, *tensors = ctx.saved_tensors
-        given, wanted = (tokens, weights, entropy_weights), ctx.needs_input_grad[5:]
-        grads = ctx.grads or _tokens(ctx.where, ctx.heads, *given, tensors, wanted)[1:]
+        grads = ctx.grads or _tokens(ctx, (tokens, weights, entropy_weights), tensors)[1:]
         ctx.grads = None
-        of_weights = upstream * logprobs if ctx.needs_input_grad[3] else None
-        of_entropy_weights = upstream * entropies if ctx.needs_input_grad[4] else None
-        return None, None, None, of_weights, of_entropy_weights, *scaled(grads, upstream, wanted, tensors)
+        needed = ctx.needs_input_grad
+        of_weights = upstream * logprobs if needed[3] else None
+        of_entropy_weights = upstream * entropies if needed[4] else None
+        scaled = scaled_gradients(grads, upstream, needed[5:], tensors)
+        return None, None, None, of_weights, of_entropy_weights, *scaled
 
 
-def _tokens(
-    where: Where,
-    heads: Heads,
-    tokens: Tensor,
-    weights: Tensor,
-    entropy_weights: Tensor,
-    tensors: list[Tensor],
-    wanted: Sequence[bool],
-) -> list[Tensor]:
-    place = tokens, where.start, where.size, weights, entropy_weights, shards.name_of(where.group)
-    made: list[Tensor] = weighted_ops.weighted_tokens(tensors, *heads.arguments(), where.backend, *place, list(wanted))
+def _tokens(ctx: _TokenContext, given: tuple[Tensor, Tensor, Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """Statistics of tokens, and the gradients of the sum under their weights and the entropies' weights."""
+    wanted = list(ctx.needs_input_grad[5:])
+    saved_and_grads = weighted_ops.weighted_tokens(
+        tensors,
+        ctx.plan,
+        *given,
+        start=ctx.shard.start,
+        size=ctx.shard.size,
+        group_name=shards.group_name(ctx.shard.group),
+        wanted=wanted,
+    )
     if wanted[0]:
-        shards.summed(made[1], where.group)
-    return made
+        shards.sum_over_ranks(saved_and_grads[1], ctx.shard.group)
+    return saved_and_grads
 
 
 def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
@@ -229,26 +262,28 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     return torch.where(weights != 0, weights * values, 0.0).sum()
 
 
-def scaled(grads: list[Tensor], upstream: Tensor, wanted: Sequence[bool], tensors: list[Tensor]) -> list[Tensor | None]:
-    """The gradients that the forward pass made times the upstream one, in place: they are handed out once, and
-    a second backward pass makes them again.
-    """
+def scaled_gradients(
+    grads: list[Tensor], upstream: Tensor, wanted: Sequence[bool], tensors: list[Tensor]
+) -> list[Tensor | None]:
+    """The gradients that the forward pass made times the upstream one."""
+    # In place, since they are as large as the head (a copy of 131,072 × 1,024 takes 268 MB in bfloat16): they are
+    # handed out once, and a second backward pass makes them again.
     upstream = upstream.detach()
-    found = [grad.mul_(upstream) if want else None for grad, want in zip(grads, wanted, strict=True)]
+    scaled = [grad.mul_(upstream) if want else None for grad, want in zip(grads, wanted, strict=True)]
     if torch.is_grad_enabled():
-        return [x if x is None else differentiable(_Last, x, *tensors) for x in found]
-    return found
+        return [x if x is None else differentiable(_Last, x, *tensors) for x in scaled]
+    return scaled
 
 
 class _Last(torch.autograd.Function):
     """The identity, whose own derivative is refused."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, *_: Tensor) -> Tensor:
+    def forward(ctx: Context, grad: Tensor, *_: Tensor) -> Tensor:
         return grad.view_as(grad)
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> NoReturn:
+    def backward(ctx: Context, *_: Tensor) -> NoReturn:
         refuse()
 
 
