@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 import kullback as kb
+from kullback.estimators import Level
 from kullback.oracle import TreeLM, World
 from kullback.oracle.tree import prefix_count
 
-ESTIMATORS: tuple[tuple[kb.Estimator, str], ...] = (
+ESTIMATORS: tuple[tuple[kb.Estimator, Level], ...] = (
     (kb.K1, "token"),
     (kb.K3, "token"),
     (kb.K3, "sequence"),
@@ -106,7 +107,7 @@ def measure(case: Case, replications: int, sequences: int, seed: int = 0) -> lis
     for _ in range(replications):
         batch = case.world.sample(rng, sequences)
         for estimator, level in ESTIMATORS:
-            found = kb.Accumulator(estimator=estimator, level=level).update(batch).result()  # type: ignore[arg-type]
+            found = kb.Accumulator(estimator=estimator, level=level).update(batch).result()
             low, high = found.interval()
             covered = low - ROUNDING <= truth <= high + ROUNDING
             count = hits[estimator.name, level]

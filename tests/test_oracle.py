@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import Backend, host
 from hypothesis import given, settings
 from worlds import generic, logit_pairs, world
@@ -11,7 +12,8 @@ from worlds import generic, logit_pairs, world
 import kullback as kb
 from kullback.errors import InputError, ShapeError
 from kullback.estimators import LEVELS
-from kullback.oracle import TreeLM, World
+from kullback.oracle import TreeLM, World, exact_gradient, loss_moments, reference_world
+from kullback.oracle.loss_gradients import torch_columns
 from kullback.oracle.tree import prefix_count
 
 
@@ -115,3 +117,13 @@ def test_impossible_trees_are_refused(make: object, error: type[Exception], word
     with pytest.raises(error) as caught:
         make()  # type: ignore[operator]
     assert words in str(caught.value)
+
+
+def test_gradients_need_torch_and_say_so() -> None:
+    plain = world(*generic(vocab=2, horizon=2))
+    with pytest.raises(InputError, match="must be a torch tensor with requires_grad=True"):
+        exact_gradient(plain, kb.REVERSE_KL)
+    live = reference_world("near", torch=True)
+    with pytest.raises(InputError, match="the loss is a ndarray, but a torch tensor is needed to take gradients"):
+        loss_moments(live, lambda q, p, mask: np.zeros(1))
+    assert torch_columns(live)["mask"].dtype is torch.bool

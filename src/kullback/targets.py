@@ -43,6 +43,11 @@ class Target:
         place: distributions over sequences, or over next tokens at prefixes held fixed.
         divergence: D(log q, log p, array namespace), summed over the last axis.
         value_of: the target whose value this one shares, where only the gradients differ.
+
+    Example:
+        >>> import kullback as kb
+        >>> kb.STATEWISE_REVERSE_KL.formula, kb.STATEWISE_REVERSE_KL.value_of
+        ('Σ_t E_q[KL(q_t‖p_t)], prefixes fixed', REVERSE_KL)
     """
 
     name: str

@@ -49,6 +49,15 @@ class Estimate:
         estimator, level, unit: what was computed.
         coefficients: of the fitted controls, by name, from the whole batch (λ for the control variate).
         warnings: sentences; empty when there is nothing to warn of.
+        nonnegative: whether what was averaged is never below zero.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.estimate([[-0.5], [-0.7], [-0.1]], [[-0.7], [-0.6], [-0.3]], estimator="k1")
+        >>> print(found)
+        0.10 ± 0.10 nats/sequence (n=3)
+        >>> round(found.value, 6), found.n, found.warnings
+        (0.1, 3, ())
     """
 
     value: float
