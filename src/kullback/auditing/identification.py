@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kullback.auditing import words
-from kullback.auditing.expectations import Weight
 from kullback.documents import Record
 from kullback.targets import ZERO, Target
+
+if TYPE_CHECKING:
+    from kullback.auditing.expectations import Weight
 
 
 @dataclass(frozen=True)
