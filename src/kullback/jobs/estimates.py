@@ -10,7 +10,8 @@ import numpy as np
 
 from kullback.documents import Record, plain
 from kullback.errors import InputError
-from kullback.estimation.accumulator import Unit, estimate
+from kullback.estimation.accumulator import estimate
+from kullback.estimation.recipe import Unit
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimators import (
