@@ -59,6 +59,12 @@ class Accuracy:
         stdev: of one sequence.
         rmse: √(bias² + stdev²/n) of the mean of n sequences.
         least, most: of `rmse` over the worlds.
+
+    Example:
+        >>> from kullback import lab
+        >>> k1 = lab.categorical([0.5], [16], samples=100, worlds=1).rows[0]
+        >>> k1.estimator, k1.setting.vocab, round(k1.rmse - k1.stdev / 10, 12)
+        ('k1', 256, 0.0)
     """
 
     sweep: Sweep
@@ -82,6 +88,15 @@ class Accuracies(ExperimentOutcome):
         worlds: random worlds a setting.
         rows: one for each estimator and setting.
         charted: the estimators that the picture shows.
+
+    Example:
+        >>> from kullback import lab
+        >>> found = lab.categorical([0.1, 1.0], [16], worlds=1)
+        >>> near, far = found.of("distance", "k1")
+        >>> near.kl < far.kl, near.stdev > far.stdev
+        (True, True)
+        >>> [table.title for table in found.document().tables]
+        ['categorical, by distance', 'categorical, by vocab']
     """
 
     name: str

@@ -80,6 +80,12 @@ class Coefficients(ExperimentOutcome):
         kl, best: its KL(q‖p) and λ* = J/χ².
         choices: every way at every batch size.
         gains: in worlds of sequences.
+
+    Example:
+        >>> from kullback import lab
+        >>> found = lab.coefficients(sizes=[5, 20], distances=[0.5])
+        >>> [(choice.n, round(choice.gain, 1)) for choice in found.of("1 (k3)")]
+        [(5, 12.0), (20, 12.0)]
     """
 
     policy: tuple[float, ...]

@@ -84,6 +84,14 @@ class Gaussian(ExperimentOutcome):
         pairs: one for each shift.
         crossovers: by estimator, the KL above which its variance exceeds k1's as the shift grows at this
             scale; None where it never does or always does.
+
+    Example:
+        >>> from kullback import lab
+        >>> found = lab.gaussian([1.0], scale=2.0, samples=10)
+        >>> found.pairs[0].chi2, found.crossovers["k3"]
+        (inf, None)
+        >>> print(found.document().tables[0].rows[2][4])  # standard deviation of k3
+        ∞
     """
 
     scale: float

@@ -98,6 +98,15 @@ class Gradients(ExperimentOutcome):
         directions: every surrogate in every world, on-policy first.
         constants: of f_X.
         ways: (way, world, variance) of every unbiased way to ∇KL(q‖p), a row, over ‖G‖².
+
+    Example:
+        Off-policy, k1 in the reward no longer follows ∇KL(q‖p):
+
+        >>> from kullback import lab
+        >>> found = lab.gradients([1.0], surrogates=["k1_reward"])
+        >>> on, off = (found.at("k1_reward", stale=stale)[0] for stale in (False, True))
+        >>> on.error < 1e-9, off.error > 0.1
+        (True, True)
     """
 
     directions: tuple[ExpectedGradient, ...]

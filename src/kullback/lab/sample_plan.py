@@ -91,6 +91,14 @@ class Plan(ExperimentOutcome):
         prompt_tokens, completion_tokens: mean lengths in the pilot.
         read_cost: cost of reading a prompt's token, once a prompt, in generated tokens.
         rows: one for each estimator.
+
+    Example:
+        >>> import kullback as kb
+        >>> pilot = kb.compare(samples=4, max_new_tokens=8).rollouts
+        >>> found = kb.lab.plan(pilot, stderr=0.2)
+        >>> best = found.cheapest
+        >>> best.tokens == min(row.tokens for row in found.rows if not row.pilot.warnings)
+        True
     """
 
     wished: float

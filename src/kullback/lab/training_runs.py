@@ -103,6 +103,13 @@ class Training(ExperimentOutcome):
         steps, samples, seeds: of every run.
         runs: KL term by KL term.
         frontier: (reward, kl) of the optimum at falling β.
+
+    Example:
+        >>> from kullback import lab
+        >>> found = lab.training([1.0], steps=80, seeds=1)
+        >>> (run,) = found.of("k1 in the reward")
+        >>> run.beta, len(run.curve), run.shortfall > 0
+        (1.0, 4, True)
     """
 
     steps: int
