@@ -104,6 +104,7 @@ def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estima
 
 def _outside(rollout: Rollout) -> float:
     """The other model's probability, summed over tokens, of what the sampled one excludes; 0 where it is not known."""
+    # A bias can be named only where it can be seen; that it cannot is among the comparison's notes.
     return 0.0 if rollout.ref_mass is None else float(np.sum(1.0 - rollout.ref_mass[rollout.counted]))
 
 

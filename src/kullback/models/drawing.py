@@ -62,6 +62,7 @@ def draw(
     Prompts of different lengths are padded on the left, masked, and numbered from their own first token.
     """
     step, mask = _left_padded(model, prompts)
+    # Counted from a row's first real token: models with absolute positions would else see the padding's length.
     positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     ends = torch.tensor(model.end_tokens, device=model.device)
     going = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
@@ -77,6 +78,7 @@ def draw(
             drawn.append(torch.where(going[:, None], token, model.pad_token))
             logprobs.append(law.gather(-1, token))
             on_tokens(int(going.sum()))
+            # Rows that ended go on drawing, so that the stream of random numbers is the same whoever ends first.
             going = going & ~torch.isin(token[:, 0], ends)
             if not going.any():
                 break

@@ -38,6 +38,7 @@ def token_columns(
     with torch.inference_mode():
         for at in chunks(len(tokens), vocab):
             q_logprobs = q.logprobs(q_logits[at][..., :vocab], tokens[at])
+            # Heads may be padded to different widths; what both models share are the first `vocab` logits.
             p_logprobs = p.logprobs(p_logits[at][..., :vocab].to(device), tokens[at])
             parts.append(_columns(q_logprobs, p_logprobs, tokens[at]))
     return {name: by_row(np.concatenate([part[name] for part in parts]), completions) for name in parts[0]}

@@ -67,6 +67,7 @@ class Sampling:
         if self.top_p < 1:
             ordered, order = torch.sort(x.masked_fill(drop, -torch.inf), descending=True)
             mass = torch.softmax(ordered, dim=-1)
+            # The mass before a token: the one that crosses top_p is kept, as transformers keeps it.
             beyond = mass.cumsum(dim=-1) - mass >= self.top_p
             drop |= torch.zeros_like(drop).scatter(-1, order, beyond)
         if keep is not None:
