@@ -11,7 +11,7 @@ import pytest
 
 from kullback import CLAIMS
 from kullback.claims import Claim, Evidence, Role, Verdict, judged
-from kullback.claims.record import instead, realistic, smallest, stated, within
+from kullback.claims.record import Sampled, instead, realistic, smallest, stated, within
 
 every_claim = pytest.mark.parametrize("claim", CLAIMS, ids=CLAIMS.names)
 WORLDS = 10
@@ -83,6 +83,11 @@ def test_a_record_is_complete(claim: Claim) -> None:
         assert not text or text.endswith((".", "?"))
 
 
+def test_evidence_answers_to_its_name_before() -> None:
+    claim = CLAIMS["schulman-k1-unbiased"]
+    assert claim.findings(seed=7) == claim.evidence(seed=7)
+
+
 def test_there_are_enough_and_none_twice() -> None:
     assert len(set(CLAIMS.names)) == len(CLAIMS) >= 80
     assert len({claim.statement for claim in CLAIMS}) == len(CLAIMS)
@@ -111,6 +116,8 @@ NEAR_ENOUGH = (
     ([stated("x", 1.0, "≤", 1.0)], Verdict.HOLDS),
     ([stated("x", math.inf, ">", 1.0)], Verdict.HOLDS),
     ([stated("x", 1.1, ">", 1.0, error=0.2)], Verdict.FAILS),
+    ([stated("x", Sampled(1.1, error=0.2), ">", 1.0)], Verdict.FAILS),
+    ([stated("x", Sampled(1.1, error=0.2), "=", 1.0)], Verdict.HOLDS),
     ([smallest("x", 1.0, "=", 2.0), stated("x", 1.0, "=", 1.0)], Verdict.FAILS),
     ([instead("x", 1.0, "=", 1.0)], Verdict.UNDECIDED),
     ([realistic("x", 1.0, "=", 2.0)], Verdict.UNDECIDED),
