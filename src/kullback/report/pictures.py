@@ -37,7 +37,6 @@ STYLE: Any = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
     "svg.hashsalt": "kullback",
-    "text.parse_math": False,
     "lines.linewidth": 2.4,
     "lines.markersize": 9,
 }
@@ -107,13 +106,13 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         for panel, ax in zip(chart.panels, axes, strict=False):
             _panel(panel, ax, looks)
         handles = [Line2D([], [], **look) for look in looks.values()]
-        figure.legend(handles, map(visible, labels), loc="outside lower center", ncols=-(-len(labels) // lines))
+        figure.legend(handles, map(_words, labels), loc="outside lower center", ncols=-(-len(labels) // lines))
         yield figure
 
 
 def _panel(panel: Panel, ax: Axes, looks: dict[str, Look]) -> None:
     """Draw a panel, and note how each label looks, for the legend."""
-    ax.set(title=visible(panel.title), xlabel=visible(panel.x), ylabel=visible(panel.y))
+    ax.set(title=_words(panel.title), xlabel=_words(panel.x), ylabel=_words(panel.y))
     ax.set_xscale("log" if "x" in panel.log else "linear")
     ax.set_yscale("log" if "y" in panel.log else "linear")
     for series in panel.series:
@@ -125,7 +124,7 @@ def _panel(panel: Panel, ax: Axes, looks: dict[str, Look]) -> None:
     for x, words in panel.marks:
         ax.axvline(x, color="#666666", linewidth=1.2, linestyle=":")
         ax.annotate(
-            visible(words),
+            _words(words),
             (x, 0.04),
             xycoords=("data", "axes fraction"),
             rotation=90,
@@ -134,6 +133,11 @@ def _panel(panel: Panel, ax: Axes, looks: dict[str, Look]) -> None:
             fontsize=13,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
         )
+
+
+def _words(text: str) -> str:
+    """Words that matplotlib takes for no formula."""
+    return visible(text).replace("$", "\\$")
 
 
 def _look(series: Series, place: int) -> Look:
