@@ -3,7 +3,7 @@
 `pairs` of distributions, `trees` of sequences, `tokens` and `gaussian` in closed form, and the `realistic` world.
 """
 
-from kullback.claims.worlds.gaussian import Gaussian
+from kullback.claims.worlds.gaussians import Gaussian
 from kullback.claims.worlds.pairs import BY_HAND, BY_HAND_SCORE, CROSSED, EVEN, Pair, close_pair, pair, softmax
 from kullback.claims.worlds.realistic import (
     HORIZON,
