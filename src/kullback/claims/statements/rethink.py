@@ -82,7 +82,7 @@ STATEMENTS = (
     said(
         "R14",
         "The f-divergence view explains the drop of the variance",
-        "As for why $k_2$ enjoys such a variance drop compared with $k_1$, the original post uses an $f$-divergence view",
+        "As for why $k_2$ enjoys such a variance drop … the original post uses an $f$-divergence view",
         "至于为什么 $k_2$ 比 $k_1$ 的方差要低很多，原文中，利用f-散度给出了一个分析性的解释",
         "002-f-divergence-explains-variance",
     ),
