@@ -241,7 +241,8 @@ CLAIMS = (
         source=ZHANG("“but it can have high variance”"),
         statement="The sample mean of log q/p can have a high variance.",
         verdict=Verdict.HOLDS,
-        why="ℓ is of first order in the distance of the models and the KL of second: Var(k1) → 2KL, so sd/KL grows like "
+        why="ℓ is of first order in the distance of the models and the KL of second: Var(k1) → 2KL, so sd/KL grows "
+        "like "
         "√(2/KL) as the models come close.",
         condition="Models close. Far apart it is low: sd/KL is 0.67 at KL 4.5 between Gaussians of one variance.",
         computation=_high_variance,
@@ -305,9 +306,11 @@ CLAIMS = (
     Claim(
         id="000-no-steps",
         source=ZHANG("after Eq. 1"),
-        statement="Due to the product of the ratios, there is no way to write the k3 of a sequence as a sum over steps.",
+        statement="Due to the product of the ratios, there is no way to write the k3 of a sequence as a sum over "
+        "steps.",
         verdict=Verdict.CONDITION,
-        why="A sum of functions of one step's two conditionals each has no mixed difference; Π_t r_t has (r_1 − 1)(r_2 − 1).",
+        why="A sum of functions of one step's two conditionals each has no mixed difference; Π_t r_t has (r_1 − "
+        "1)(r_2 − 1).",
         condition="A step sees its own two conditionals only, as in Eq. 2. One that also knows the ratio so far can: "
         "Π_t r_t − 1 = Σ_t r_{1:t−1}(r_t − 1) telescopes.",
         computation=_no_steps,
@@ -342,7 +345,8 @@ CLAIMS = (
         why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: "
         "by the tower rule the sum has mean 0.",
         condition="It is biased only if a drawn token is left out, weighted by something that is not known beforehand "
-        "(such as the final length), or drawn from another distribution than q; if q_t excludes a token that p_t allows; "
+        "(such as the final length), or drawn from another distribution than q; if q_t excludes a token that p_t "
+        "allows; "
         "or if the expected length is infinite.",
         computation=_biased,
         code=lines(
@@ -382,7 +386,7 @@ CLAIMS = (
             "import numpy as np, kullback as kb",
             "from kullback.claims.worlds import ENDLESS as lm",
             "x = lm.token.log_ratio",
-            "print(np.inf if lm.growth >= 1 else 'finite', [round(lm.variance(k(x)) ** 0.5, 6) for k in (kb.K1, kb.K3)])",
+            "print(np.inf if lm.growth >= 1 else 0.0, [round(lm.variance(k(x)) ** 0.5, 6) for k in (kb.K1, kb.K3)])",
         ),
         meant="What Schulman's post says of single draws; Amini et al. measure 2.54 against k1's 0.16 on strings.",
     ),
@@ -405,7 +409,8 @@ CLAIMS = (
     Claim(
         id="000-any-divergence",
         source=ZHANG("last paragraph"),
-        statement="Is the KL special? It feels as if it just needs to be some kind of divergence between two distributions.",
+        statement="Is the KL special? It feels as if it just needs to be some kind of divergence between two "
+        "distributions.",
         verdict=Verdict.UNDECIDED,
         why="Whether another divergence trains as well is no computation. What can be said: the KL is the one whose "
         "value for sequences is the sum of its values for the next tokens (chain rule).",
