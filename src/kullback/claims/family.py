@@ -5,13 +5,19 @@ from __future__ import annotations
 from kullback.claims import (
     amini,
     applications,
+    controller,
+    corrections,
+    distillation,
     liu,
     logged,
+    metrics,
     mismatch,
+    objectives,
     offpolicy,
     placement,
     rethink,
     rethink_training,
+    rounding,
     schulman,
     schulman_tables,
     trainers,
@@ -38,6 +44,12 @@ _SOURCES = (
     vocabulary,
     trainers,
     logged,
+    objectives,
+    metrics,
+    controller,
+    corrections,
+    distillation,
+    rounding,
 )
 
 CLAIMS: Family[Claim] = Family(claim for source in _SOURCES for claim in source.CLAIMS)
