@@ -129,7 +129,7 @@ def _intractable() -> Iterator[Evidence]:
 
 def sequences(vocab: int, steps: int) -> int:
     """How many sequences of some length there are."""
-    return vocab**steps
+    return int(vocab**steps)
 
 
 def _exponential() -> Iterator[Evidence]:
