@@ -42,8 +42,9 @@ CLAIMS = (
         computation=_logged,
         code=lines(
             "from kullback.claims.worlds.heads import heads",
-            "h = heads(seed=0, size=3.0)",
-            "print(round(1 - h.kl / h.logged, 4), f'{h.kl:.3g} {h.logged:.3g} {h.floor:.3g} {h.by_difference:.4g}')",
+            "for size in (0.3, 3.0):  # logits of about 0.3 and 3; KL 1e-4",
+            "    h = heads(seed=0, size=size)",
+            "    print(round(1 - h.kl / h.logged, 6), f'{h.logged:.3g} {h.kl + h.floor:.3g} {h.by_difference:.4g}')",
         ),
         meant="A head such as SmolLM2-135M's: 1.6e-4 was logged as 7.0e-4 there.",
     ),
