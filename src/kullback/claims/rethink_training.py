@@ -94,16 +94,6 @@ def _cost() -> Iterator[Evidence]:
     yield instead("samples of k1 for one of the exact token KLs at equal error, realistic world", variance, ">", 1.0)
 
 
-def _k2_bias() -> Iterator[Evidence]:
-    for gaussian, say in ((Gaussian(0.1), within), (Gaussian(1.0), stated)):
-        yield say(f"bias of k2 over KL, KL {gaussian.kl:g}", gaussian.mean_k2 / gaussian.kl - 1, "<", 0.01)
-    drawn = texts()
-    policy, reference = language()
-    kl = policy.reverse_kl(reference)
-    bias = float(np.mean(0.5 * drawn.sums**2)) / kl - 1
-    yield realistic("bias of k2 of a sequence over KL", bias, "<", 0.01)
-
-
 def _sampling_needed(seed: int) -> Iterator[Evidence]:
     others = math.log10(VOCAB - 1)
     sequences = HORIZON * others
@@ -206,20 +196,5 @@ CLAIMS = (
         code=lines("print(1 / 50_000)"),
         meant="Small: a slip of one character, 巨大 for 很小.",
         by_hand="V = 50,000: 1 term against 50,000.",
-    ),
-    Claim(
-        id="003-k2-bias",
-        source=RETHINK_ZH("“而且偏差也小了很多很多”"),
-        statement="The bias of k2 is very small.",
-        verdict=Verdict.CONDITION,
-        why="It is μ²/4 of the KL between Gaussians: 0.25 % at KL 0.005, 25 % at KL 0.5.",
-        condition="KL below about 0.02. Of whole sequences it is nearly always large; k1 has none at all.",
-        computation=_k2_bias,
-        code=lines(
-            "from kullback.claims.worlds import Gaussian",
-            "for w in (Gaussian(0.1), Gaussian(1.0)):",
-            "    print(round(w.mean_k2 / w.kl - 1, 6))",
-        ),
-        also=(RETHINK("“the bias can be quite small”"), APPLICATIONS("“suprisingly low bias”")),
     ),
 )
