@@ -191,11 +191,9 @@ CLAIMS = (
         statement="If nothing is assumed of p and q, roughly half of the samples of k1 are negative.",
         verdict=Verdict.FAILS,
         why="P(k1 < 0) = q(q < p) can be anything below 1: nearly 1 and nearly 0 for the same two models exchanged, "
-        "2e-4 "
-        "nats apart.",
+        "2e-4 nats apart.",
         condition="Log-ratios spread evenly around their mean, and models so close that the mean is 0 beside the "
-        "spread: "
-        "between Gaussians of one variance it is .48 at KL 0.005.",
+        "spread: between Gaussians of one variance it is .48 at KL 0.005.",
         computation=_half_negative,
         code=lines(
             "from kullback.claims.rethink_estimators import SURE, negative_share",
@@ -259,11 +257,9 @@ CLAIMS = (
         statement="The f-divergence view explains why the variance of k2 is so much lower than that of k1.",
         verdict=Verdict.FAILS,
         why="Which f a mean belongs to, and its second derivative at 1, the Fisher information, say something of "
-        "means. k1 "
-        "and k3 are of one f and have one mean, and variances 199 times apart at KL 0.005.",
+        "means. k1 and k3 are of one f and have one mean, and variances 199 times apart at KL 0.005.",
         condition="It explains why the bias is low. The variance is low since ℓ enters squared: Var k2 is of fourth "
-        "order "
-        "in the distance, Var k1 of second.",
+        "order in the distance, Var k1 of second.",
         computation=_explained_by_curvature,
         code=lines(
             "import kullback as kb",
@@ -299,11 +295,9 @@ CLAIMS = (
         statement="That positive and negative values cancel means that more samples are needed to come near the mean.",
         verdict=Verdict.FAILS,
         why="The squared error of a mean is Var/n, and Var(k1 + c) = Var(k1): lifted until no value is negative, as "
-        "many "
-        "samples are needed. For a given relative error n is Var/KL² times a constant, whatever the signs.",
+        "many samples are needed. For a given relative error n is Var/KL² times a constant, whatever the signs.",
         condition="What is needed follows from sd/KL. Cancellation only bounds it from below: negative with "
-        "probability P, "
-        "sd/KL is at least √(P/(1 − P)).",
+        "probability P, sd/KL is at least √(P/(1 − P)).",
         computation=_cancellation,
         code=lines(
             "from kullback.claims.rethink_estimators import mean_square_error",
@@ -339,8 +333,7 @@ CLAIMS = (
         statement="With k1 the KL estimate jumps around when the batch is small or the distributions are far apart.",
         verdict=Verdict.CONDITION,
         why="Of the batch it is so. With the distance sd(k1) grows, but the KL grows faster: sd/KL is 2/μ between "
-        "Gaussians, "
-        "20 at KL 0.005 and 0.67 at KL 4.5. Relative to the KL, k1 is at its worst close by.",
+        "Gaussians, 20 at KL 0.005 and 0.67 at KL 4.5. Relative to the KL, k1 is at its worst close by.",
         condition="In nats: sd(k1) is 0.1 at KL 0.005 and 3 at KL 4.5.",
         computation=_jumps,
         code=lines(
@@ -357,8 +350,7 @@ CLAIMS = (
         "extreme samples.",
         verdict=Verdict.FAILS,
         why="Far apart it is k3 that a few samples rule, since r is exponential in ℓ, and k2 squares the large ones. "
-        "Between "
-        "Gaussians k2 is the noisier one from KL 0.618 on, k3 from 0.628 on.",
+        "Between Gaussians k2 is the noisier one from KL 0.618 on, k3 from 0.628 on.",
         condition="Models close, where k1 is at its worst and k2 and k3 have a fourteenth of its spread.",
         computation=_steadier,
         code=lines(
