@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import LIU, OPENRLHF
+from kullback.claims.sources import LIU, OPENRLHF, XU
 from kullback.claims.worlds import Gaussian, descents, followed, live_pair, live_tree, off, pair, relative
 from kullback.estimators.divergences import k1, k2, k3
 from kullback.surrogates import SURROGATES
@@ -108,6 +108,7 @@ CLAIMS = (
             "slope = (kb.K3(x + h) - kb.K3(x - h)) / (2 * h)",
             "print(abs(slope - (1 - np.exp(-x))).max().round(7))",
         ),
+        also=(XU("“For f_S, we have”"),),
     ),
     Claim(
         id="liu-k3-taylor",

@@ -212,7 +212,7 @@ CLAIMS = (
             "for name in ('k3_sequence_loss', 'k3_loss'):",
             "    print(round(off(followed(world, SURROGATES[name].fn), world, FORWARD_KL), 6))",
         ),
-        also=(XIHUAI("k3 as loss"),),
+        also=(XIHUAI("k3 as loss"), LIU("k3 as loss")),
     ),
     Claim(
         id="tang-k2-one-step",
