@@ -284,7 +284,6 @@ CLAIMS = (
         ),
         also=(
             ZHANG("“which is unbiased and low-variance”"),
-            APPLICATIONS("“Thus, we have, for some λ”"),
             RETHINK("“making it an unbiased estimator”"),
             RETHINK_ZH("“即是一个无偏估计”"),
             XU("“other estimators with lower variance”"),

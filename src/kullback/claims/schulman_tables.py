@@ -125,7 +125,11 @@ CLAIMS = (
         computation=_half_negative,
         code=lines("from scipy.stats import norm", "print(norm.cdf(-1.0 / 2).round(6), norm.cdf(-0.1 / 2).round(6))"),
         meant="An intuition for why KL ≥ 0 helps so little; as such it stands.",
-        also=(ZHANG("on k1"), RETHINK("“half” the sample values"), RETHINK_ZH("一半的样本是负的")),
+        also=(
+            ZHANG("on k1"),
+            RETHINK("“roughly “half” the sample values can be negative”"),
+            RETHINK_ZH("一半的样本是负的"),
+        ),
     ),
     Claim(
         id="schulman-noisy-as-half-negative",
@@ -145,6 +149,8 @@ CLAIMS = (
         ),
         also=(
             ZHANG("“negative for half of the samples, whereas KL is always positive”"),
+            RETHINK("“and this swings the average around a lot, hence high variance”"),
+            RETHINK_ZH("“所以他的方差很高”"),
             XIHUAI("“giving huge variance because positive and negative samples cancel”"),
         ),
     ),

@@ -287,7 +287,7 @@ CLAIMS = (
     ),
     Claim(
         id="000-control-mean-zero",
-        source=ZHANG("“unbiased because”"),
+        source=ZHANG("“This estimation is unbiased because”"),
         statement="E_q[p(x)/q(x) − 1] = 0 over sequences.",
         verdict=Verdict.CONDITION,
         why="Σ_x p(x) over the sequences that q can draw is 1 only if p puts all its mass there. A p that goes on for "
@@ -338,7 +338,7 @@ CLAIMS = (
     ),
     Claim(
         id="000-eq2-biased",
-        source=ZHANG("“biased because”"),
+        source=ZHANG("“this estimation is biased because”"),
         statement="Σ_t k3(ℓ_t) is biased, because Σ_x Π_t q_t Σ_t (r_t − 1) is not 0.",
         verdict=Verdict.FAILS,
         why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: by "
