@@ -229,9 +229,8 @@ CLAIMS = (
         source=APPLICATIONS("“The RL objective includes the KL term”"),
         statement="GRPO's objective includes KL(π_ref‖π_old).",
         verdict=Verdict.FAILS,
-        why="Its KL term is k3 of π_θ and π_ref, at samples of π_old. Where π_θ = π_old, its mean is KL(π_θ‖π_ref) "
-        "and its "
-        "gradient the next tokens' ∇KL(π_ref‖π_θ). Neither model of KL(π_ref‖π_old) is trained: it would be a "
+        why="Its KL term is k3 of π_θ and π_ref, at samples of π_old. Where π_θ = π_old, its mean is KL(π_θ‖π_ref) and "
+        "its gradient the next tokens' ∇KL(π_ref‖π_θ). Neither model of KL(π_ref‖π_old) is trained: it would be a "
         "constant.",
         condition="KL(π_θ‖π_ref), with samples from π_θ, or from π_old with importance weights.",
         computation=_grpo_term,
@@ -315,8 +314,7 @@ CLAIMS = (
         verdict=Verdict.FAILS,
         why="The logits are there. With both normalisers the sum takes 14 operations an entry, the LM head that made "
         "them 2·width. These are counts: plain torch, which goes through memory for each, took between 2 % (one row) "
-        "and "
-        "a half (64 rows) of the time of a head of width 1,024 on one core.",
+        "and a half (64 rows) of the time of a head of width 1,024 on one core.",
         condition="For sequences it stands: there are V^T of them. Summing exactly at each sampled prefix "
         "(Rao-Blackwell) needs V terms a token.",
         computation=_intractable,

@@ -281,8 +281,8 @@ CLAIMS = (
         source=RETHINK("“for any λ”, with r = q/p"),
         statement="With r = q/p and samples from q, −log r + λ(r − 1) is an unbiased estimator of the KL.",
         verdict=Verdict.FAILS,
-        why="E_q[−log(q/p)] = −KL and E_q[q/p − 1] = χ²(q‖p): at λ = 1 it estimates χ²(q‖p) − KL(q‖p). "
-        "Near p = q that is close to the KL, which hides the slip.",
+        why="E_q[−log(q/p)] = −KL and E_q[q/p − 1] = χ²(q‖p): at λ = 1 it estimates χ²(q‖p) − KL(q‖p). Near p = q that "
+        "is close to the KL, which hides the slip.",
         condition="r = p/q, as in Schulman's post and in the article's own h = p/q − 1.",
         computation=_flipped,
         code=lines(
@@ -336,8 +336,7 @@ CLAIMS = (
         "policy.",
         verdict=Verdict.FAILS,
         why="With r mended to p/q, samples from q give KL(q‖p): the other direction. With r = q/p, as written, they "
-        "give "
-        "χ²(q‖p) − KL(q‖p), which is neither.",
+        "give χ²(q‖p) − KL(q‖p), which is neither.",
         condition="r log r − (r − 1) over samples of q, or samples of p.",
         computation=_direction,
         code=lines(
@@ -357,8 +356,7 @@ CLAIMS = (
         verdict=Verdict.HOLDS,
         why="β·KL(new‖old) cannot exceed what the reward gains by the update, so a larger β holds it nearer.",
         condition="From the old one. That follows, and nothing holds the sum of the updates: a two-armed bandit walks "
-        "to "
-        "the end, where a penalty to a fixed reference, as in RLHF and GRPO, stops at q ∝ p·exp(R/β).",
+        "to the end, where a penalty to a fixed reference, as in RLHF and GRPO, stops at q ∝ p·exp(R/β).",
         computation=_old_policy,
         code=lines(
             "import numpy as np",
@@ -390,8 +388,8 @@ CLAIMS = (
         source=RETHINK("“So why does k1 have high variance?”"),
         statement="Where p(x) is tiny, log q/p of a sample of q can be huge, positive or negative.",
         verdict=Verdict.FAILS,
-        why="A huge negative log q/p needs q(x) far below the tiny p(x), and then x is hardly ever drawn: "
-        "P(log q/p ≤ −t) ≤ exp(−t).",
+        why="A huge negative log q/p needs q(x) far below the tiny p(x), and then x is hardly ever drawn: P(log q/p ≤ "
+        "−t) ≤ exp(−t).",
         condition="Positive only. The lower tail of k1 is exponentially thin, the upper one is not bounded.",
         computation=_both_signs,
         code=lines(
@@ -407,9 +405,8 @@ CLAIMS = (
         source=RETHINK("“sign-flipping alone is not the sole reason”"),
         statement="That k1 changes sign is not by itself the reason for its variance.",
         verdict=Verdict.HOLDS,
-        why="Var(k1 + c) = Var(k1): lifted until it is never negative it varies as before. There is a link, but a "
-        "weak one: "
-        "an unbiased estimate that is negative with probability P has sd/KL ≥ √(P/(1 − P)), which is 1 at a half.",
+        why="Var(k1 + c) = Var(k1): lifted until it is never negative it varies as before. There is a link, but a weak "
+        "one: an unbiased estimate that is negative with probability P has sd/KL ≥ √(P/(1 − P)), which is 1 at a half.",
         computation=_sign_flips,
         code=lines(
             "from kullback.claims.worlds import pair",
@@ -427,8 +424,7 @@ CLAIMS = (
         why="ℓ is of first order in the distance, KL of second: sd/KL grows like 1/distance with no tail at all. "
         "Between Gaussians k1 is Gaussian; it is r, and with it k3, that has a heavy tail.",
         condition="Models far apart, where single tokens with tiny p do dominate. Where the next token is nearly "
-        "certain k1 "
-        "has a tail, and yet its variance stays near 2KL.",
+        "certain k1 has a tail, and yet its variance stays near 2KL.",
         computation=_heavy_tails,
         code=lines(
             "import numpy as np",
@@ -446,9 +442,8 @@ CLAIMS = (
         source=RETHINK("on k2"),
         statement="Squaring smooths the magnitude of the log-ratio and so reduces the variance.",
         verdict=Verdict.CONDITION,
-        why="½ℓ² has the slope ℓ: it draws together what lies within ±1 and spreads what lies beyond. One ℓ of −6.6 "
-        "in a "
-        "thousand is enough to make k2 the noisier one.",
+        why="½ℓ² has the slope ℓ: it draws together what lies within ±1 and spreads what lies beyond. One ℓ of −6.6 in "
+        "a thousand is enough to make k2 the noisier one.",
         condition="|ℓ| ≤ 1 always.",
         computation=_squaring,
         code=lines(
@@ -472,8 +467,8 @@ CLAIMS = (
             "for k in (kb.K3(x), kb.K1(x)):",
             "    print(round(float(np.ptp(k)), 6), round(float(q @ (k - q @ k) ** 2), 6))",
         ),
-        by_hand="q = (.9, .1), p = (.1, .9): k1 = ±2.197, range 4.39, variance 1.738; k3 = 1.308 or 5.803, "
-        "range 4.49, variance 1.818.",
+        by_hand="q = (.9, .1), p = (.1, .9): k1 = ±2.197, range 4.39, variance 1.738; k3 = 1.308 or 5.803, range 4.49, "
+        "variance 1.818.",
         also=(RETHINK_ZH("取值范围收紧"),),
     ),
     Claim(

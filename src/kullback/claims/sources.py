@@ -21,6 +21,7 @@ AMINI = Source(
 )
 TANG = Source("tang", "Tang & Munos 2025, arXiv 2506.09477", FORMULAS)
 COMEDY = Source("comedy", "“A Comedy of Estimators” 2025, arXiv 2512.21852", FORMULAS)
+COMEDY_NOTES = Source("comedy-notes", "public notes on arXiv 2512.21852")
 LIU = Source("liu", "Liu et al. 2025, arXiv 2510.01555", FORMULAS)
 RPG = Source("rpg", "“On the Design of KL-Regularized Policy Gradient Algorithms” 2025, arXiv 2505.17508")
 DEEPSEEK = Source("deepseek", "DeepSeek: GRPO 2402.03300, R1 2501.12948, V3.2 2512.02556", FORMULAS)

@@ -242,8 +242,7 @@ CLAIMS = (
         statement="The sample mean of log q/p can have a high variance.",
         verdict=Verdict.HOLDS,
         why="ℓ is of first order in the distance of the models and the KL of second: Var(k1) → 2KL, so sd/KL grows "
-        "like "
-        "√(2/KL) as the models come close.",
+        "like √(2/KL) as the models come close.",
         condition="Models close. Far apart it is low: sd/KL is 0.67 at KL 4.5 between Gaussians of one variance.",
         computation=_high_variance,
         code=lines(
@@ -288,11 +287,11 @@ CLAIMS = (
     ),
     Claim(
         id="000-control-mean-zero",
-        source=ZHANG("“unbiased because”"),
+        source=ZHANG("“This estimation is unbiased because”"),
         statement="E_q[p(x)/q(x) − 1] = 0 over sequences.",
         verdict=Verdict.CONDITION,
-        why="Σ_x p(x) over the sequences that q can draw is 1 only if p puts all its mass there. A p that goes on "
-        "for ever with probability ½ gives −½.",
+        why="Σ_x p(x) over the sequences that q can draw is 1 only if p puts all its mass there. A p that goes on for "
+        "ever with probability ½ gives −½.",
         condition="supp p ⊆ supp q, and p ends almost surely, or both are cut at the same horizon.",
         computation=_mean_zero,
         code=lines(
@@ -309,8 +308,8 @@ CLAIMS = (
         statement="Due to the product of the ratios, there is no way to write the k3 of a sequence as a sum over "
         "steps.",
         verdict=Verdict.CONDITION,
-        why="A sum of functions of one step's two conditionals each has no mixed difference; Π_t r_t has (r_1 − "
-        "1)(r_2 − 1).",
+        why="A sum of functions of one step's two conditionals each has no mixed difference; Π_t r_t has (r_1 − 1)(r_2 "
+        "− 1).",
         condition="A step sees its own two conditionals only, as in Eq. 2. One that also knows the ratio so far can: "
         "Π_t r_t − 1 = Σ_t r_{1:t−1}(r_t − 1) telescopes.",
         computation=_no_steps,
@@ -339,15 +338,14 @@ CLAIMS = (
     ),
     Claim(
         id="000-eq2-biased",
-        source=ZHANG("“biased because”"),
+        source=ZHANG("“this estimation is biased because”"),
         statement="Σ_t k3(ℓ_t) is biased, because Σ_x Π_t q_t Σ_t (r_t − 1) is not 0.",
         verdict=Verdict.FAILS,
-        why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: "
-        "by the tower rule the sum has mean 0.",
+        why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: by "
+        "the tower rule the sum has mean 0.",
         condition="It is biased only if a drawn token is left out, weighted by something that is not known beforehand "
         "(such as the final length), or drawn from another distribution than q; if q_t excludes a token that p_t "
-        "allows; "
-        "or if the expected length is infinite.",
+        "allows; or if the expected length is infinite.",
         computation=_biased,
         code=lines(
             "import kullback as kb",

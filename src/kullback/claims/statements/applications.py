@@ -76,7 +76,13 @@ STATEMENTS = (
         "002-f-divergence-explains-variance",
     ),
     _says("D17", "E_q[r] = 1", "Lemma 1: $\\mathbb{E}[r] = 1$", "000-control-mean-zero"),
-    _says("D18", "k3 is the best estimator", "The best estimator for KLD ($k_3$)", "001-k3-best"),
+    _says(
+        "D18",
+        "k3 is the best estimator",
+        "The best estimator for KLD ($k_3$)",
+        "001-k3-best",
+        "schulman-k3-strictly-better",
+    ),
     _says(
         "D19",
         "It adds something of mean zero and negatively correlated",

@@ -35,7 +35,7 @@ STATEMENTS = (
     _says(
         "Z7",
         "Its variance is high as it is negative for half",
-        "it can have high variance, as itâ€™s negative for half of the samples, whereas KL is always positive",
+        "it can have high variance, as … negative for half of the samples, whereas KL is always positive",
         "schulman-noisy-as-half-negative",
     ),
     _says("Z8", "KL is always positive", "KL is always positive", "000-always-positive"),
