@@ -15,8 +15,6 @@ from kullback.claims.pages import StatementList, deciding, resting
 from kullback.claims.questions import QUESTIONS, questions_of
 from kullback.claims.statements import STATEMENTS
 from kullback.cli.app import app
-from kullback.documents import Code, Document, Fold, Note
-from kullback.report import html, markdown
 
 
 def page(name: str) -> str:
@@ -102,10 +100,3 @@ def test_what_does_not_go_together_is_refused(arguments: list[str]) -> None:
     found = CliRunner().invoke(app, ["claims", *arguments])
     assert found.exit_code == 2
     assert "stand alone" in found.output
-
-
-def test_a_fold_folds_where_it_can() -> None:
-    document = Document("", (Fold("more <b>", (Note("inside"), Code("x = 1"))),))
-    for drawn in (markdown.render(document), html.render(document)):
-        assert re.search(r"<details>\s*<summary>more &lt;b&gt;?", drawn)
-        assert drawn.index("<details>") < drawn.index("inside") < drawn.index("x = 1") < drawn.index("</details>")

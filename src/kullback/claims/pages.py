@@ -124,7 +124,7 @@ class StatementList:
 
 def deciding(statement: Statement) -> tuple[Claim, ...]:
     """The claims that decide a statement, the one that does so most directly first."""
-    return tuple(CLAIMS[name] for name in statement.claims if name in CLAIMS.names)
+    return tuple(CLAIMS[name] for name in statement.claims)
 
 
 def resting(claim: Claim, seed: int = 0) -> str:

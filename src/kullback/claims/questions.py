@@ -28,7 +28,7 @@ class Question:
     @property
     def claims(self) -> tuple[Claim, ...]:
         """The claims themselves."""
-        return tuple(CLAIMS[name] for name in self.ids if name in CLAIMS.names)
+        return tuple(CLAIMS[name] for name in self.ids)
 
 
 QUESTIONS: Family[Question] = Family(
