@@ -176,8 +176,8 @@ CLAIMS = (
             "print([round(beyond(TENTH, t, 2.0), 6) for t in (100, 1000)])",
         ),
         meant="That a product's bounds treat long texts otherwise than short ones, which is so.",
-        by_hand="ρ = 1.1 or .9 with ½ each: E log ρ = −.005 a token, so at 1,000 tokens the middle weight is e^−5 = "
-        ".0067.",
+        by_hand="ρ = 1.1 or .9 with ½ each: E log ρ = −.00503 a token, so at 1,000 tokens the middle weight is "
+        "e^−5.03 = .0066.",
         also=(LI("part 3"),),
     ),
     Claim(
