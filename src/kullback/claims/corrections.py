@@ -228,7 +228,7 @@ CLAIMS = (
             "S, f = mu >= np.sort(mu)[-3], np.random.default_rng(0).normal(size=len(mu))",
             "print(round(float(w.q[S] @ f[S] / w.q[S].sum()), 6), round(float(w.q @ f), 6))",
         ),
-        meant="That both sides of the ratio be cut alike, as they are in no other trainer.",
+        meant="That both sides of the ratio be cut alike, as few trainers do.",
     ),
     Claim(
         id="praxis-collapse",

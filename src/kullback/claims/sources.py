@@ -43,7 +43,7 @@ TINKER = Source("tinker", "Thinking Machines, on-policy distillation, and tinker
 LLAMA = Source("llama", "llama.cpp, perplexity --kl-divergence", "the code")
 
 TRLX = Source("trlx", "trlx, PPO trainer and its pull requests", "the threads")
-RLHF_BOOK = Source("rlhf-book", "Lambert, RLHF Book, chapter on regularisation")
+RLHF_BOOK = Source("rlhf-book", "Lambert, RLHF Book, chapter on regularisation", "two versions of its text")
 CLEANRL = Source("cleanrl", "CleanRL, PPO, and the scripts that copy it", "the code")
 ZIEGLER = Source("ziegler", "Ziegler et al. 2019, arXiv 1909.08593, and its controller", "the code and threads on it")
 FUTURE_KL = Source("future-kl", "“Future-KL Regularized GRPO” 2026, arXiv 2601.10201", "the abstract")
