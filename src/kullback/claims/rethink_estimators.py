@@ -169,8 +169,8 @@ CLAIMS = (
     Claim(
         id="002-schulman-trick",
         source=RETHINK("“there’s a coding trick people often use”"),
-        statement="The trick is to approximate the KL by the sample mean of log(q/p), samples from q, in place of the "
-        "expectation.",
+        statement="Schulman's post is about a coding trick: to approximate the KL by the sample mean of log(q/p), "
+        "samples from q, in place of the exact expectation.",
         verdict=Verdict.FAILS,
         why="The mean of log(q/p) is what Schulman's post calls “the more standard” one; his trick is the mean of "
         "½(log p − log q)². They are different functions of a sample.",
