@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
-from kullback import CLAIMS
+from kullback import CLAIMS, claims
 from kullback.claims import Claim, Evidence, Role, Verdict, judged
 from kullback.claims.record import Sampled, decisive, instead, realistic, smallest, stated, within
 
@@ -67,6 +69,25 @@ def _same(text: str, value: float) -> bool:
     last = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
     # Few digits are of a round number, which has to be met exactly: "0.0" is not the way to print 0.04.
     return abs(float(text) - value) <= (0.51 * last if digits >= 3 else 1e-6 * max(abs(value), 1e-3))
+
+
+@every_claim
+def test_five_lines_compute(claim: Claim) -> None:
+    assert re.search("kullback|numpy", claim.code) or "arithmetic" in claim.meant
+
+
+SAID = {"stated", "smallest", "within", "instead", "realistic", "say"}
+
+
+@pytest.mark.parametrize("module", sorted(Path(claims.__path__[0]).glob("*.py")), ids=lambda path: path.stem)
+def test_no_number_is_typed_where_one_is_to_be_computed(module: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
+    said = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in SAID and len(call.args) > 1]
+    assert not [ast.unparse(call) for call in said if _is_typed(call.args[1])]
+
+
+def _is_typed(number: ast.expr) -> bool:
+    return not any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(number))
 
 
 PRINTED = (

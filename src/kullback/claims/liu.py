@@ -83,8 +83,8 @@ CLAIMS = (
         source=LIU("theorem 5.1"),
         statement="On-policy, k1 in the reward and k2 in the loss have the same gradient.",
         verdict=Verdict.CONDITION,
-        why="Both are ℓ∇log q for one token. For sequences the return credits each token with later ℓ's too, which "
-        "Σ_t ½ℓ_t² does not.",
+        why="Both are ℓ∇log q for one token. For sequences the return credits each token with later ℓ's too, which Σ_t "
+        "½ℓ_t² does not.",
         condition="One token; or ½(Σ_t ℓ_t)², the square of the whole.",
         computation=_equivalence,
         code=lines(

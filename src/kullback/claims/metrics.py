@@ -73,10 +73,12 @@ def _full(seed: int) -> Iterator[Evidence]:
     yield realistic("share of nan in the realistic world", float(wrong.isnan()), "=", 0.0)
 
 
-def _negative(seed: int) -> Iterator[Evidence]:
-    def below(kl: float, n: int, at: float) -> float:
-        return float(ndtr((at - kl) / math.sqrt(2 * kl / n)))
+def below(kl: float, n: int, at: float) -> float:
+    """P(mean of n < at) where ℓ ~ N(KL, 2KL), as between Gaussians of one scale."""
+    return float(ndtr((at - kl) / math.sqrt(2 * kl / n)))
 
+
+def _negative(seed: int) -> Iterator[Evidence]:
     yield stated("chance that the mean of 8 honest sequences is negative, KL 0.005", below(0.005, 8, 0.0), "<", 0.01)
     largest = max(below(kl, 8, -1.0) for kl in np.geomspace(1e-3, 1e2, 200))
     yield within("largest chance over all KLs that it is below −1, against e^−8", largest, "≤", math.exp(-8))
@@ -220,9 +222,9 @@ CLAIMS = (
         "axes but the first: a sequence, not a token.",
         computation=_full,
         code=lines(
-            "import torch",
+            "import numpy as np, torch",
             "from torch.nn.functional import kl_div",
-            "q, p = torch.tensor([0.8, 0.2]).log(), torch.tensor([0.5, 0.5]).log()",
+            "q, p = (torch.tensor(np.log(a)) for a in ([0.8, 0.2], [0.5, 0.5]))",
             "print(float(kl_div(p, q, reduction='none').isnan().double().mean()))",
         ),
         meant="KL(policy‖reference), in the right direction: the arguments stand in the right order.",
@@ -238,8 +240,8 @@ CLAIMS = (
         condition="Below −1 with 8 sequences or more: then the samples are not of the policy whose log-probs are used.",
         computation=_negative,
         code=lines(
-            "import math; from scipy.special import ndtr",
-            "print(round(float(ndtr(-0.005 / math.sqrt(2 * 0.005 / 8))), 6))  # negative, KL 0.005, 8 sequences",
+            "from kullback.claims.metrics import below",
+            "print(round(below(kl=0.005, n=8, at=0.0), 6))",
         ),
         meant="The warning was moved to −1 soon after, which is where it says something. It speaks of sampling, not "
         "of training.",

@@ -319,6 +319,7 @@ CLAIMS = (
         verdict=Verdict.CONDITION,
         why="The table is of exp(0.001·T): 1.001^T is 7.38 at 2,000 and 148.0 at 5,000, and passes 5 at 1,610.",
         condition="log 1.001 ≈ 0.001; to a quarter of a percent it makes no difference.",
+        meant="The table is arithmetic, and the five lines repeat it.",
         computation=_horizons,
         code=lines(
             "import math",

@@ -295,7 +295,10 @@ CLAIMS = (
         condition="A token once drawn; in the mean q|1 − r| = |q − p| stays below 1.",
         computation=_unbounded,
         code=lines(
-            "import math", "q, p = 1e-8, 0.1", "print(round(abs(1 - p / q), 3), round(abs(math.log(q / p)), 3))"
+            "import numpy as np",
+            "from kullback.claims.worlds import Pair",
+            "w = Pair(np.array([1e-8, 1 - 1e-8]), np.array([0.1, 0.9]))",
+            "print(round(abs(1 - w.r[0]), 3), round(abs(w.log_ratio[0]), 3))",
         ),
     ),
     Claim(

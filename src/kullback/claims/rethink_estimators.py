@@ -169,8 +169,8 @@ CLAIMS = (
     Claim(
         id="002-schulman-trick",
         source=RETHINK("“there’s a coding trick people often use”"),
-        statement="The trick is to approximate the KL by the sample mean of log(q/p), samples from q, in place of the "
-        "expectation.",
+        statement="Schulman's post is about a coding trick: to approximate the KL by the sample mean of log(q/p), "
+        "samples from q, in place of the exact expectation.",
         verdict=Verdict.FAILS,
         why="The mean of log(q/p) is what Schulman's post calls “the more standard” one; his trick is the mean of "
         "½(log p − log q)². They are different functions of a sample.",
@@ -256,7 +256,7 @@ CLAIMS = (
         source=RETHINK("“As for why k2 enjoys such a variance drop”"),
         statement="The f-divergence view explains why the variance of k2 is so much lower than that of k1.",
         verdict=Verdict.FAILS,
-        why="Which f a mean belongs to, and its second derivative at 1, the Fisher information, say something of "
+        why="Which f a mean belongs to, its f″(1), and the Fisher information that this multiplies, all speak of "
         "means. k1 and k3 are of one f and have one mean, and variances 199 times apart at KL 0.005.",
         condition="It explains why the bias is low. The variance is low since ℓ enters squared: Var k2 is of fourth "
         "order in the distance, Var k1 of second.",
@@ -332,8 +332,9 @@ CLAIMS = (
         source=RETHINK("“if you use k1 and the batch is small or the distributions are far apart”"),
         statement="With k1 the KL estimate jumps around when the batch is small or the distributions are far apart.",
         verdict=Verdict.CONDITION,
-        why="Of the batch it is so. With the distance sd(k1) grows, but the KL grows faster: sd/KL is 2/μ between "
-        "Gaussians, 20 at KL 0.005 and 0.67 at KL 4.5. Relative to the KL, k1 is at its worst close by.",
+        why="A small batch makes it jump at any distance. As the models part sd(k1) grows, but the KL grows faster: "
+        "sd/KL is 2/μ between Gaussians, 20 at KL 0.005 and 0.67 at KL 4.5. Relative to the KL, k1 is at its worst "
+        "close by.",
         condition="In nats: sd(k1) is 0.1 at KL 0.005 and 3 at KL 4.5.",
         computation=_jumps,
         code=lines(

@@ -294,9 +294,10 @@ CLAIMS = (
         condition="Drop log(π/sg(π)), or add m − sg(m), m the head's mass; or k = 0 or k = V.",
         computation=_top_forward,
         code=lines(
-            "q, p = 0.8, 0.5  # head = the first of two tokens, d/dq",
-            "tail = (1 - q) * ((1 - p) / (1 - q) ** 2 - 1 / (1 - q))",
-            "print(round(-p / q + tail, 6), round(-p / q + (1 - p) / (1 - q), 6))",
+            "from kullback.claims.worlds import BY_HAND as w",
+            "slopes = w.p / w.q  # of log p/q in q and 1 − q; head = the first of two tokens",
+            "tail = w.q[1] * (w.r[1] / w.q[1] - 1 / w.q[1])",
+            "print(round(tail - slopes[0], 6), round(slopes[1] - slopes[0], 6))",
         ),
         meant="As for the reverse KL; the value is right.",
         by_hand="q = (.8, .2), p = (.5, .5), head = {A}: −.625 + .2(2.5·5 − 5) = .875; d KL(p‖q)/dq = 1.875.",

@@ -145,6 +145,10 @@ def _biased(seed: int) -> Iterator[Evidence]:
     going_on = world.policy.mask & (world.policy.tokens != world.policy.eos)
     rest = float(np.sum(chances(world) * np.sum(extra * going_on, axis=1)))
     yield instead("the same without the tokens that end a sequence", rest, "≠", 0.0)
+    q, p = np.array([0.5, 0.5]), np.array([0.5, 0.25])
+    yield instead(
+        "the same of two tokens of q = (.5, .5, 0), p = (.5, .25, .25)", float(2 * q @ (p / q - 1)), "=", -0.5
+    )
     drawn = texts()
     yield realistic(
         "E Σ_t (r_t − 1), 20,000 sequences",

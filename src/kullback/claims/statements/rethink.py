@@ -43,8 +43,8 @@ STATEMENTS = (
     said(
         "R7",
         "Half the values of k1 are negative if nothing is assumed of p and q, hence its variance is high",
-        "roughly “half” the sample values can be negative (if we assume no prior structure on $p$ and $q$) … hence high "
-        "variance",
+        "roughly “half” the sample values can be negative (if we assume no prior structure on $p$ and $q$) … hence "
+        "high variance",
         "它的一半的样本是负的（假设我们在没有任何对 $p$ 和 $q$ 的先验知识下），所以他的方差很高",
         "002-half-negative-without-structure",
         "schulman-half-negative",
