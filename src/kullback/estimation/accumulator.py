@@ -15,7 +15,7 @@ from kullback.estimation.summary import Summary
 from kullback.estimators import Estimator, Level
 from kullback.weights import Truncation
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of what `Accumulator.state` returns."""
 
 

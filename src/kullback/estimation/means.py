@@ -48,7 +48,7 @@ class Share:
             raise InputError(f"level={level!r} came, but a confidence level lies between 0 and 1, such as 0.95")
         if self.clusters < 2:
             return float("nan"), float("nan")
-        return skewed_interval(self.value, self.stderr, self.skewness, self.clusters, level)
+        return skewed_interval(self.value, self.stderr, self.skewness, self.clusters, level=level)
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints; numbers that are not finite come as None."""
@@ -70,7 +70,7 @@ def mean_by_group(token_kls: Sequence[Float64], groups: Sequence[int]) -> Estima
         >>> import numpy as np
         >>> from kullback.estimation.means import mean_by_group
         >>> print(mean_by_group([np.array([0.1, 0.3]), np.array([0.5])], [0, 1]))
-        0.30 ± 0.13 nats/token (n=2)
+        0.30 ± 0.15 nats/token (n=2)
     """
     time = max(map(len, token_kls))
     padded = np.stack([np.pad(row, (0, time - len(row))) for row in token_kls])

@@ -70,7 +70,7 @@ RAO_BLACKWELL_CONTROLLED = replace(
     name="rao_blackwell_controlled",
     loss_gradient_of=NOTHING,
     nonnegative=False,
-    controls=(MARTINGALE, RATIO),
+    controls=(MARTINGALE,),
 )
 
 
