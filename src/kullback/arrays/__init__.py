@@ -1,0 +1,66 @@
+"""The gate for arrays: what people have, read as numbers of one shape and looked at once.
+
+`library` is the few things the array API standard leaves out; `columns` reads lists, ragged rows, None and masked
+arrays; `masks` says what counts; `bounds` refuses numbers that cannot be right and says what they are instead.
+"""
+
+from kullback.arrays.bounds import BEHAVIOR, LOGPROBS, REF_LOGPROBS, REF_MASS, TOKEN_KL, Bounds, check, place, wrong
+from kullback.arrays.columns import Column, aligned, column, nothing_hidden
+from kullback.arrays.groups import group_keys
+from kullback.arrays.library import (
+    A,
+    Array,
+    Elementwise,
+    Float64,
+    Groups,
+    Namespace,
+    Numbers,
+    at_least_float32,
+    can_look,
+    check_shapes,
+    cumulative_sum,
+    is_jax,
+    is_torch,
+    namespace,
+    stop_gradient,
+    to_numpy,
+)
+from kullback.arrays.masks import check_mask, counted
+from kullback.arrays.options import digits, number
+
+__all__ = [
+    "BEHAVIOR",
+    "LOGPROBS",
+    "REF_LOGPROBS",
+    "REF_MASS",
+    "TOKEN_KL",
+    "A",
+    "Array",
+    "Bounds",
+    "Column",
+    "Elementwise",
+    "Float64",
+    "Groups",
+    "Namespace",
+    "Numbers",
+    "aligned",
+    "at_least_float32",
+    "can_look",
+    "check",
+    "check_mask",
+    "check_shapes",
+    "column",
+    "counted",
+    "cumulative_sum",
+    "digits",
+    "group_keys",
+    "is_jax",
+    "is_torch",
+    "namespace",
+    "nothing_hidden",
+    "number",
+    "place",
+    "stop_gradient",
+    "to_numpy",
+    "wrong",
+]

@@ -1,0 +1,200 @@
+"""What numbers can be: bounds of each column, and what is wrong with a number outside them, in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kullback.arrays.library import A, Array, is_torch, namespace, to_numpy
+from kullback.errors import InputError
+
+POSITIVE_ALLOWED = 1e-3
+"""Log-probs up to this are taken as rounding of 0, which half precision and servers do produce."""
+
+SENTINEL = -9000.0
+"""Log-probs this low are what servers and frameworks write where they know none: −9999, −1e10, the dtype's least."""
+
+HALF_STEP = 0.25
+"""A head in half precision rounds log-probs near 0 to as much above it."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers x with above < x ≤ most, and `also`.
+
+    Attributes:
+        above, most: the range.
+        also: an infinity that means something, or None.
+        kind: what the numbers are, "log-prob", "KL" or "mass".
+    """
+
+    above: float
+    most: float
+    also: float | None
+    kind: str
+
+    def hold(self, x: A) -> Array:
+        """Where x is within, elementwise; False for nan."""
+        inside = (x > self.above) & (x <= self.most)
+        return inside if self.also is None else inside | (x == self.also)
+
+
+LOGPROBS = Bounds(SENTINEL, POSITIVE_ALLOWED, None, "log-prob")
+"""Of what drew the tokens: none of them can have probability 0."""
+
+REF_LOGPROBS = Bounds(SENTINEL, POSITIVE_ALLOWED, -np.inf, "log-prob")
+"""Of any other law, which may exclude a token."""
+
+BEHAVIOR = LOGPROBS
+
+TOKEN_KL = Bounds(-1e-3, np.inf, None, "KL")
+
+REF_MASS = Bounds(-1e-6, 1.0 + 1e-3, None, "mass")
+
+
+def check(name: str, x: Array, counts: Array | None, bounds: Bounds) -> None:
+    """Refuse the first counted number that is out of bounds; looks at the extremes alone where they are fine.
+
+    Args:
+        name: of the column.
+        x: (batch, time), of any library, its values at hand.
+        counts: where a token counts, of the same library; None where all do.
+        bounds: of the column.
+
+    Raises:
+        InputError: such a number, with its row, its position and its likely cause.
+    """
+    low, high = extremes(x)
+    if low > bounds.above and high <= bounds.most:
+        return
+    bad = wrong(x, counts, bounds)
+    if bool(namespace(bad).any(bad)):
+        everything = np.ones(tuple(x.shape), dtype=bool)
+        raise InputError(_sentence(name, to_numpy(x), everything if counts is None else to_numpy(counts), bounds))
+
+
+def extremes(x: Array) -> tuple[float, float]:
+    """The least and the largest number; nan where there is one."""
+    if is_torch(x):
+        low, high = x.aminmax()
+        return float(low), float(high)
+    if isinstance(x, np.ndarray):
+        return float(x.min()), float(x.max())
+    xp: Any = namespace(x)
+    return float(xp.min(x)), float(xp.max(x))
+
+
+def wrong(x: A, counts: Array | None, bounds: Bounds) -> Array:
+    """Where a counted number is out of bounds."""
+    outside = ~bounds.hold(x)
+    return outside if counts is None else counts & outside
+
+
+def place(bad: np.ndarray) -> tuple[int, int]:
+    """Row and position of the first True."""
+    row, token = np.argwhere(bad)[0]
+    return int(row), int(token)
+
+
+def _sentence(name: str, x: np.ndarray, counts: np.ndarray, bounds: Bounds) -> str:
+    bad = np.asarray(counts & ~bounds.hold(x))
+    row, token = place(bad)
+    found = x[row, token]
+    alike = _alike(x, found, bounds) & bad
+    more = int(alike.sum()) - 1
+    also = "" if more == 0 else f" (and {more} more)"
+    return f"{name}[{row}, {token}] is {found:g}{also}: {_cause(x, counts, (row, token), bounds)}"
+
+
+def _alike(x: np.ndarray, found: Any, bounds: Bounds) -> np.ndarray:
+    """Where x is wrong in the way `found` is."""
+    if np.isnan(found):
+        return np.isnan(x)
+    if np.isinf(found):
+        return np.asarray(x == found)
+    return np.asarray(np.isfinite(x) & ((x > bounds.most) if found > bounds.most else (x <= bounds.above)))
+
+
+def _cause(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bounds) -> str:
+    found = x[at]
+    if np.isnan(found):
+        return _of_nan(x, counts, at, bounds)
+    if bounds.kind == "KL":
+        return "a KL over the whole vocabulary is at least 0"
+    if bounds.kind == "mass":
+        if found < 0 and (x[counts] <= 0).all():
+            return "these look like log-probs, but probabilities in [0, 1] are needed: take exp of them"
+        return "the reference's probability of some tokens lies in [0, 1]"
+    if np.isneginf(found):
+        return (
+            "a token that was drawn cannot have probability 0 under what drew it: "
+            "score with the sampling settings it was drawn with, or mask the token if it is padding"
+        )
+    if found <= bounds.above:
+        return (
+            "so low a number is written where a log-prob is not known (outside a server's top-k, greedy decoding, "
+            "padding): score the token, or mask it"
+        )
+    if np.isposinf(found):
+        return "a log-prob is at most 0, and +inf comes of an overflow or a division by 0: mend its forward pass"
+    return "a log-prob is at most 0: " + _of_positive(x[counts & np.isfinite(x)], _at_an_end(x > bounds.most, counts))
+
+
+def _of_nan(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bounds) -> str:
+    needed = "a KL" if bounds.kind == "KL" else "a probability" if bounds.kind == "mass" else "log-probs"
+    nats = "" if bounds.kind == "mass" else " in nats"
+    sentence = f"{needed}{nats} {'are' if bounds.kind == 'log-prob' else 'is'} needed: "
+    missing = np.isnan(x)
+    if missing[at[0]][counts[at[0]]].all():
+        return sentence + (
+            "all of the row is nan, as after an overflow in half precision or a row of attention without a key: "
+            "mask the tokens or mend its forward pass"
+        )
+    if _at_an_end(missing, counts):
+        return sentence + "nan at the ends of rows looks like padding: mask the token or mend its forward pass"
+    return sentence + "mask the token or mend its forward pass"
+
+
+def _at_an_end(odd: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether the odd counted numbers are the first or the last of their rows, with nothing else beyond them."""
+    odd = odd & counts
+    if odd[counts].all():
+        return False
+    fine = ~odd & counts
+    before = np.cumsum(fine, axis=1) > 0
+    after = np.cumsum(fine[:, ::-1], axis=1)[:, ::-1] > 0
+    return not bool((odd & before & after).any())
+
+
+def _of_positive(values: np.ndarray, at_ends: bool) -> str:
+    positive = values[values > POSITIVE_ALLOWED]
+    whole = bool((values == values.round()).all())
+    if (values >= 0).all():
+        if whole and values.max() > 1:
+            return "these look like token ids, in the place of log-probs"
+        if (values <= 1).all():
+            return "these look like probabilities (take their log) or negated log-probs (change their sign)"
+        return "these look like negated log-probs (a cross-entropy a token): change their sign"
+    if at_ends and len(np.unique(positive)) == 1:
+        return f"{positive[0]:g} at the ends of rows looks like padding: mask it"
+    if positive.max() <= HALF_STEP:
+        return _of_rounding(values)
+    if positive.max() <= 1 and len(np.unique(positive)) == 1:
+        return f"{positive[0]:g} wherever one is positive looks like a fill value: mask those tokens"
+    return "numbers of both signs look like logits, probabilities or advantages: take log_softmax of logits"
+
+
+def _of_rounding(values: np.ndarray) -> str:
+    single = values.astype(np.float32)
+    grids = {
+        "bfloat16": not bool((single.view(np.uint32) & 0xFFFF).any()),
+        "float16": bool((single.astype(np.float16).astype(np.float32) == single).all()),
+    }
+    found = [name for name, on in grids.items() if on and len(values) > 1]
+    grid = f"all numbers lie on the grid of {found[0]}, so " if found else ""
+    return (
+        f"{grid}this looks like the rounding of a head in half precision (bfloat16 or float16): "
+        "compute logits and log_softmax in float32"
+    )
