@@ -4,9 +4,21 @@
 arrays; `masks` says what counts; `bounds` refuses numbers that cannot be right and says what they are instead.
 """
 
-from kullback.arrays.bounds import BEHAVIOR, LOGPROBS, REF_LOGPROBS, REF_MASS, TOKEN_KL, Bounds, check, place, wrong
+from kullback.arrays.bounds import (
+    LOGPROBS,
+    REF_LOGPROBS,
+    REF_MASS,
+    TOKEN_KL,
+    Bounds,
+    check,
+    check_all,
+    extremes,
+    place,
+    wrong,
+)
 from kullback.arrays.columns import Column, aligned, column, nothing_hidden
-from kullback.arrays.groups import group_keys
+from kullback.arrays.gate import read, refuse_absent
+from kullback.arrays.groups import group_keys, group_numbers
 from kullback.arrays.library import (
     A,
     Array,
@@ -26,10 +38,9 @@ from kullback.arrays.library import (
     to_numpy,
 )
 from kullback.arrays.masks import check_mask, counted
-from kullback.arrays.options import digits, number
+from kullback.arrays.options import digits, fingerprint, number
 
 __all__ = [
-    "BEHAVIOR",
     "LOGPROBS",
     "REF_LOGPROBS",
     "REF_MASS",
@@ -47,19 +58,25 @@ __all__ = [
     "at_least_float32",
     "can_look",
     "check",
+    "check_all",
     "check_mask",
     "check_shapes",
     "column",
     "counted",
     "cumulative_sum",
     "digits",
+    "extremes",
+    "fingerprint",
     "group_keys",
+    "group_numbers",
     "is_jax",
     "is_torch",
     "namespace",
     "nothing_hidden",
     "number",
     "place",
+    "read",
+    "refuse_absent",
     "stop_gradient",
     "to_numpy",
     "wrong",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kullback.arrays.library import A, Array, is_torch, namespace, to_numpy
+from kullback.arrays.library import A, Array, can_look, is_torch, namespace, to_numpy
 from kullback.errors import InputError
 
 POSITIVE_ALLOWED = 1e-3
@@ -47,8 +48,6 @@ LOGPROBS = Bounds(SENTINEL, POSITIVE_ALLOWED, None, "log-prob")
 REF_LOGPROBS = Bounds(SENTINEL, POSITIVE_ALLOWED, -np.inf, "log-prob")
 """Of any other law, which may exclude a token."""
 
-BEHAVIOR = LOGPROBS
-
 TOKEN_KL = Bounds(-1e-3, np.inf, None, "KL")
 
 REF_MASS = Bounds(-1e-6, 1.0 + 1e-3, None, "mass")
@@ -73,6 +72,37 @@ def check(name: str, x: Array, counts: Array | None, bounds: Bounds) -> None:
     if bool(namespace(bad).any(bad)):
         everything = np.ones(tuple(x.shape), dtype=bool)
         raise InputError(_sentence(name, to_numpy(x), everything if counts is None else to_numpy(counts), bounds))
+
+
+def check_all(columns: Mapping[str, tuple[A, Bounds]], counts: Array | None) -> bool:
+    """`check` of several columns of torch or JAX, whose extremes come to the host in one transfer.
+
+    Returns:
+        Whether their values could be looked at; not while a library traces.
+
+    Raises:
+        InputError: a counted number that is out of bounds.
+    """
+    arrays = [x for x, _ in columns.values()]
+    if not all(can_look(x) for x in (*arrays, *(() if counts is None else (counts,)))):
+        return False
+    try:
+        ends = _all_extremes(arrays)
+    except RuntimeError:  # torch's vmap and fake tensors hold no numbers either, and have no public test
+        return False
+    for (name, (x, bounds)), (low, high) in zip(columns.items(), ends, strict=True):
+        if not (low > bounds.above and high <= bounds.most):
+            check(name, x, counts, bounds)
+    return True
+
+
+def _all_extremes(arrays: Sequence[Array]) -> list[tuple[float, float]]:
+    if not is_torch(arrays[0]):
+        return [extremes(x) for x in arrays]
+    import torch
+
+    ends = torch.stack([end.float() for x in arrays for end in torch.aminmax(x)]).tolist()
+    return list(zip(ends[::2], ends[1::2], strict=True))
 
 
 def extremes(x: Array) -> tuple[float, float]:

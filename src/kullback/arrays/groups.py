@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kullback.arrays.library import is_jax, is_torch, to_numpy
+from kullback.arrays.library import can_look, is_jax, is_torch, to_numpy
 from kullback.errors import InputError, ShapeError
 
 
@@ -29,7 +29,16 @@ def group_keys(groups: Any, rows: int) -> np.ndarray:
     return keys
 
 
+def group_numbers(groups: Any, rows: int) -> np.ndarray:
+    """The number of each row's prompt, in the order in which prompts come first; raises as `group_keys`."""
+    keys = group_keys(groups, rows).tolist()
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], dtype=np.intp)
+
+
 def _keys(groups: Any) -> np.ndarray:
+    if (is_torch(groups) or is_jax(groups)) and not can_look(groups):
+        raise InputError("groups is traced, but which rows share a prompt has to be known: pass a list or NumPy array")
     if isinstance(groups, np.ma.MaskedArray):
         groups = groups.astype(object).filled(None)
     if is_torch(groups) or is_jax(groups) or (isinstance(groups, np.ndarray) and groups.dtype != object):

@@ -1,8 +1,10 @@
-"""Numbers that are options."""
+"""Options: numbers, and functions that have some."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -34,3 +36,28 @@ def digits(value: float) -> str:
     """
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))
+
+
+def fingerprint(value: Any) -> str:
+    """A function, an option or a container of them as text: equal for equal formulas with equal options.
+
+    Example:
+        >>> from functools import partial
+        >>> from kullback.arrays import fingerprint
+        >>> fingerprint(partial(round, ndigits=2))
+        'builtins.round(ndigits=2)'
+    """
+    if isinstance(value, partial):
+        options = [fingerprint(option) for option in value.args]
+        options += [f"{name}={fingerprint(option)}" for name, option in sorted(value.keywords.items())]
+        return f"{fingerprint(value.func)}({', '.join(options)})"
+    if not callable(value):
+        return repr(value)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    code = getattr(value, "__code__", None)
+    if code is None or "<" not in name:
+        return f"{value.__module__}.{name}"
+    # Functions that are made on the spot share a name: their code and what it holds tell them apart.
+    held = [fingerprint(cell.cell_contents) for cell in value.__closure__ or ()]
+    made = repr((code.co_code, [c for c in code.co_consts if not hasattr(c, "co_code")], code.co_names, held))
+    return f"{value.__module__}.{name}#{crc32((made + repr(value.__defaults__)).encode()):08x}"

@@ -15,18 +15,11 @@ from kullback.arrays import (
     REF_MASS,
     TOKEN_KL,
     Bounds,
-    Column,
     Float64,
     Groups,
     Numbers,
-    aligned,
-    check,
-    check_shapes,
-    column,
-    counted,
     group_keys,
-    nothing_hidden,
-    place,
+    read,
 )
 from kullback.errors import InputError
 
@@ -91,14 +84,14 @@ class Sequences:
             "token_kl": token_kl,
             "ref_mass": ref_mass,
         }
-        read = {name: column(name, x) for name, x in given.items() if x is not None or not _optional(name)}
-        columns, table = aligned(read, None if mask is None else column("mask", mask))
-        arrays = {name: found.values for name, found in columns.items()}
-        check_shapes(arrays["logprobs"], arrays)
-        keys = None if groups is None else group_keys(groups, len(arrays["logprobs"]))
-        batch = cls(mask=_counts(columns, table), groups=keys, **arrays)
-        batch._check({name: found.absent for name, found in columns.items() if found.absent is not None})
-        return batch
+        given = {name: x for name, x in given.items() if x is not None or not _optional(name)}
+        arrays, counts = read(given, mask, _bounds(off_policy=behavior_logprobs is not None))
+        if not counts.any():
+            raise InputError(
+                "the mask counts no token of any sequence: pass a mask that is True where a token was sampled"
+            )
+        keys = None if groups is None else group_keys(groups, len(counts))
+        return cls(mask=counts, groups=keys, **arrays)
 
     @classmethod
     def of_batch(cls, batch: Sequences | Mapping[str, Any]) -> Sequences:
@@ -113,7 +106,7 @@ class Sequences:
         if isinstance(batch, Sequences):
             return batch
         known = [field.name for field in fields(cls)]
-        named = _mapping(batch)
+        named = columns_of(batch)
         missing = {"logprobs", "ref_logprobs"} - set(named)
         if missing:
             raise InputError(
@@ -158,50 +151,23 @@ class Sequences:
         """ℓ = log q − log p of every token, 0 where masked; +inf where the reference excludes the token."""
         return np.asarray(self.logprobs - self.ref_logprobs)
 
-    def _check(self, absent: Mapping[str, np.ndarray]) -> None:
-        if not self.mask.any():
-            raise InputError(
-                "the mask counts no token of any sequence: pass a mask that is True where a token was sampled"
-            )
-        for name, nothing in absent.items():
-            if (nothing & self.mask).any():
-                row, token = place(nothing & self.mask)
-                raise InputError(
-                    f"{name}[{row}, {token}] is None, but a number is needed where a token counts: "
-                    "score the token, or mask it"
-                )
-        for name, bounds in self._bounds().items():
-            array = getattr(self, name)
-            if array is not None:
-                check(name, array, self.mask, bounds)
 
-    def _bounds(self) -> dict[str, Bounds]:
-        # Off-policy another law drew the tokens, and the policy may exclude one.
-        off_policy = self.behavior_logprobs is not None
-        return {
-            "logprobs": REF_LOGPROBS if off_policy else LOGPROBS,
-            "ref_logprobs": REF_LOGPROBS,
-            "behavior_logprobs": LOGPROBS,
-            "token_kl": TOKEN_KL,
-            "ref_mass": REF_MASS,
-        }
+def _bounds(*, off_policy: bool) -> dict[str, Bounds]:
+    """What each column can hold: off-policy another law drew the tokens, and the policy may exclude one."""
+    return {
+        "logprobs": REF_LOGPROBS if off_policy else LOGPROBS,
+        "ref_logprobs": REF_LOGPROBS,
+        "behavior_logprobs": LOGPROBS,
+        "token_kl": TOKEN_KL,
+        "ref_mass": REF_MASS,
+    }
 
 
 def _optional(name: str) -> bool:
     return name not in ("logprobs", "ref_logprobs")
 
 
-def _counts(columns: Mapping[str, Column], mask: Column | None) -> np.ndarray:
-    """The mask, and nothing that a list ends before or a masked array hides."""
-    shape = columns["logprobs"].values.shape
-    shown = nothing_hidden(columns.values())
-    if mask is None:
-        return np.ones(shape, dtype=bool) if shown is None else shown
-    counts = counted(mask, shape)
-    return counts if shown is None else counts & shown
-
-
-def _mapping(batch: Any) -> Mapping[str, Any]:
+def columns_of(batch: Any) -> Mapping[str, Any]:
     """The columns by name, of a mapping or of a table of pandas, polars or pyarrow."""
     if isinstance(batch, Mapping):
         return batch
