@@ -21,6 +21,15 @@ HALF_STEP = 0.25
 """A head in half precision rounds log-probs near 0 to as much above it."""
 
 
+NEEDED = {
+    "log-prob": "log-probs in nats are needed",
+    "KL": "a KL in nats is needed",
+    "mass": "a probability is needed",
+    "number": "a number is needed",
+}
+"""What is asked for where nan came, by kind."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The numbers x with above < x ≤ most, and `also`.
@@ -28,7 +37,7 @@ class Bounds:
     Attributes:
         above, most: the range.
         also: an infinity that means something, or None.
-        kind: what the numbers are, "log-prob", "KL" or "mass".
+        kind: what the numbers are, a key of `NEEDED`.
     """
 
     above: float
@@ -151,6 +160,8 @@ def _cause(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bound
     found = x[at]
     if np.isnan(found):
         return _of_nan(x, counts, at, bounds)
+    if bounds.kind == "number":
+        return "a finite number is needed"
     if bounds.kind == "KL":
         return "a KL over the whole vocabulary is at least 0"
     if bounds.kind == "mass":
@@ -169,13 +180,11 @@ def _cause(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bound
         )
     if np.isposinf(found):
         return "a log-prob is at most 0, and +inf comes of an overflow or a division by 0: mend its forward pass"
-    return "a log-prob is at most 0: " + _of_positive(x[counts & np.isfinite(x)], _at_an_end(x > bounds.most, counts))
+    return "a log-prob is at most 0: " + _of_positive(x[counts & np.isfinite(x)])
 
 
 def _of_nan(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bounds) -> str:
-    needed = "a KL" if bounds.kind == "KL" else "a probability" if bounds.kind == "mass" else "log-probs"
-    nats = "" if bounds.kind == "mass" else " in nats"
-    sentence = f"{needed}{nats} {'are' if bounds.kind == 'log-prob' else 'is'} needed: "
+    sentence = NEEDED[bounds.kind] + ": "
     missing = np.isnan(x)
     if missing[at[0]][counts[at[0]]].all():
         return sentence + (
@@ -198,7 +207,7 @@ def _at_an_end(odd: np.ndarray, counts: np.ndarray) -> bool:
     return not bool((odd & before & after).any())
 
 
-def _of_positive(values: np.ndarray, at_ends: bool) -> str:
+def _of_positive(values: np.ndarray) -> str:
     positive = values[values > POSITIVE_ALLOWED]
     whole = bool((values == values.round()).all())
     if (values >= 0).all():
@@ -207,12 +216,10 @@ def _of_positive(values: np.ndarray, at_ends: bool) -> str:
         if (values <= 1).all():
             return "these look like probabilities (take their log) or negated log-probs (change their sign)"
         return "these look like negated log-probs (a cross-entropy a token): change their sign"
-    if at_ends and len(np.unique(positive)) == 1:
-        return f"{positive[0]:g} at the ends of rows looks like padding: mask it"
+    if (positive == 1).all():
+        return "1 wherever one is positive looks like what fills padding: mask those tokens"
     if positive.max() <= HALF_STEP:
         return _of_rounding(values)
-    if positive.max() <= 1 and len(np.unique(positive)) == 1:
-        return f"{positive[0]:g} wherever one is positive looks like a fill value: mask those tokens"
     return "numbers of both signs look like logits, probabilities or advantages: take log_softmax of logits"
 
 

@@ -34,7 +34,7 @@ from kullback.weights import Truncation, truncation
 
 Baseline = Literal["leave_one_out"]
 
-BASELINE = Bounds(-np.inf, np.finfo(np.float64).max, None, "level")
+BASELINE = Bounds(-np.inf, np.finfo(np.float64).max, None, "number")
 
 
 def kl_loss(

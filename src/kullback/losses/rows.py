@@ -85,7 +85,7 @@ class Rows(Generic[A]):
         read = {name: _read(name, x) for name, x in others.items() if x is not None or name == "ref_logprobs"}
         shown = _shown(q, {name: x for name, x in read.items() if isinstance(x, Column)})
         found = {
-            name: at_least_float32(beside(_numbers(x) if isinstance(x, Column) else x, q), name)
+            name: at_least_float32(beside(_numbers(x, q) if isinstance(x, Column) else x, q), name)
             for name, x in read.items()
         }
         check_shapes(q, found)
@@ -156,9 +156,9 @@ def _read(name: str, x: Any) -> Any:
     return column(name, x)
 
 
-def _numbers(table: Column) -> np.ndarray:
-    values = table.values
-    return values.astype(np.float64) if values.dtype.kind in "iu" else values
+def _numbers(table: Column, like: Array) -> np.ndarray:
+    """Python's numbers in the dtype of the log-probs, which then is the loss's."""
+    return table.values.astype(str(like.dtype).rpartition(".")[2])
 
 
 def _shown(q: Array, tables: dict[str, Column]) -> np.ndarray | None:
