@@ -52,6 +52,7 @@ __all__ = [
     "Elementwise",
     "Float64",
     "Groups",
+    "Look",
     "Namespace",
     "Numbers",
     "aligned",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -83,26 +83,32 @@ def check(name: str, x: Array, counts: Array | None, bounds: Bounds) -> None:
         raise InputError(_sentence(name, to_numpy(x), everything if counts is None else to_numpy(counts), bounds))
 
 
-def check_all(columns: Mapping[str, tuple[A, Bounds]], counts: Array | None) -> bool:
-    """`check` of several columns of torch or JAX, whose extremes come to the host in one transfer.
+Look = Literal["finite", "right", "blind"]
+"""What a look at columns gave: all counted numbers are finite; are right, infinite ones among them; nothing, for
+a library traces and holds no numbers yet."""
 
-    Returns:
-        Whether their values could be looked at; not while a library traces.
+
+def check_all(columns: Mapping[str, tuple[A, Bounds]], counts: Array | None) -> Look:
+    """`check` of several columns of torch or JAX, whose extremes come to the host in one transfer.
 
     Raises:
         InputError: a counted number that is out of bounds.
     """
     arrays = [x for x, _ in columns.values()]
     if not all(can_look(x) for x in (*arrays, *(() if counts is None else (counts,)))):
-        return False
+        return "blind"
     try:
         ends = _all_extremes(arrays)
     except RuntimeError:  # torch's vmap and fake tensors hold no numbers either, and have no public test
-        return False
+        return "blind"
+    finite = True
     for (name, (x, bounds)), (low, high) in zip(columns.items(), ends, strict=True):
         if not (low > bounds.above and high <= bounds.most):
             check(name, x, counts, bounds)
-    return True
+            finite &= bounds.also is None and bounds.most < np.inf
+        else:
+            finite &= high < np.inf
+    return "finite" if finite else "right"
 
 
 def _all_extremes(arrays: Sequence[Array]) -> list[tuple[float, float]]:

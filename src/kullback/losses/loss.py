@@ -144,7 +144,7 @@ def _terms(weights: Weights[A], kernel: Elementwise) -> A:
     if weights.rows.live_kl is not None:
         return weights.of_prefix(stop_gradient(weights.rows.live_kl))
     gap = _gap(weights)
-    return weights.of_token(gap if kernel is K1.fn else kernel(gap))
+    return weights.of_token(gap, guarded=False) if kernel is K1.fn else weights.of_token(kernel(gap))
 
 
 def _gap(weights: Weights[A]) -> A:
@@ -159,7 +159,7 @@ def _coefficient(weights: Weights[A], kernel: Elementwise, terms: A) -> A:
     if not weights.objective.reverse:
         own_ratio = xp.exp(rows.log_ratio(rows.policy))
         return xp.zeros_like(terms) if exact else weights.before * own_ratio - weights.token
-    finite = _finite(terms, xp)
+    finite = terms if rows.finite and kernel is K1.fn else _finite(terms, xp)
     own = xp.zeros_like(terms) if exact else finite
     if not exact and kernel is not K1.fn:
         # The control λ(r − 1) has mean 0 whatever its own token's log-prob: only what comes before is credited.

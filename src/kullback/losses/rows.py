@@ -50,6 +50,7 @@ class Rows(Generic[A]):
         mask: True where a token counts.
         poison: None where the numbers were looked at and are right. While the library traces they cannot be: then
             a scalar that is nan if one of them is wrong, and 0 if all are right.
+        finite: whether every counted number is known to be finite, so that nothing has to be guarded.
     """
 
     xp: Namespace
@@ -60,6 +61,7 @@ class Rows(Generic[A]):
     behavior: A | None
     mask: Array
     poison: A | None
+    finite: bool
 
     @classmethod
     def of(
@@ -94,6 +96,7 @@ class Rows(Generic[A]):
         for name, x in read.items():
             if isinstance(x, Column):
                 refuse_absent(name, x, to_numpy(counts))
+        poison, finite = _look(fixed, counts, _odd_mask(mask))
         return cls(
             xp=namespace(q),
             live=q,
@@ -102,7 +105,8 @@ class Rows(Generic[A]):
             reference=fixed["ref_logprobs"],
             behavior=fixed.get("behavior_logprobs"),
             mask=counts,
-            poison=_poison(fixed, counts, _odd_mask(mask)),
+            poison=poison,
+            finite=finite,
         )
 
     def kept(self, values: A) -> A:
@@ -115,7 +119,7 @@ class Rows(Generic[A]):
 
     def gradient(self, coefficient: A | None, live: A, fixed: A) -> A:
         """0, with the gradient Σ c_t ∇live_t of the counted tokens at which live is finite."""
-        usable = self.xp.where(self.mask & is_finite(fixed, self.xp), live, 0.0)
+        usable = self.xp.where(self.mask if self.finite else self.mask & is_finite(fixed, self.xp), live, 0.0)
         if self.poison is not None:
             coefficient = 1.0 + self.poison if coefficient is None else coefficient + self.poison
         total = self.mean(usable if coefficient is None else coefficient * usable)
@@ -198,8 +202,8 @@ def _odd_mask(mask: Any) -> Array | None:
     return None if xp.isdtype(mask.dtype, "bool") else xp.any((mask != 0) & (mask != 1))
 
 
-def _poison(fixed: Mapping[str, A], counts: Array, odd: Array | None) -> A | None:
-    """None where every number could be looked at, and is right."""
+def _look(fixed: Mapping[str, A], counts: Array, odd: Array | None) -> tuple[A | None, bool]:
+    """`Rows.poison` and `Rows.finite`."""
     bounds: dict[str, Bounds] = {
         "logprobs": LOGPROBS if "behavior_logprobs" not in fixed else REF_LOGPROBS,
         "ref_logprobs": REF_LOGPROBS,
@@ -207,8 +211,9 @@ def _poison(fixed: Mapping[str, A], counts: Array, odd: Array | None) -> A | Non
         "token_kl": TOKEN_KL,
     }
     columns = {name: (x, bounds[name]) for name, x in fixed.items()}
-    if odd is None and check_all(columns, counts):
-        return None
+    look = "blind" if odd is not None else check_all(columns, counts)
+    if look != "blind":
+        return None, look == "finite"
     xp = namespace(counts)
     bad: Any = odd
     for x, bound in columns.values():
@@ -216,7 +221,7 @@ def _poison(fixed: Mapping[str, A], counts: Array, odd: Array | None) -> A | Non
         bad = found if bad is None else bad | found
     q = fixed["logprobs"]
     zero = xp.sum(xp.zeros_like(q[:1, :1]))
-    return xp.where(bad, zero + float("nan"), zero)
+    return xp.where(bad, zero + float("nan"), zero), False
 
 
 def same_shape(name: str, x: Array, shape: tuple[int, ...]) -> None:

@@ -36,15 +36,17 @@ class Weights(Generic[A]):
         """The weight of what is known without it."""
         return _tamed(self.rows.xp.exp(self._log_before), self.truncation)
 
-    def of_token(self, values: A) -> A:
-        """values at the tokens that count, times the token's weight."""
-        return self.rows.kept(values) if self.all_one else self._product(self.token, values)
+    def of_token(self, values: A, *, guarded: bool = True) -> A:
+        """values at the tokens that count, times the token's weight; unguarded where no value can be infinite."""
+        return self.rows.kept(values) if self.all_one else self._product(self.token, values, guarded)
 
     def of_prefix(self, values: A) -> A:
         """values at the tokens that count, times the prefix's weight."""
-        return self.rows.kept(values) if self.all_one else self._product(self.before, values)
+        return self.rows.kept(values) if self.all_one else self._product(self.before, values, guarded=True)
 
-    def _product(self, weight: A, values: A) -> A:
+    def _product(self, weight: A, values: A, guarded: bool) -> A:
+        if self.rows.finite and not guarded:
+            return self.rows.kept(weight * values)
         # A weight of 0 beats any value, inf too.
         return self.rows.xp.where(self.rows.mask & (weight > 0), weight * values, 0.0)
 
