@@ -137,20 +137,19 @@ def wrong(x: A, counts: Array | None, bounds: Bounds) -> Array:
     return outside if counts is None else counts & outside
 
 
-def place(bad: np.ndarray) -> tuple[int, int]:
-    """Row and position of the first True."""
-    row, token = np.argwhere(bad)[0]
-    return int(row), int(token)
+def place(bad: np.ndarray) -> tuple[int, ...]:
+    """Row and position (or every index) of the first True."""
+    return tuple(int(i) for i in np.argwhere(bad)[0])
 
 
 def _sentence(name: str, x: np.ndarray, counts: np.ndarray, bounds: Bounds) -> str:
     bad = np.asarray(counts & ~bounds.hold(x))
-    row, token = place(bad)
-    found = x[row, token]
-    alike = _alike(x, found, bounds) & bad
+    at = place(bad)
+    alike = _alike(x, x[at], bounds) & bad
     more = int(alike.sum()) - 1
     also = "" if more == 0 else f" (and {more} more)"
-    return f"{name}[{row}, {token}] is {found:g}{also}: {_cause(x, counts, (row, token), bounds)}"
+    where = f"[{', '.join(map(str, at))}]" if at else ""
+    return f"{name}{where} is {x[at]:g}{also}: {_cause(x, counts, at, bounds)}"
 
 
 def _alike(x: np.ndarray, found: Any, bounds: Bounds) -> np.ndarray:
@@ -162,7 +161,7 @@ def _alike(x: np.ndarray, found: Any, bounds: Bounds) -> np.ndarray:
     return np.asarray(np.isfinite(x) & ((x > bounds.most) if found > bounds.most else (x <= bounds.above)))
 
 
-def _cause(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bounds) -> str:
+def _cause(x: np.ndarray, counts: np.ndarray, at: tuple[int, ...], bounds: Bounds) -> str:
     found = x[at]
     if np.isnan(found):
         return _of_nan(x, counts, at, bounds)
@@ -189,9 +188,11 @@ def _cause(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bound
     return "a log-prob is at most 0: " + _of_positive(x[counts & np.isfinite(x)])
 
 
-def _of_nan(x: np.ndarray, counts: np.ndarray, at: tuple[int, int], bounds: Bounds) -> str:
+def _of_nan(x: np.ndarray, counts: np.ndarray, at: tuple[int, ...], bounds: Bounds) -> str:
     sentence = NEEDED[bounds.kind] + ": "
     missing = np.isnan(x)
+    if x.ndim < 2:
+        return sentence + "leave the token out, or mend its forward pass"
     if missing[at[0]][counts[at[0]]].all():
         return sentence + (
             "all of the row is nan, as after an overflow in half precision or a row of attention without a key: "
@@ -208,8 +209,8 @@ def _at_an_end(odd: np.ndarray, counts: np.ndarray) -> bool:
     if odd[counts].all():
         return False
     fine = ~odd & counts
-    before = np.cumsum(fine, axis=1) > 0
-    after = np.cumsum(fine[:, ::-1], axis=1)[:, ::-1] > 0
+    before = np.cumsum(fine, axis=-1) > 0
+    after = np.cumsum(fine[..., ::-1], axis=-1)[..., ::-1] > 0
     return not bool((odd & before & after).any())
 
 

@@ -33,7 +33,7 @@ def counted(mask: Column, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray((mask.values == 1) & shown)
 
 
-def check_mask(mask: Array, shown: np.ndarray | None = None) -> None:
+def check_mask(mask: Array, shown: np.ndarray | None = None, name: str = "mask") -> None:
     """Hold that the values of a mask (of any library, at hand) are exactly 0 and 1.
 
     Raises:
@@ -49,7 +49,7 @@ def check_mask(mask: Array, shown: np.ndarray | None = None) -> None:
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
         found, at = values[place], ", ".join(map(str, place))
-        raise InputError(f"mask[{at}] is {found:g}, but a mask is bool, or exactly 0 and 1: {_cause(values, found)}")
+        raise InputError(f"{name}[{at}] is {found:g}, but a mask is bool, or exactly 0 and 1: {_cause(values, found)}")
 
 
 def _cause(values: np.ndarray, found: Any) -> str:
