@@ -290,7 +290,7 @@ def test_a_state_of_other_options_is_refused(options: dict[str, Any], words: str
     assert accumulator.result().n == 5
 
 
-@pytest.mark.parametrize("schema", [None, 1, 3])
+@pytest.mark.parametrize("schema", [None, 0, 1, 3])
 def test_a_state_of_another_version_is_refused(schema: int | None) -> None:
     state = {**kb.Accumulator(estimator=kb.K1).update(batch(5)).state(), "schema": schema}
     if schema is None:
@@ -445,7 +445,7 @@ Q = np.log(np.full((2, 3), 0.5))
         (lambda: kb.estimate(Q, Q, estimator=kb.K1, groups=[1, 2, 3]), ShapeError, "one prompt id for each"),
         (lambda: kb.estimate(Q, Q, np.zeros((2, 3)), estimator=kb.K1), InputError, "counts no token"),
         (lambda: kb.estimate(Q * np.nan, Q, estimator=kb.K1), InputError, "logprobs[0, 0] is nan (and 5 more)"),
-        (lambda: kb.estimate(Q, -Q, estimator=kb.K1), InputError, "these look like logits"),
+        (lambda: kb.estimate(Q, -Q, estimator=kb.K1), InputError, "or negated log-probs"),
         (lambda: kb.estimate(np.full((1, 1), -np.inf), Q[:1, :1], estimator=kb.K1), InputError, "probability 0"),
         (lambda: kb.estimate(Q, Q, estimator=kb.K1.fn), InputError, "kullback.K3, or its name"),
         (lambda: kb.estimate(Q, Q, estimator=kb.K1, level="word"), InputError, "'token' or 'sequence'"),
