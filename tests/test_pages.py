@@ -98,7 +98,7 @@ def test_what_the_models_say_is_clipped_and_quoted(comparison: Comparison) -> No
     for row, site in zip(sites.rows, comparison.hotspots.top_sites(8), strict=True):
         assert len(text_of(row[0])) <= 40
         assert row[1:4] == (repr(site.token), repr(site.top), repr(site.ref_top))
-        assert row[-1] == Number(site.token_kl, ".3f")
+        assert row[-1] == Number(site.token_kl, ".3g")
 
 
 def test_the_share_of_equal_top_tokens_is_a_percentage(text: TextComparison) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kullback.cli.screen import console, shown
+from kullback.cli.screen import shown, tell
 
 if TYPE_CHECKING:
     from kullback.documents import Outcome
@@ -58,7 +58,7 @@ def _run(
             write_json(folder / files[0], result.to_dict())
             [chart] = result.document().charts
             draw(chart, [folder / file for file in files[1:]])
-            console(stderr=True).print(f"written to {folder}: {', '.join(files)}", style="dim", highlight=False)
+            tell(f"written to {folder}: {', '.join(files)}", style="dim")
 
 
 def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:

@@ -55,7 +55,8 @@ class Share:
         worth = spread / self.stderr**2 if spread > 0 and self.stderr > 0 else float(self.clusters)
         t2 = t_quantile(0.5 + level / 2, self.clusters - 1) ** 2 / worth
         middle, half = self.value + t2 / 2, float(np.sqrt(t2 * spread + t2**2 / 4))
-        return max(0.0, (middle - half) / (1 + t2)), min(1.0, (middle + half) / (1 + t2))
+        # Against rounding, by which a share of 1 would lie outside.
+        return max(0.0, min(self.value, (middle - half) / (1 + t2))), max(self.value, (middle + half) / (1 + t2))
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints; numbers that are not finite come as None."""

@@ -125,6 +125,7 @@ def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
             for row in rows
         ),
         right=right,
+        spare=("n for ±1%", "var/k1", "nats/token", "95% interval"),
     )
     for number, warning in enumerate(warnings, 1):
         yield Note(f"[{number}] {warning}", tone="warning")
@@ -151,7 +152,7 @@ def _prompts(means: Sequence[PromptMean]) -> Table:
         note="",
         columns=("prompt", *right),
         rows=tuple(
-            (_clipped(mean.prompt, 60), Number(mean.nats_per_sequence, ".3f"), Number(mean.sequences, ".0f"))
+            (_clipped(mean.prompt, 60), Number(mean.nats_per_sequence, ".3g"), Number(mean.sequences, ".0f"))
             for mean in means
         ),
         right=right,
@@ -165,7 +166,7 @@ def _positions(means: Sequence[PositionMean]) -> Table:
         note="",
         columns=columns,
         rows=tuple(
-            (Number(mean.position + 1, ".0f"), Number(mean.nats_per_token, ".4f"), Number(mean.tokens, ".0f"))
+            (Number(mean.position + 1, ".0f"), Number(mean.nats_per_token, ".3g"), Number(mean.tokens, ".0f"))
             for mean in means
         ),
         right=columns,
@@ -193,7 +194,7 @@ def _heat(means: Sequence[PromptMean], rollouts: Sequence[Rollout]) -> Iterator[
         rows=tuple(_clipped(mean.prompt, 40) for mean in means),
         columns=tuple(_range(start + 1, min(start + width, longest)) for start in starts),
         values=values,
-        form=".3f",
+        form=".2g",
     )
 
 
@@ -213,13 +214,14 @@ def _sites(sites: Sequence[Site]) -> Table:
                 repr(site.token),
                 repr(site.top),
                 repr(site.ref_top),
-                Number(site.probability, ".3f"),
-                Number(site.ref_probability, ".3f"),
-                Number(site.token_kl, ".3f"),
+                Number(site.probability, ".3g"),
+                Number(site.ref_probability, ".3g"),
+                Number(site.token_kl, ".3g"),
             )
             for site in sites
         ),
         right=right,
+        spare=("p(drawn)", "q(drawn)"),
     )
 
 
