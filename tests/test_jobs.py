@@ -14,7 +14,7 @@ import pytest
 from chains import POLICY, REFERENCE, Chain, Scoring, exact_kl
 
 import kullback as kb
-from kullback.errors import InputError, ModelError
+from kullback.errors import InputError, ModelError, install_line
 from kullback.jobs.hotspots import SITES, Hotspots
 from kullback.jobs.plans import Draw, Laws, Plan, batches
 from kullback.jobs.run import Run
@@ -170,7 +170,7 @@ def test_compare_needs_no_torch_for_models_that_need_none() -> None:
         "    except kb.errors.MissingPackageError as error:\n        print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
-    words = "torch is needed for this and is not installed: pip install 'kullback[hf]'"
+    words = f"torch is needed for this and is not installed: {install_line('hf')}"
     assert done.stdout.splitlines() == ["3", words, words, words], done.stderr
 
 

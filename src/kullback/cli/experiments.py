@@ -44,17 +44,18 @@ def _run(
     unit: str = "",
 ) -> None:
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
-    from kullback.jobs.outputs import prepare_output, write_json
+    from kullback.jobs.outputs import results_in, write_json
     from kullback.report.pictures import draw, require_matplotlib
 
     with shown(as_json, unit, starting=name, doing=name) as (on_progress, show):
         if output is not None:
             require_matplotlib()
         files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
-        folder = None if output is None else prepare_output(output, overwrite=overwrite, names=files)
-        result = experiment(on_progress)
-        show(result)
-        if folder is not None:
+        with results_in(output, overwrite=overwrite, names=files) as folder:
+            result = experiment(on_progress)
+            show(result)
+            if folder is None:
+                return
             write_json(folder / files[0], result.to_dict())
             [chart] = result.document().charts
             draw(chart, [folder / file for file in files[1:]])

@@ -14,6 +14,10 @@ DEBUG = "KULLBACK_DEBUG"
 """The environment variable that ``--debug`` sets, which has tracebacks printed."""
 
 
+UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
+"""Of stdout: nobody reads it, it is full, too large, its terminal has gone, or it is closed."""
+
+
 def run(app: Callable[[], object]) -> None:
     """Run the command line.
 

@@ -70,6 +70,22 @@ class Row:
         return [{**estimate.to_dict(), **extra} for estimate in (self.per_sequence, self.per_token)]
 
 
+def check_levels(estimators: Sequence[tuple[Estimator, Level]]) -> None:
+    """Refuse an estimator at a level that it has not, before anything is sampled.
+
+    Raises:
+        InputError: by name.
+    """
+    if not estimators:
+        raise InputError("no estimator was asked for: name one, such as k1, or leave the table as it is")
+    for estimator, level in estimators:
+        if estimator.link is not None and level != "sequence":
+            raise InputError(
+                f"{estimator.name} came at the level of a {level}, but it is a function of a mean over whole "
+                f"sequences: ask for {estimator.name} at the level sequence"
+            )
+
+
 def estimable(estimators: Sequence[tuple[Estimator, Level]], *, exact: bool) -> tuple[tuple[Estimator, Level], ...]:
     """The estimators for which there are columns: all, or those of log-ratios."""
     found = tuple(pair for pair in estimators if exact or pair[0].reads != "token_kl")
