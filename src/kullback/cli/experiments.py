@@ -79,7 +79,7 @@ def gaussian(
     ] = SHIFTS,
     scale: Annotated[float, typer.Option(help="Standard deviation of p.", callback=within(1e-3, 1e3))] = 1.0,
     samples: Annotated[
-        int, typer.Option(help="Draws behind the sampled columns.", callback=within(2, 50_000_000))
+        int, typer.Option(help="Draws behind the sampled columns.", callback=within(2, 10_000_000))
     ] = 1_000_000,
     seed: Seed = 0,
     output: Output = None,
@@ -262,7 +262,7 @@ def training(
         list[float], typer.Option(help="Weight of the KL term; may be repeated.", callback=within(1e-6, 1e6))
     ] = BETAS,
     steps: Annotated[int, typer.Option(help="Gradient steps of every run.", callback=within(1, 10_000_000))] = 2000,
-    samples: Annotated[int, typer.Option(help="Sequences of a batch.", callback=within(2, 1_000_000))] = 16,
+    samples: Annotated[int, typer.Option(help="Sequences of a batch.", callback=within(2, 100_000))] = 16,
     seeds: Annotated[int, typer.Option(help="Runs of each KL term.", callback=within(1, 100_000))] = 8,
     seed: Seed = 0,
     output: Output = None,

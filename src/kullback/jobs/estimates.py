@@ -112,10 +112,16 @@ def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estima
             yield Row(
                 direction=direction,
                 per_sequence=value,
-                per_token=_estimate(batch, estimator, level, "token", outside),
+                per_token=_per_token(value) if estimator.link else _estimate(batch, estimator, level, "token", outside),
                 relative_variance=(value.stderr / baseline.stderr) ** 2 if baseline.stderr else float("nan"),
                 sequences_for_one_percent=wanted,
             )
+
+
+def _per_token(value: Estimate) -> Estimate:
+    """Of a function of a mean over sequences there is nothing a token."""
+    nan = float("nan")
+    return replace(value, value=nan, stderr=nan, skewness=nan, clusters=0, unit="token", warnings=())
 
 
 def _outside(rollout: Rollout) -> float:

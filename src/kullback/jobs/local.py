@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -57,6 +57,8 @@ def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnPr
             # First in memory: what finds no room on the disk can still be shown.
             run.keep(finished, decode)
             if writer is not None:
+                with suppress(OSError):  # made again where it was removed before the first batch
+                    writer.path.parent.mkdir(parents=True, exist_ok=True)
                 writer.write(finished.rollouts)
             on_progress(run.progress)
             check()

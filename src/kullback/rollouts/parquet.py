@@ -83,6 +83,8 @@ class RolloutWriter:
                 f"{self.path} cannot be written ({reason(error)}): kullback.read_rollouts({str(part.path)!r}) reads "
                 "what was finished"
             ) from error
+        finally:
+            part.close()
         part.remove()
 
     def _copy(self, part: Part, path: Path) -> None:

@@ -77,8 +77,7 @@ class Part:
         self._file.close()
 
     def remove(self) -> None:
-        """Let go of the file and remove it."""
-        self.close()
+        """Remove the file."""
         with suppress(OSError):
             self.path.unlink()
 
