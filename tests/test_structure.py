@@ -13,6 +13,7 @@ import pytest
 from house_numbers import wide
 
 import kullback as kb
+from kullback.errors import install_line
 
 ROOT = Path(kb.__file__).parent
 FLOORS = (
@@ -104,7 +105,7 @@ def test_a_missing_package_is_named_with_its_extra(package: str, tmp_path: Path)
         "except kb.errors.MissingPackageError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert f"{package} is needed for this and is not installed: pip install 'kullback[hf]'" in done.stdout, done.stderr
+    assert f"{package} is needed for this and is not installed: {install_line('hf')}" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
