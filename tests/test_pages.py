@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 import kullback as kb
 from kullback.documents import HeatMap, Interval, Note, Number, Table, text_of
@@ -13,6 +16,7 @@ from kullback.jobs.catalogue import catalogued
 from kullback.jobs.comparison import Comparison
 from kullback.jobs.hotspots import Hotspots
 from kullback.jobs.text import TextComparison, compare_text
+from kullback.report import terminal
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def test_what_the_models_say_is_clipped_and_quoted(comparison: Comparison) -> No
     for row, site in zip(sites.rows, comparison.hotspots.top_sites(8), strict=True):
         assert len(text_of(row[0])) <= 40
         assert row[1:4] == (repr(site.token), repr(site.top), repr(site.ref_top))
-        assert row[-1] == Number(site.token_kl, ".3f")
+        assert row[-1] == Number(site.token_kl, ".3g")
 
 
 def test_the_share_of_equal_top_tokens_is_a_percentage(text: TextComparison) -> None:
@@ -120,3 +124,20 @@ def test_the_catalogues_json_is_its_tables() -> None:
     assert found.document().tables == found.tables
     for table, rows in zip(found.tables, record.values(), strict=True):
         assert [list(row.values()) for row in rows] == [[text_of(cell) for cell in row] for row in table.rows]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_every_page_fits_its_terminal(comparison: Comparison, width: int) -> None:
+    found = compare_text("builtin:tuned", "builtin:base", ["The small dog went to the lake."] * 3)
+    for document in (comparison.document(), found.document(), catalogued().document()):
+        written = StringIO()
+        terminal.show(document, Console(file=written, width=width))
+        assert max(map(cell_len, written.getvalue().splitlines())) <= width
+
+
+def test_a_narrow_terminal_says_which_columns_it_left_out(comparison: Comparison) -> None:
+    written = StringIO()
+    terminal.show(comparison.document(), Console(file=written, width=80))
+    shown = written.getvalue()
+    assert "without n for ±1%, var/k1, nats/token: widen the terminal" in shown
+    assert "95% interval" in shown.split("rao_blackwell")[0]

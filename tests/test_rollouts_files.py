@@ -216,8 +216,72 @@ def test_a_writer_that_is_killed_leaves_only_the_part(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["r.parquet.part"]
     with pytest.raises(FileError, match=r"only r.parquet.part is there, of a job that has not come to its end"):
         kb.read_rollouts(path)
-    with pytest.raises(FileError, match="not Parquet, or was not written to its end"):
-        kb.read_rollouts(tmp_path / "r.parquet.part")
+    back = kb.read_rollouts(tmp_path / "r.parquet.part")
+    assert [row.column("logprobs").tolist() for row in back] == [[-1.0]]
+
+
+@pytest.mark.parametrize("torn", [0, 1, 7, 500])
+def test_a_part_is_read_up_to_its_last_whole_batch(tmp_path: Path, torn: int) -> None:
+    """Without a close, and with the last bytes lost as by a full disk: what is lost is the batch that was torn."""
+    writer = RolloutWriter(tmp_path / "r.parquet", Metadata(law={"logprobs": "raw"}))
+    ends = []
+    part = tmp_path / "r.parquet.part"
+    for start in range(0, 12, 4):
+        writer.write(some(12)[start : start + 4])
+        ends.append(part.stat().st_size)
+    copy = tmp_path / "copy.part"
+    copy.write_bytes(part.read_bytes()[: ends[-1] - torn])
+    writer.close()
+    left = 12 if not torn else 8 if torn < ends[2] - ends[1] else 4
+    back = kb.read_rollouts(copy)
+    assert list(back) == some(12)[:left]
+    assert back[left - 1] == some(12)[left - 1]
+    assert back.law["logprobs"] == "raw"
+    assert [row for block in back.blocks(3) for row in block] == some(12)[:left]
+
+
+def test_a_batch_that_finds_no_room_leaves_the_others(tmp_path: Path) -> None:
+    import resource
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    writer = RolloutWriter(tmp_path / "r.parquet")
+    writer.write(some(4))
+    size = (tmp_path / "r.parquet.part").stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, before[1]))
+        with pytest.raises(
+            FileError, match=r"r.parquet cannot be written \(File too large\): what was written before.*r.parquet.part"
+        ):
+            writer.write(some(12))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(kb.read_rollouts(tmp_path / "r.parquet.part")) == some(4)
+    writer.close()
+    assert list(kb.read_rollouts(tmp_path / "r.parquet")) == some(4)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with RolloutWriter(folder / "r.parquet") as writer:
+        writer.write(some(4))
+        shutil.rmtree(folder)
+        writer.write(some(8)[4:])
+    assert list(kb.read_rollouts(folder / "r.parquet")) == some(8)
+
+
+def test_what_is_no_part_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.part").write_bytes(b"no")
+    with pytest.raises(FileError, match=r"r\.part cannot be read as rollouts: it is not Arrow's stream format"):
+        kb.read_rollouts(tmp_path / "r.part")
+    with pytest.raises(FileError, match="No such file"):
+        kb.read_rollouts(tmp_path / "none.part")
 
 
 def test_an_error_keeps_the_batches_that_were_finished(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kullback.estimation.intervals import skewed_interval, t_quantile
+from kullback.estimation.means import Share, share_by_group
 from kullback.estimation.moments import KeyedMoments, Moments
 from kullback.estimation.tails import Tail, pareto_shape
 
@@ -121,3 +124,25 @@ def test_the_transformation_is_undone() -> None:
     for bound, probability in ((-low, 0.975), (-high, 0.025)):
         g = bound + skewness * (bound**2 / 3 + 1 / 6) / n**0.5 + skewness**2 * bound**3 / (27 * n)
         assert g == pytest.approx(t_quantile(probability, n - 1), rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.02, 0.9437, 1.0])
+@pytest.mark.parametrize("stderr", [0.0, 1e-3, 0.08])
+@pytest.mark.parametrize("clusters", [2, 3, 40])
+def test_the_interval_of_a_share_holds_it_and_stays_a_share(value: float, stderr: float, clusters: int) -> None:
+    for level in (0.5, 0.95, 0.999):
+        low, high = Share(value, stderr, 3.0, clusters).interval(level)
+        assert 0 <= low <= value <= high <= 1
+        assert low < high
+
+
+def test_the_interval_of_a_share_covers_it() -> None:
+    """Clusters of 20 tokens alike: as wide as 30 tokens are worth, by the binomial law of the clusters."""
+    for share in (0.5, 0.9, 0.97):
+        covered = 0.0
+        for agreeing in range(31):
+            flags = [np.full(20, i < agreeing) for i in range(30)]
+            low, high = share_by_group(flags, range(30)).interval()
+            chance = comb(30, agreeing) * share**agreeing * (1 - share) ** (30 - agreeing)
+            covered += chance * (low <= share <= high)
+        assert covered > 0.93, share

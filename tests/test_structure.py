@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from house_numbers import wide
 
 import kullback as kb
+from kullback.errors import install_line
 
 ROOT = Path(kb.__file__).parent
 FLOORS = (
@@ -103,7 +105,19 @@ def test_a_missing_package_is_named_with_its_extra(package: str, tmp_path: Path)
         "except kb.errors.MissingPackageError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert f"{package} is needed for this and is not installed: pip install 'kullback[hf]'" in done.stdout, done.stderr
+    assert f"{package} is needed for this and is not installed: {install_line('hf')}" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_takes_more_than_five_by_place(path: Path) -> None:
+    exempt = {"cli", "vocab/triton_kernels.py"}  # typer reads options from parameters; Triton's language has no others
+    if not exempt & {room(path), str(path.relative_to(ROOT))}:
+        assert wide(ast.parse(path.read_text())) == 0
+
+
+def test_test_files_stay_short() -> None:
+    for path in (ROOT.parents[1] / "tests").glob("*.py"):
+        assert path.read_text().count("\n") <= 500, path
 
 
 def test_modules_and_functions_stay_small() -> None:

@@ -8,10 +8,11 @@ rounds, so no face reads a number out of prose or rounds what another one rounde
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import floor, isfinite, isnan, log10
+from math import floor, inf, isfinite, isnan, log10
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -44,15 +45,26 @@ class Number:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """A number with its standard error, shown to two digits of the error: ``2.81 ± 0.20``."""
+    """A number with its standard error, shown to two digits of the error, three at most: ``2.81 ± 0.20``.
+
+    Example:
+        >>> print(Uncertain(2.8123, 0.2), "|", Uncertain(3.845e-7, 9.6e-9), "|", Uncertain(2.3e-4, float("nan")))
+        2.81 ± 0.20 | (3.845 ± 0.096) × 10⁻⁷ | 0.00023
+    """
 
     value: float
     stderr: float
 
     def __str__(self) -> str:
-        digits = 2 if not self.stderr > 0 or not isfinite(self.stderr) else max(2, 1 - floor(log10(self.stderr)))
-        value = f"{self.value:.{digits}f}"
-        return value if isnan(self.stderr) else f"{value} ± {self.stderr:.{digits}f}"
+        if not isfinite(self.value) or isnan(self.stderr):
+            return _alone(self.value)
+        if not 0 < self.stderr < inf:
+            return f"{_alone(self.value)} ± {self.stderr:g}"
+        power = _power(max(abs(self.value), self.stderr), self.stderr)
+        value, stderr = self.value / 10.0**power, self.stderr / 10.0**power
+        digits = _decimals(stderr)
+        shown = f"{value:z.{digits}f} ± {stderr:.{digits}f}"
+        return f"({shown}){_times(power)}" if power else shown
 
 
 @dataclass(frozen=True)
@@ -68,9 +80,43 @@ class Interval:
         low, high = self.scale * self.low, self.scale * self.high
         if isnan(low) or isnan(high):
             return MISSING
-        width = high - low
-        digits = 2 if not isfinite(width) or width <= 0 else min(8, max(2, 1 - floor(log10(width))))
-        return f"[{low:.{digits}f}{self.unit}, {high:.{digits}f}{self.unit}]"
+        if not 0 < high - low < inf:
+            return f"[{_alone(low)}{self.unit}, {_alone(high)}{self.unit}]"
+        power = _power(max(abs(low), abs(high)), high - low)
+        low, high = low / 10.0**power, high / 10.0**power
+        digits = min(12, _decimals(high - low))
+        shown = f"[{low:z.{digits}f}{self.unit}, {high:z.{digits}f}{self.unit}]"
+        return f"{shown}{_times(power)}" if power else shown
+
+
+def _alone(value: float) -> str:
+    """A number without an error: three digits, whatever its size."""
+    if isnan(value):
+        return MISSING
+    if not isfinite(value) or value == 0:
+        return f"{value:g}"
+    if 1e-4 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    power = floor(log10(abs(value)))
+    return f"{value / 10.0**power:.3g}{_times(power)}"
+
+
+def _power(largest: float, error: float) -> int:
+    """The power of ten to take out, so that neither many noughts stand before the digits nor many behind."""
+    return floor(log10(float(f"{largest:.1e}"))) if 0 < largest < 1e-4 or error >= 999.5 else 0
+
+
+def _decimals(error: float) -> int:
+    """Decimals that show two digits of an error, and two decimals where that makes three digits at most."""
+    size = floor(log10(float(f"{error:.1e}")))
+    return 2 if size == 0 else max(0, 1 - size)
+
+
+def _times(power: int) -> str:
+    return " × 10" + str(power).translate(RAISED)
+
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 Cell = str | Number | Uncertain | Interval
@@ -82,8 +128,13 @@ def text_of(cell: Cell) -> str:
     return visible(str(cell))
 
 
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What moves the cursor or turns the line round: control characters but for tab and newline, and overrides of order."""
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""What moves the cursor, turns the line round or is not to be seen: control characters but for tab and newline, marks
+and overrides of order, empty spaces, tags, and halves of pairs, which no encoding has. Joiners stay: words need them.
+"""
 
 
 def visible(text: str) -> str:
@@ -93,7 +144,19 @@ def visible(text: str) -> str:
         >>> visible("\x1b[2J")
         '\\x1b[2J'
     """
-    return UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def json_of(record: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    r"""A record as JSON in which no character is left that a terminal would obey; numbers not finite become null.
+
+    Example:
+        >>> json_of({"token": "\x9b2J‖"})
+        '{"token": "\\u009b2J‖"}'
+    """
+    written = json.dumps(plain(record), indent=indent, ensure_ascii=ascii_only)
+    # DEL is ASCII, which json leaves as it is.
+    return UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), written)
 
 
 @dataclass(frozen=True)
@@ -167,6 +230,8 @@ class Table:
     """Columns that a terminal has no room for."""
     right: tuple[str, ...] = ()
     """Columns of numbers, flush right."""
+    spare: tuple[str, ...] = ()
+    """Columns that a narrow terminal leaves out, in this order, until the others fit."""
 
 
 @dataclass(frozen=True)

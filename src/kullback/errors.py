@@ -16,6 +16,9 @@ An error that ends a job half-way carries what was finished in `result`.
 
 from __future__ import annotations
 
+import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 
@@ -56,7 +59,40 @@ class MissingPackageError(KullbackError, ImportError):
     """An optional package that is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is needed for this and is not installed: pip install 'kullback[{extra}]'")
+        super().__init__(f"{package} is needed for this and is not installed: {install_line(extra)}")
+
+
+def install_line(extra: str) -> str:
+    """The command that adds an extra to the package as it is installed: from a checkout, a wheel or an index.
+
+    Where it came from is what the installer noted down (PEP 610), or the checkout that the code lies in.
+
+    Example:
+        >>> install_line("hf").startswith("pip install ")
+        True
+    """
+    source = _source()
+    if source is None:
+        return f"pip install 'kullback[{extra}]'"
+    place = "." if source == Path.cwd() else str(source)
+    return f"pip install {shlex.quote(f'{place}[{extra}]')}"
+
+
+def _source() -> Path | None:
+    """The checkout or wheel that the package was installed from, if it is still there."""
+    from importlib import metadata  # loads much, for a message that is seldom needed
+    from urllib.parse import unquote, urlsplit
+
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "pyproject.toml").is_file() and Path(__file__).parent.parent.name == "src":
+        return checkout
+    try:
+        noted = metadata.distribution("kullback").read_text("direct_url.json")
+        url = urlsplit(json.loads(noted or "{}").get("url", ""))
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+    found = Path(unquote(url.path))
+    return found if url.scheme == "file" and found.exists() else None
 
 
 class StoppedError(KullbackError, KeyboardInterrupt):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from kullback.arrays import A, Elementwise, cumulative_sum, namespace
+from kullback.arrays import A, Elementwise, cumulative_sum, digits, namespace, number
 from kullback.errors import InputError
 
 __all__ = ["SELF_NORMALISED", "Masked", "Truncated", "Truncation", "cumulative_weights"]
@@ -38,9 +38,11 @@ class Truncation:
 
 
 def _cap_of(cap: float) -> float:
-    if not cap > 0:
-        raise InputError(f"cap={cap!r} came, but an importance weight is capped at a positive number")
-    return float(cap)
+    words = "an importance weight is capped at a positive number that is finite"
+    limit = number("cap", cap, words)
+    if limit <= 0:
+        raise InputError(f"cap={cap!r} came, but {words}")
+    return limit
 
 
 def _capped(weight: A, limit: float) -> A:
@@ -48,7 +50,7 @@ def _capped(weight: A, limit: float) -> A:
 
 
 def _kept(weight: A, limit: float) -> A:
-    return namespace(weight).where(weight <= limit, weight, 0.0 * weight)
+    return namespace(weight).where(weight <= limit, weight, 0.0)  # not 0·weight: nan where it overflows
 
 
 def _unchanged(weight: A) -> A:
@@ -62,7 +64,7 @@ def Truncated(cap: float) -> Truncation:
         cap: the largest weight, above 0.
 
     Raises:
-        InputError: a cap that is not positive.
+        InputError: a cap that is not positive and finite.
 
     Example:
         >>> import kullback as kb, numpy as np
@@ -71,9 +73,9 @@ def Truncated(cap: float) -> Truncation:
     """
     limit = _cap_of(cap)
     return Truncation(
-        name=f"truncated_{limit:g}",
+        name=f"truncated_{digits(limit)}",
         fn=partial(_capped, limit=limit),
-        bias=f"weights above {limit:g} count as {limit:g}: biased by −E[(ρ − {limit:g})₊ k]",
+        bias=f"weights above {digits(limit)} count as {digits(limit)}: biased by −E[(ρ − {digits(limit)})₊ k]",
     )
 
 
@@ -84,7 +86,7 @@ def Masked(cap: float) -> Truncation:
         cap: the largest weight that counts, above 0.
 
     Raises:
-        InputError: a cap that is not positive.
+        InputError: a cap that is not positive and finite.
 
     Example:
         >>> import kullback as kb, numpy as np
@@ -93,9 +95,9 @@ def Masked(cap: float) -> Truncation:
     """
     limit = _cap_of(cap)
     return Truncation(
-        name=f"masked_{limit:g}",
+        name=f"masked_{digits(limit)}",
         fn=partial(_kept, limit=limit),
-        bias=f"weights above {limit:g} count as 0: biased by −E[ρ k 1{{ρ > {limit:g}}}]",
+        bias=f"weights above {digits(limit)} count as 0: biased by −E[ρ k 1{{ρ > {digits(limit)}}}]",
     )
 
 
@@ -107,14 +109,24 @@ SELF_NORMALISED = Truncation(
 )
 
 
-def truncation(truncate: Truncation | float | None) -> Truncation | None:
+def truncation(truncate: Truncation | float | str | None) -> Truncation | None:
     """What an option `truncate` means: a number is the cap of the weights, None changes none.
+
+    Raises:
+        InputError: a cap that is not positive and finite, or a name that is none.
 
     Example:
         >>> from kullback.weights import truncation
         >>> truncation(2).name, truncation(None)
         ('truncated_2', None)
     """
+    if isinstance(truncate, str):
+        if truncate == SELF_NORMALISED.name:
+            return SELF_NORMALISED
+        raise InputError(
+            f"truncate={truncate!r} came, but it is a number (the cap of the weights), 'self_normalised', or "
+            "kullback.weights.Truncated(cap), Masked(cap) or SELF_NORMALISED"
+        )
     return truncate if isinstance(truncate, Truncation | None) else Truncated(truncate)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -11,12 +12,12 @@ from kullback.cli.claims import claims
 from kullback.cli.comparison import compare
 from kullback.cli.estimators import estimators
 from kullback.cli.experiments import lab
+from kullback.cli.net import DEBUG, run
 
 app = typer.Typer(
     name="kullback",
     help="How far a language-model policy is from its reference, with an error on every number.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -38,10 +39,12 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of whatever goes wrong.")] = False,
 ) -> None:
-    pass
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    run(app)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from kullback.cli.screen import console, fail
+from kullback.cli.screen import console, fail, tell, write_record
+from kullback.documents import json_of, visible
 from kullback.errors import InputError, KullbackError
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def audit(
     reports, failures = _run(targets, source, request)
     _show(reports, as_json, output)
     for message in failures:
-        console(stderr=True).print(f"kullback: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        tell(f"kullback: {message}", style="red")
     if failures:
         sys.exit(2)
     found = {label for r in reports for f in r.findings for label in (f.code, f.slug, f.group)}
@@ -124,23 +126,23 @@ def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple
 
 def _status(text: str) -> AbstractContextManager[object]:
     err = console(stderr=True)
-    return err.status(text) if err.is_terminal else nullcontext()
+    return err.status(Text(visible(text))) if err.is_terminal else nullcontext()
 
 
 def _show(reports: list[AuditReport], as_json: bool, output: Path | None) -> None:
     from kullback.auditing.pages import book, overview
     from kullback.report import html, markdown, terminal
 
-    record = json.dumps({"audits": [report.to_dict() for report in reports]}, ensure_ascii=False)
+    record = {"audits": [report.to_dict() for report in reports]}
     if as_json:
-        typer.echo(record)
+        write_record(record)
     elif reports:
         terminal.show(overview(reports), console())
     if output is None:
         return
     written = {".md": markdown.render, ".html": html.render}.get(output.suffix)
     try:
-        output.write_text(written(book(reports)) if written else record, encoding="utf-8")
+        output.write_text(written(book(reports)) if written else json_of(record), encoding="utf-8")
     except OSError as error:
         fail(f"{output} cannot be written: {error.strerror}")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from kullback.cli.options import within
 from kullback.cli.screen import fail, show
 
 VERDICTS = ("holds", "condition", "fails", "undecided")
@@ -27,7 +28,9 @@ def claims(
     ] = "",
     source: Annotated[str, typer.Option(help="Only claims of a source: 000 to 004, schulman, amini, trl, …")] = "",
     verdict: Annotated[str, typer.Option(help="Only holds, condition, fails or undecided.")] = "",
-    seed: Annotated[int, typer.Option(help="The random world that a general claim is computed in.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The random world that a general claim is computed in.", callback=within(0, 2**63 - 1))
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """What has been published about estimating a KL divergence, and what a computation makes of it.

@@ -7,22 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kullback.cli.screen import shown
+from kullback.cli.options import given, refuse, within
+from kullback.cli.screen import fail, shown
 from kullback.errors import InputError
+from kullback.jobs.limits import MOST
 
 if TYPE_CHECKING:
     from kullback.estimators import Estimator, Level
 
 
 def compare(
+    context: typer.Context,
     policy: Annotated[str, typer.Argument(help="Hugging Face id, folder, or builtin:tuned.")] = "builtin:tuned",
     reference: Annotated[str, typer.Argument(help="Likewise, or builtin:base.")] = "builtin:base",
-    prompts: Annotated[Path | None, typer.Option(help="Prompts: .txt (a line each), .jsonl or .parquet.")] = None,
-    samples: Annotated[int, typer.Option(help="Completions of each prompt.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens after which a completion is cut.")] = 48,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Prompts: .txt (a line each), .jsonl, .json, .csv, .parquet, or an id of datasets."),
+    ] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Where in --prompts they are. Default: prompt, …")] = None,
+    samples: Annotated[int, typer.Option(help="Completions of each prompt.", callback=within(1, MOST["samples"]))] = 16,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens after which a completion is cut.", callback=within(1, MOST["max_new_tokens"]))
+    ] = 48,
     temperature: Annotated[float, typer.Option(help="Of the policy's sampling.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus of the policy's sampling; 1 keeps all.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Most likely tokens that are kept; 0 keeps all.")] = 0,
+    top_k: Annotated[int, typer.Option(help="Most likely tokens that are kept; 0 keeps all.", callback=within(0))] = 0,
     process_reference: Annotated[bool, typer.Option(help="Apply the sampling settings to the reference too.")] = False,
     batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "auto",
     estimator: Annotated[
@@ -34,9 +43,12 @@ def compare(
     ] = False,
     text: Annotated[
         Path | None,
-        typer.Option(help="Score this text under both models instead of sampling (.txt, .jsonl, .parquet)."),
+        typer.Option(help="Score this text under both models instead of sampling (.txt, .jsonl, .parquet, …)."),
     ] = None,
-    context_length: Annotated[int, typer.Option(help="Tokens of a window, with --text.")] = 512,
+    text_column: Annotated[str | None, typer.Option(help="Where in --text it is. Default: text, content, …")] = None,
+    context_length: Annotated[
+        int, typer.Option(help="Tokens of a window, with --text.", callback=within(4, MOST["context_length"]))
+    ] = 512,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -52,6 +64,9 @@ def compare(
 
         kullback compare ./my-model-int4 ./my-model --text wiki.txt
     """
+    _check_together(context, policy, text)
+    size = _size(batch_size)
+    asked = [_estimator(name) for name in estimator or ()]
     from kullback.jobs.comparison import compare as run
     from kullback.jobs.estimates import TABLE
     from kullback.jobs.text import compare_text
@@ -64,7 +79,8 @@ def compare(
                     reference,
                     text,
                     context_length=context_length,
-                    batch_size=_size(batch_size),
+                    text_column=text_column,
+                    batch_size=size,
                     device=device,
                     dtype=dtype,
                     output=output,
@@ -79,6 +95,7 @@ def compare(
                 policy,
                 reference,
                 prompts,
+                prompt_column=prompt_column,
                 samples=samples,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -86,8 +103,8 @@ def compare(
                 top_k=top_k,
                 process_reference=process_reference,
                 both=both,
-                estimators=[_estimator(name) for name in estimator] if estimator else TABLE,
-                batch_size=_size(batch_size),
+                estimators=asked or TABLE,
+                batch_size=size,
                 seed=seed,
                 device=device,
                 dtype=dtype,
@@ -98,8 +115,42 @@ def compare(
         )
 
 
+SAMPLED = (
+    "prompts",
+    "prompt_column",
+    "samples",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "process_reference",
+    "estimator",
+    "both",
+    "seed",
+)
+"""What has to do with sampling, and with --text nothing."""
+
+SCORED = ("text_column", "context_length", "windows")
+"""What has to do with --text alone."""
+
+
+def _check_together(context: typer.Context, policy: str, text: Path | None) -> None:
+    """Refuse options that would do nothing, and a policy without the reference that is meant."""
+    names = {option.name for option in context.command.params}
+    if text is not None:
+        refuse(context, SAMPLED, "with --text, which samples nothing")
+    else:
+        refuse(context, [name for name in SCORED if name in names], "without --text")
+    if given(context, ["prompt_column"]) and not given(context, ["prompts"]):
+        fail("--prompt-column came without --prompts: name the file that has that column")
+    if given(context, ["overwrite"]) and not given(context, ["output"]):
+        fail("--overwrite came without --output, and there is nothing to replace: leave it out")
+    if policy != "builtin:tuned" and not given(context, ["reference"]):
+        fail(f"{policy} came without what it is to be compared with: kullback compare {policy} REFERENCE")
+
+
 def _size(text: str) -> int | Literal["auto"]:
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < 10 and int(text) > 0:
         return int(text)
     if text != "auto":
         raise InputError(f"--batch-size {text} came, but it is 'auto' or at least 1")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kullback.cli.screen import console, shown
+from kullback.cli.options import refuse, within
+from kullback.cli.screen import fail, shown, tell
+from kullback.jobs.limits import MOST
 
 if TYPE_CHECKING:
     from kullback.documents import Outcome
@@ -24,8 +26,8 @@ lab = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Output = Annotated[Path | None, typer.Option(help="Folder for the JSON and the picture (PNG and SVG).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")]
-Samples = Annotated[int, typer.Option(help="Draws or sequences whose mean is the estimate.")]
-Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
+Samples = Annotated[int, typer.Option(help="Draws or sequences whose mean is the estimate.", callback=within(1))]
+Seed = Annotated[int, typer.Option(help="Of the random numbers.", callback=within(0, 2**63 - 1))]
 
 
 SHIFTS = [0.1, 1.0]
@@ -44,21 +46,24 @@ def _run(
     unit: str = "",
 ) -> None:
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
-    from kullback.jobs.outputs import prepare_output, write_json
+    if overwrite and output is None:
+        fail("--overwrite came without --output, and there is nothing to replace: leave it out")
+    from kullback.jobs.outputs import results_in, write_json
     from kullback.report.pictures import draw, require_matplotlib
 
     with shown(as_json, unit, starting=name, doing=name) as (on_progress, show):
         if output is not None:
             require_matplotlib()
         files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
-        folder = None if output is None else prepare_output(output, overwrite=overwrite, names=files)
-        result = experiment(on_progress)
-        show(result)
-        if folder is not None:
+        with results_in(output, overwrite=overwrite, names=files) as folder:
+            result = experiment(on_progress)
+            show(result)
+            if folder is None:
+                return
             write_json(folder / files[0], result.to_dict())
             [chart] = result.document().charts
             draw(chart, [folder / file for file in files[1:]])
-            console(stderr=True).print(f"written to {folder}: {', '.join(files)}", style="dim", highlight=False)
+            tell(f"written to {folder}: {', '.join(files)}", style="dim")
 
 
 def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
@@ -69,9 +74,13 @@ def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None
 
 @lab.command()
 def gaussian(
-    shift: Annotated[list[float], typer.Option(help="Mean of p; may be repeated.")] = SHIFTS,
-    scale: Annotated[float, typer.Option(help="Standard deviation of p.")] = 1.0,
-    samples: Annotated[int, typer.Option(help="Draws behind the sampled columns.")] = 1_000_000,
+    shift: Annotated[
+        list[float], typer.Option(help="Mean of p; may be repeated.", callback=within(-100, 100))
+    ] = SHIFTS,
+    scale: Annotated[float, typer.Option(help="Standard deviation of p.", callback=within(1e-3, 1e3))] = 1.0,
+    samples: Annotated[
+        int, typer.Option(help="Draws behind the sampled columns.", callback=within(2, 10_000_000))
+    ] = 1_000_000,
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -100,10 +109,14 @@ def categorical(
     estimator: Annotated[
         list[str] | None, typer.Option(help="Of `kullback estimators`; may be repeated. Default: those of KL(q‖p).")
     ] = None,
-    distance: Annotated[float, typer.Option(help="Of the policy's logits, while the vocabulary is swept.")] = 0.5,
-    vocab: Annotated[int, typer.Option(help="Tokens, while the distance is swept.")] = 256,
+    distance: Annotated[
+        float, typer.Option(help="Of the policy's logits, while the vocabulary is swept.", callback=within(1e-3, 100))
+    ] = 0.5,
+    vocab: Annotated[
+        int, typer.Option(help="Tokens, while the distance is swept.", callback=within(2, 1_000_000))
+    ] = 256,
     samples: Samples = 100,
-    worlds: Annotated[int, typer.Option(help="Random pairs a setting.")] = 10,
+    worlds: Annotated[int, typer.Option(help="Random pairs a setting.", callback=within(1, 10_000))] = 10,
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -139,11 +152,15 @@ def categorical(
 
 @lab.command()
 def language(
-    distance: Annotated[float, typer.Option(help="Of the policy's logits, while others are swept.")] = 0.2,
-    vocab: Annotated[int, typer.Option(help="Tokens, while others are swept.")] = 32,
-    horizon: Annotated[int, typer.Option(help="Most tokens of a sequence, while others are swept.")] = 64,
+    distance: Annotated[
+        float, typer.Option(help="Of the policy's logits, while others are swept.", callback=within(1e-3, 100))
+    ] = 0.2,
+    vocab: Annotated[int, typer.Option(help="Tokens, while others are swept.", callback=within(2, 4096))] = 32,
+    horizon: Annotated[
+        int, typer.Option(help="Most tokens of a sequence, while others are swept.", callback=within(1, 100_000))
+    ] = 64,
     samples: Samples = 100,
-    worlds: Annotated[int, typer.Option(help="Random pairs a setting.")] = 5,
+    worlds: Annotated[int, typer.Option(help="Random pairs a setting.", callback=within(1, 10_000))] = 5,
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -178,7 +195,11 @@ def language(
 @lab.command()
 def gradients(
     staleness: Annotated[
-        float, typer.Option(help="How far the policy that draws the rows is behind, in its logits, off-policy.")
+        float,
+        typer.Option(
+            help="How far the policy that draws the rows is behind, in its logits, off-policy.",
+            callback=within(1e-3, 100),
+        ),
     ] = 0.3,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -206,7 +227,9 @@ def gradients(
 def coefficients(
     q: Annotated[str, typer.Option("--policy", help="Probabilities of the policy, with commas.")] = "0.5,0.3,0.2",
     p: Annotated[str, typer.Option("--reference", help="Probabilities of the reference.")] = "0.2,0.3,0.5",
-    n: Annotated[list[int], typer.Option("-n", help="Draws of a batch; may be repeated.")] = SIZES,
+    n: Annotated[
+        list[int], typer.Option("-n", help="Draws of a batch; may be repeated.", callback=within(2, 100_000))
+    ] = SIZES,
     output: Output = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -235,10 +258,12 @@ def _numbers(text: str) -> list[float]:
 
 @lab.command()
 def training(
-    beta: Annotated[list[float], typer.Option(help="Weight of the KL term; may be repeated.")] = BETAS,
-    steps: Annotated[int, typer.Option(help="Gradient steps of every run.")] = 2000,
-    samples: Annotated[int, typer.Option(help="Sequences of a batch.")] = 16,
-    seeds: Annotated[int, typer.Option(help="Runs of each KL term.")] = 8,
+    beta: Annotated[
+        list[float], typer.Option(help="Weight of the KL term; may be repeated.", callback=within(1e-6, 1e6))
+    ] = BETAS,
+    steps: Annotated[int, typer.Option(help="Gradient steps of every run.", callback=within(1, 10_000_000))] = 2000,
+    samples: Annotated[int, typer.Option(help="Sequences of a batch.", callback=within(2, 100_000))] = 16,
+    seeds: Annotated[int, typer.Option(help="Runs of each KL term.", callback=within(1, 100_000))] = 8,
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -264,17 +289,34 @@ def training(
 
 @lab.command()
 def plan(
+    context: typer.Context,
     pilot: Annotated[
         list[str],
         typer.Argument(help="A rollouts.parquet, or a policy and a reference to sample a pilot from, as for compare."),
     ] = MODELS,
-    relative: Annotated[float | None, typer.Option(help="Wished standard error over the KL; 0.05 unless told.")] = None,
-    stderr: Annotated[float | None, typer.Option(help="Wished standard error, nats a sequence.")] = None,
-    most_prompts: Annotated[int | None, typer.Option(help="Prompts that can be had; unset: as many as needed.")] = None,
-    read_cost: Annotated[float, typer.Option(help="Cost of reading a prompt token, in generated tokens.")] = 0.1,
+    relative: Annotated[
+        float | None,
+        typer.Option(help="Wished standard error over the KL; 0.05 unless told.", callback=within(1e-6, 10)),
+    ] = None,
+    stderr: Annotated[
+        float | None, typer.Option(help="Wished standard error, nats a sequence.", callback=within(1e-9, 1e9))
+    ] = None,
+    most_prompts: Annotated[
+        int | None, typer.Option(help="Prompts that can be had; unset: as many as needed.", callback=within(2))
+    ] = None,
+    read_cost: Annotated[
+        float, typer.Option(help="Cost of reading a prompt token, in generated tokens.", callback=within(0, 1e6))
+    ] = 0.1,
     prompts: Annotated[Path | None, typer.Option(help="Of the pilot, with two models.")] = None,
-    samples: Annotated[int, typer.Option(help="Completions of each prompt of the pilot, with two models.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens after which a completion is cut.")] = 48,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="Completions of each prompt of the pilot, with two models.", callback=within(1, MOST["samples"])
+        ),
+    ] = 8,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens after which a completion is cut.", callback=within(1, MOST["max_new_tokens"]))
+    ] = 48,
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -288,6 +330,10 @@ def plan(
 
         kullback lab plan ./my-model Qwen/Qwen3-0.6B --prompts prompts.jsonl --stderr 0.1 --most-prompts 500
     """
+    if len(pilot) == 1:
+        refuse(context, ("prompts", "samples", "max_new_tokens"), f"with {pilot[0]}, a file of rollouts")
+    if relative is not None and stderr is not None:
+        fail("--relative and --stderr came, but they are two ways to say the same: leave one of them out")
     from kullback.errors import InputError
     from kullback.jobs.comparison import compare
     from kullback.lab import plan as run

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, NoReturn, TextIO, cast
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from kullback.documents import Outcome
-from kullback.errors import KullbackError
+from kullback.documents import Outcome, json_of, visible
+from kullback.errors import StoppedError
 from kullback.report import terminal
+from kullback.report.substitutes import ERRORS
 
 if TYPE_CHECKING:
     from kullback.jobs.progress import Progress as Done
 
 WIDTH = 124
 """Columns of tables that do not go to a terminal."""
+
+QUIET_SECONDS = 30.0
+"""How often a job says on a pipe how far it is."""
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr show whatever comes: with substitutes, and nowhere where they are closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before Python began, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process lives)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=ERRORS)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -32,9 +47,23 @@ def console(*, stderr: bool = False) -> Console:
 def show(outcome: Outcome, as_json: bool) -> None:
     """An outcome, as JSON or as a document."""
     if as_json:
-        typer.echo(json.dumps(outcome.to_dict(), ensure_ascii=False))
+        write_record(outcome.to_dict())
     else:
         terminal.show(outcome.document(), console())
+    sys.stdout.flush()
+
+
+def write_record(record: object) -> None:
+    """A record as a line of JSON on stdout, in ASCII where it has no more."""
+    print(json_of(record, ascii_only="utf" not in (sys.stdout.encoding or "utf-8").lower()))
+
+
+def tell(message: str, style: str = "") -> None:
+    """A sentence on stderr, as one line whatever its length."""
+    # Where stderr is closed or full there is nobody to tell.
+    with suppress(OSError):
+        err = console(stderr=True)
+        err.print(Text(visible(message), style=style), soft_wrap=True)
 
 
 @contextmanager
@@ -52,7 +81,35 @@ def shown(
         show(outcome, as_json)
 
     err = console(stderr=True)
-    bar = Progress(
+    bar = _bar(err)
+    task = bar.add_task(starting, total=None, count="", rate="")
+    said = time.monotonic()
+
+    def on_progress(done: Done) -> None:
+        nonlocal said
+        elapsed = bar.tasks[0].elapsed or 0.0
+        rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 and done.tokens else ""
+        count = f"{done.sequences}/{done.total} {unit}"
+        bar.update(task, description=doing, completed=done.sequences, total=done.total, count=count, rate=rate)
+        if not err.is_terminal and time.monotonic() - said > QUIET_SECONDS:
+            said = time.monotonic()
+            tell(f"kullback: {doing}, {count}{rate and f', {rate}'}")
+
+    try:
+        with bar:
+            yield on_progress, ended
+    except StoppedError as error:
+        _show_half(error, ended)
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped before anything was finished")
+    except Exception as error:
+        _show_half(error, ended)
+        raise
+
+
+def _bar(err: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[count]}"),
@@ -62,27 +119,23 @@ def shown(
         disable=not err.is_terminal,
         transient=True,
     )
-    task = bar.add_task(starting, total=None, count="", rate="")
 
-    def on_progress(done: Done) -> None:
-        elapsed = bar.tasks[0].elapsed or 0.0
-        rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 and done.tokens else ""
-        count = f"{done.sequences}/{done.total} {unit}"
-        bar.update(task, description=doing, completed=done.sequences, total=done.total, count=count, rate=rate)
 
-    try:
-        with bar:
-            yield on_progress, ended
-    except KullbackError as error:
-        bar.stop()
-        if error.result is not None:
-            ended(error.result)
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("stopped before anything was finished")
+def _show_half(error: BaseException, show: Callable[[Outcome], None]) -> None:
+    """What a job had finished when the error ended it, if anything."""
+    result = getattr(error, "result", None)
+    if result is not None:
+        show(result)
 
 
 def fail(message: str) -> NoReturn:
     """One sentence on stderr and exit status 2."""
-    console(stderr=True).print(f"kullback: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    tell(f"kullback: {message}", style="red")
     sys.exit(2)
+
+
+def silence(stream: TextIO | None) -> None:
+    """Have nothing more written to a stream that is closed or full, not even when Python ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, cast(IO[str], stream).fileno())

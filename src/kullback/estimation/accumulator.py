@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 from typing import Any
 
-from kullback.arrays import Groups, Numbers
+import numpy as np
+
+from kullback.arrays import Groups, Numbers, fingerprint, place
 from kullback.errors import InputError
 from kullback.estimation.conclusion import conclusion
 from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
-from kullback.estimation.sequences import Sequences
+from kullback.estimation.sequences import Sequences, columns_of
 from kullback.estimation.summary import Summary
 from kullback.estimators import Estimator, Level
 from kullback.weights import Truncation
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of what `Accumulator.state` returns."""
+
+LARGEST_LOG_WEIGHT = 200.0
+"""Beyond it, 7e86, the cubes of importance weights, which errors are made of, leave float64."""
 
 
 class Accumulator:
@@ -25,6 +31,9 @@ class Accumulator:
     Splitting a batch at any place and merging the parts in their order gives the one-pass result to rounding
     (1e-12 relative): sums are centred moments, coefficients are fitted leaving out one of 1,024 cells that
     rows are dealt to in turn, and a tail is its 4,096 largest ratios.
+
+    Several threads may update one: batches are added one after the other. It can be pickled and copied, and
+    `state` and `restore` carry it as plain numbers, with its options and a version that are checked.
 
     Args:
         estimator, level, unit, truncate: as for `kullback.estimate`.
@@ -51,10 +60,11 @@ class Accumulator:
         estimator: Estimator | str,
         level: Level = "token",
         unit: Unit = "sequence",
-        truncate: Truncation | float | None = None,
+        truncate: Truncation | float | str | None = None,
     ) -> None:
         self._recipe = Recipe.of(estimator, level, unit, truncate)
         self._summary = Summary.nothing(CHECK + len(self._recipe.columns))
+        self._lock = Lock()
 
     def update(
         self,
@@ -69,58 +79,92 @@ class Accumulator:
     ) -> Accumulator:
         """Add sequences: a mapping from column names to arrays, or the arrays as `kullback.estimate` takes them.
 
+        A mapping (or a table of pandas, polars or pyarrow) has the columns `logprobs` and `ref_logprobs`, and may have
+        `mask`, `behavior_logprobs`, `token_kl`, `ref_mass` and `groups`, or they are handed beside it. Of other
+        columns, `tokens`, `prompt_tokens`, `sample`, `step`, `reward` and `finish` are ignored.
+
         Returns:
             This accumulator. A batch that is refused changes nothing.
+
+        Raises:
+            ShapeError, InputError: as `kullback.estimate`; and a column of another name, one that came twice, or
+                importance weights beyond e^200.
         """
-        if not isinstance(batch, Sequences | Mapping):
-            if ref_logprobs is None:
-                raise InputError("update got logprobs alone, but ref_logprobs of the same tokens are needed too")
-            batch = Sequences.of(
-                batch,
-                ref_logprobs,
-                mask,
-                behavior_logprobs=behavior_logprobs,
-                token_kl=token_kl,
-                ref_mass=ref_mass,
-                groups=groups,
-            )
-        sequences = Sequences.of_batch(batch)
+        beside = {
+            "ref_logprobs": ref_logprobs,
+            "mask": mask,
+            "behavior_logprobs": behavior_logprobs,
+            "token_kl": token_kl,
+            "ref_mass": ref_mass,
+            "groups": groups,
+        }
+        sequences = _sequences(batch, {name: value for name, value in beside.items() if value is not None})
         self._recipe.check(sequences)
-        summary = self._summary
-        for block in sequences.blocks():
-            summary += self._recipe.summarise(block)
-        self._summary = summary
+        with self._lock:
+            summary = self._summary
+            before = 0
+            for block in sequences.blocks():
+                _check_weights(block, self._recipe, before)
+                summary += self._recipe.summarise(block)
+                before += len(block)
+            self._summary = summary
         return self
 
     def merge(self, other: Accumulator) -> Accumulator:
-        """Add what another accumulator saw, as if its sequences had come after these; returns this one."""
-        if self._recipe.name != other._recipe.name:
-            raise InputError(f"{self} and {other} came: only accumulators of one estimator, level and unit merge")
-        self._summary += other._summary
+        """Add what another accumulator saw, as if its sequences had come after these; returns this one.
+
+        Raises:
+            InputError: it is of other options, no accumulator, or this one, whose rows would count twice.
+        """
+        if not isinstance(other, Accumulator):
+            raise InputError(
+                f"a {type(other).__name__} came, but an accumulator is merged: "
+                "read a state with Accumulator(…).restore(state) first"
+            )
+        if other is self:
+            raise InputError(f"{self} came to be merged with itself: its rows would count twice")
+        if self._options != other._options:
+            raise InputError(
+                f"{self} and {other} came: only accumulators of one estimator, level and unit merge, with equal options"
+            )
+        with self._lock:
+            self._summary += other._summary
         return self
 
     def state(self) -> dict[str, Any]:
         """Plain numbers and NumPy arrays, for a checkpoint or another process; see `restore`."""
-        return {"schema": SCHEMA, "recipe": self._recipe.name, **self._summary.to_state()}
+        return {
+            "schema": SCHEMA,
+            "recipe": self._recipe.name,
+            "options": self._options,
+            **self._summary.to_state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> Accumulator:
         """Continue from what `state` returned on an accumulator with the same options; returns this one.
 
         Raises:
-            InputError: a state of other options, or of another version of this package.
+            InputError: a state of other options, of another version of this package, or no state.
         """
+        if not isinstance(state, Mapping):
+            raise InputError(f"a {type(state).__name__} came, but what Accumulator.state() returned is needed")
         summary = dict(state)
-        schema, recipe = summary.pop("schema", None), summary.pop("recipe", None)
+        schema, recipe, options = (summary.pop(name, None) for name in ("schema", "recipe", "options"))
         if schema != SCHEMA:
             raise InputError(
                 f"a state with schema {schema} came, but {SCHEMA} is read here: accumulate again with this version"
             )
-        if recipe != self._recipe.name:
+        if recipe != self._recipe.name or options != self._options:
             raise InputError(
                 f"a state of {recipe} came to an accumulator of {self._recipe.name}: "
                 "restore it with the options that it was made with"
             )
-        self._summary = Summary.from_state(summary)
+        try:
+            restored = Summary.from_state(summary)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a state that is not whole came ({error}): pass what state() returned") from error
+        with self._lock:
+            self._summary = restored
         return self
 
     def result(self) -> Estimate:
@@ -131,8 +175,62 @@ class Accumulator:
         """
         return conclusion(self._recipe, self._summary)
 
+    @property
+    def _options(self) -> str:
+        """Every option by value, in words."""
+        recipe = self._recipe
+        tamed = "" if recipe.truncation is None else fingerprint(recipe.truncation.fn)
+        return f"{recipe.name}: {fingerprint(recipe.estimator.fn)}; {tamed}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
+
     def __repr__(self) -> str:
         return f"<accumulator of {self._recipe.name}, {self._summary.rows} sequences>"
+
+
+def _sequences(batch: Any, beside: dict[str, Any]) -> Sequences:
+    """What `update` was given, checked; nothing handed beside a mapping is dropped."""
+    if isinstance(batch, Sequences):
+        if beside:
+            raise InputError(
+                f"{', '.join(beside)} came beside a batch that is checked already: put all columns into the batch"
+            )
+        return batch
+    if isinstance(batch, Mapping) or hasattr(batch, "columns"):
+        columns = columns_of(batch)
+        twice = [name for name in beside if columns.get(name) is not None]
+        if twice:
+            raise InputError(f"{', '.join(twice)} came in the mapping and beside it: pass each column once")
+        return Sequences.of_batch({**columns, **beside})
+    if "ref_logprobs" not in beside:
+        raise InputError("update got logprobs alone, but ref_logprobs of the same tokens are needed too")
+    return Sequences.of(batch, **beside)
+
+
+def _check_weights(block: Sequences, recipe: Recipe, before: int) -> None:
+    """Hold that importance weights which nothing caps stay within what their moments can hold.
+
+    Args:
+        block: rows of a batch.
+        recipe: what is computed of them.
+        before: the batch's rows before these.
+    """
+    capped = recipe.truncation is not None and not recipe.truncation.self_normalised
+    if block.behavior_logprobs is None or capped:
+        return
+    log_weights = np.cumsum(block.logprobs - block.behavior_logprobs, axis=1)
+    if log_weights.max() > LARGEST_LOG_WEIGHT:
+        row, token = place(log_weights > LARGEST_LOG_WEIGHT)
+        raise InputError(
+            f"the importance weight q/μ of row {before + row} reaches e^{log_weights[row].max():.0f}, beyond e^200 "
+            f"from position {token} on (logprobs {block.logprobs[row, token]:g}, behavior_logprobs "
+            f"{block.behavior_logprobs[row, token]:g}): behavior_logprobs are not those of what drew the tokens; "
+            "mend them, or cap the weights with truncate=…"
+        )
 
 
 def estimate(
@@ -147,7 +245,7 @@ def estimate(
     token_kl: Numbers | None = None,
     ref_mass: Numbers | None = None,
     groups: Groups | None = None,
-    truncate: Truncation | float | None = None,
+    truncate: Truncation | float | str | None = None,
 ) -> Estimate:
     """Σ_i k(ℓ_i) / n with its standard error: a divergence of the policy q from the reference p, in nats.
 
@@ -157,9 +255,11 @@ def estimate(
     token too, and the log-probs are those of the distribution that was sampled.
 
     Args:
-        logprobs: log q of the sampled tokens, (batch, time), NumPy, torch or JAX, any float dtype.
+        logprobs: log q of the sampled tokens, (batch, time): an array of NumPy, torch or JAX, any float dtype, or
+            rows as lists or arrays. Rows of lists may differ in length, each as long in every column; a number
+            that is not known is `None`, and has to be masked; what `np.ma` masks does not count.
         ref_logprobs: log p of the same tokens; −inf where the reference excludes one.
-        mask: True where a token counts, (batch, time); everything else may hold anything.
+        mask: True where a token counts, (batch, time): bool, or exactly 0 and 1; everything else may hold anything.
         estimator: a member of `kullback.ESTIMATORS` or its name. Rao-Blackwell reads `token_kl`.
         level: "token" or "sequence".
         unit: "sequence" for nats a sequence; "token" for the ratio of totals, nats a token, with a
@@ -176,8 +276,11 @@ def estimate(
         An `Estimate`; its `warnings` say in words what makes it doubtful.
 
     Raises:
-        ShapeError: arrays whose shapes differ or are not (batch, time).
-        InputError: log-probs that cannot be right, or a column the estimator needs and did not get.
+        ShapeError: arrays whose shapes differ or are not (batch, time); nothing is broadcast.
+        InputError: counted numbers that cannot be right, with row, position and the likely cause: nan, None, positive
+            log-probs (logits, probabilities, the rounding of half precision), −9000 and below (what servers write
+            for "not known"), −inf where the sampler drew the token; a mask that is none; a column the estimator
+            needs and did not get; importance weights beyond e^200.
         NameUnknownError: no estimator has the name.
 
     Reference: Schulman 2020; Vehtari et al. 2024 (k̂); docs/theory.md (when token k3 is unbiased, λ*).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,9 +11,19 @@ from kullback.errors import InputError
 from kullback.estimation.doubts import doubts
 from kullback.estimation.moments import Moments
 from kullback.estimation.recipe import DENOMINATOR, NUMERATOR, Recipe
-from kullback.estimation.result import Estimate
+from kullback.estimation.residuals import Residuals
+from kullback.estimation.result import Estimate, GivenPrompts
+from kullback.estimation.strata import Spread, spread_of_strata
 from kullback.estimation.summary import Summary
-from kullback.estimators import Link
+from kullback.estimators import Estimator, Link
+
+RIDGE_ROWS = 30.0
+"""What a fit is held to 0 by, in sequences. At 8 rows of an ordinary world an unregularised fit has five times the root
+mean square error of none (0.44 against 0.086); a ridge of 10 rows still loses 18% to 48% of mean square error in worlds
+with a heavy ratio, this one at most 7%. At 512 rows it costs 6% of the coefficient."""
+
+NAMED = 5
+"""Sequences that an estimate names as those that move it most."""
 
 
 def conclusion(recipe: Recipe, summary: Summary) -> Estimate:
@@ -25,9 +35,10 @@ def conclusion(recipe: Recipe, summary: Summary) -> Estimate:
     if summary.rows == 0:
         raise InputError("no sequence was added yet: call update(batch) before result()")
     estimator, clusters = recipe.estimator, summary.clusters
-    mean = _mean(recipe, summary)
+    mean, given = _means(recipe, summary)
+    residuals = _residuals(recipe, summary, mean.value) if np.isfinite(mean.value) and not summary.infinite else None
     first, second = summary.weight_sums
-    return Estimate(
+    found = Estimate(
         value=mean.value,
         stderr=mean.stderr if clusters > 1 else float("nan"),
         skewness=mean.skewness,
@@ -39,9 +50,12 @@ def conclusion(recipe: Recipe, summary: Summary) -> Estimate:
         level=recipe.level,
         unit=recipe.unit,
         coefficients=_coefficients(recipe, summary),
-        warnings=tuple(doubts(recipe, summary)),
         nonnegative=estimator.nonnegative,
+        given_prompts=given,
+        influential=() if residuals is None else residuals.influences()[:NAMED],
     )
+    apart = None if residuals is None else residuals.apart()
+    return replace(found, warnings=tuple(doubts(recipe, summary, found, apart)))
 
 
 @dataclass(frozen=True)
@@ -51,16 +65,56 @@ class _Mean:
     skewness: float
 
 
-def _mean(recipe: Recipe, summary: Summary) -> _Mean:
+def _means(recipe: Recipe, summary: Summary) -> tuple[_Mean, GivenPrompts | None]:
+    """The value with its error for prompts drawn from a population, and its error for these prompts."""
     if summary.infinite:
-        return _Mean(float("inf"), float("inf"), 0.0)
+        return _Mean(float("inf"), float("inf"), 0.0), None
     cells, columns = summary.independent, recipe.fitted
     # Coefficients that see their own cell would bias the value: plug-in λ* is off by more than 0.05 nats with three
     # sequences in tests/test_estimate.py, where leaving the cell out is exact.
     left_out = _fitted(cells.leave_one_out(), columns) if columns else np.zeros((len(cells.count), 0))
     direction = _directions(cells, columns, left_out)
     mean = _ratio_of_means(cells, direction, summary.clusters, by_cell=summary.grouped)
-    return mean if recipe.estimator.link is None else _linked(mean, recipe.estimator.link)
+    spread = _spread_given_prompts(summary, direction, mean.value)
+    link = recipe.estimator.link
+    given = None if spread is None else _given(mean.value, spread, recipe.estimator)
+    if _tells_nothing(recipe, summary):
+        mean = replace(mean, stderr=float("nan"))
+        given = None
+    return mean if link is None else _linked(mean, link), given
+
+
+def _tells_nothing(recipe: Recipe, summary: Summary) -> bool:
+    """Whether every draw gave one and the same number other than 0, which says nothing of what was not drawn."""
+    low, high = summary.span
+    alike = summary.rows > 1 and high - low <= 1e-9 * max(abs(low), abs(high))
+    return alike and recipe.estimator.reads == "log_ratio" and not summary.equal
+
+
+def _spread_given_prompts(summary: Summary, direction: Float64, value: float) -> Spread | None:
+    """The spread of the ratio when only samples, not prompts, are drawn anew; None where that cannot be known."""
+    prompts = summary.prompts
+    if prompts is None or prompts.hashed:
+        return None
+    cells = prompts.cells.nonempty()
+    if not summary.grouped:  # one prompt: the direction is by cells of rows, whose coefficients differ by 1/n
+        direction = np.repeat(direction.mean(axis=0, keepdims=True), len(cells.count), axis=0)
+    residual = direction.copy()
+    residual[:, DENOMINATOR] -= value
+    return spread_of_strata(cells, residual)
+
+
+def _given(value: float, spread: Spread, estimator: Estimator) -> GivenPrompts:
+    link = estimator.link
+    slope = 1.0 if link is None else link.derivative(value)
+    return GivenPrompts(
+        value=value if link is None else link.function(value),
+        stderr=abs(slope) * spread.stderr,
+        skewness=float(np.sign(slope)) * spread.skewness,
+        n=spread.rows,
+        freedom=spread.freedom,
+        nonnegative=estimator.nonnegative,
+    )
 
 
 def _coefficients(recipe: Recipe, summary: Summary) -> dict[str, float]:
@@ -72,6 +126,16 @@ def _coefficients(recipe: Recipe, summary: Summary) -> dict[str, float]:
     return {control.name: value for control, value in zip(controls, fitted.tolist(), strict=True)}
 
 
+def _residuals(recipe: Recipe, summary: Summary, value: float) -> Residuals:
+    """The sequences that may move the value most, with what each adds beyond its share."""
+    total = summary.independent.total()
+    direction = _directions(total, recipe.fitted, _fitted(total, recipe.fitted))
+    direction[:, DENOMINATOR] -= value
+    squares = float(total.along(direction)[1][0])
+    divisor = float(total.count[0] * total.mean[0, DENOMINATOR])
+    return Residuals.of([summary.highest, summary.lowest], direction[0], squares, divisor, summary.rows)
+
+
 def _largest_khat(summary: Summary) -> float:
     khats = [tail.khat() for tail in (summary.ratios, summary.weights, summary.summands)]
     return max((khat for khat in khats if not np.isnan(khat)), default=float("nan"))
@@ -80,7 +144,8 @@ def _largest_khat(summary: Summary) -> float:
 def _fitted(table: Moments, columns: list[int]) -> Float64:
     """Coefficients (cells, controls) that minimise the variance of numerator − R·denominator + c·controls.
 
-    The controls' means are known to be zero, so their second moments are taken about zero.
+    The controls' means are known to be zero, so their second moments are taken about zero. A ridge worth ten sequences
+    holds what few of them say to no correction at all.
     """
     mean, comoment = table.mean, table.comoment
     divisor = mean[:, DENOMINATOR]
@@ -90,10 +155,11 @@ def _fitted(table: Moments, columns: list[int]) -> Float64:
     second = comoment[:, columns][:, :, columns] + table.count[:, None, None] * h[:, :, None] * h[:, None, :]
     scale = np.sqrt(np.diagonal(second, axis1=1, axis2=2))
     scale = np.where(scale > 0, scale, 1.0)
-    # Scaled to a correlation first: the cut-off of pinv is then about collinearity, not about units.
+    # Scaled to a correlation first: the ridge is then in sequences, whatever the controls' units.
     correlation = second / (scale[:, :, None] * scale[:, None, :])
-    inverse = np.linalg.pinv(correlation, rcond=1e-10, hermitian=True)
-    return np.asarray(-np.einsum("cij,cj->ci", inverse, covariance / scale) / scale)
+    ridge = (RIDGE_ROWS / np.maximum(table.count, 1.0))[:, None, None] * np.eye(len(columns))
+    weights = np.linalg.solve(correlation + ridge, covariance[:, :, None] / scale[:, :, None])[:, :, 0]
+    return np.asarray(-weights / scale)
 
 
 def _directions(cells: Moments, columns: list[int], coefficients: Float64) -> Float64:
@@ -105,19 +171,37 @@ def _directions(cells: Moments, columns: list[int], coefficients: Float64) -> Fl
 
 
 def _ratio_of_means(cells: Moments, direction: Float64, clusters: int, *, by_cell: bool) -> _Mean:
-    """R = Σ direction·z / Σ denominator with its delta-method error, over rows or over whole cells."""
-    total = float(np.sum(cells.count * cells.mean[:, DENOMINATOR]))
+    """R = Σ direction·z / Σ denominator with its error, over rows or over whole cells."""
+    top, bottom = cells.count * np.sum(direction * cells.mean, axis=1), cells.count * cells.mean[:, DENOMINATOR]
+    total = float(bottom.sum())
     if total <= 0:
         raise InputError("every importance weight is 0: the policy excludes all that the behaviour policy drew")
-    value = float(np.sum(cells.count * np.sum(direction * cells.mean, axis=1))) / total
+    value = float(top.sum()) / total
+    if by_cell or clusters == len(cells.count):
+        return _jackknifed(top, bottom, value)
     residual = direction.copy()
     residual[:, DENOMINATOR] -= value
-    first, second, third = cells.along(residual)
-    if by_cell:
-        second, third = first**2, first**3
+    _, second, third = cells.along(residual)
     squares, cubes = max(float(second.sum()), 0.0), float(third.sum())
     skewness = cubes / clusters / (squares / clusters) ** 1.5 if squares > 0 else 0.0
     return _Mean(value, (squares * clusters / max(clusters - 1, 1)) ** 0.5 / total, skewness)
+
+
+def _jackknifed(top: Float64, bottom: Float64, value: float) -> _Mean:
+    """The error of Σ top / Σ bottom from what it is without each cluster.
+
+    With equal divisors it is the usual error of a mean. With 8 rows of unequal lengths the delta method gives 0.79 to
+    0.94 of the true error of a ratio.
+    """
+    clusters, rest = len(top), bottom.sum() - bottom
+    if clusters < 2 or not (rest > 0).all():
+        return _Mean(value, float("nan"), 0.0)
+    # value − without = (top − value·bottom)/rest, written so that nothing cancels.
+    pseudo = (clusters - 1) * (top - value * bottom) / rest
+    pseudo -= pseudo.mean()
+    variance = float(np.mean(pseudo**2))
+    skewness = float(np.mean(pseudo**3)) / variance**1.5 if variance > 0 else 0.0
+    return _Mean(value, (variance / (clusters - 1)) ** 0.5, skewness)
 
 
 def _linked(mean: _Mean, link: Link) -> _Mean:

@@ -1,24 +1,40 @@
-"""What makes an estimate doubtful, in sentences."""
+"""What makes an estimate doubtful, in sentences that name the rows behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite, isnan
 
+from kullback.documents import Uncertain
+from kullback.estimation.extremes import Extremes
 from kullback.estimation.intervals import skewed_interval
 from kullback.estimation.moments import Moments
 from kullback.estimation.recipe import CHECK, Recipe
+from kullback.estimation.residuals import Apart
+from kullback.estimation.result import Estimate
 from kullback.estimation.summary import Summary
+from kullback.estimation.tails import FEWEST, HEAVY_TAIL, Tail
 
-HEAVY_TAIL = 0.7
-"""The k̂ from which means of a ratio are not to be trusted (Vehtari et al. 2024)."""
+FEW_SEQUENCES = 5 * FEWEST
+"""Below, a heavy tail cannot be seen, and says nothing by not being seen."""
+
+FEW_PROMPTS = 20
+"""Below, intervals cover 88% to 93% where prompts' KLs have a coefficient of variation of 1.4; from here on 93%."""
 
 
-def doubts(recipe: Recipe, summary: Summary) -> Iterator[str]:
+def doubts(recipe: Recipe, summary: Summary, found: Estimate, apart: Apart | None) -> Iterator[str]:
     """A sentence for everything that is wrong with an estimate, or that limits what it says; the worst first."""
-    yield from _infinities(recipe, summary)
-    yield from _heavy_tails(recipe, summary)
-    yield from _unsampled(recipe, summary)
-    yield from _limits(recipe, summary)
+    sentences = [
+        *_infinities(recipe, summary),
+        *_alike(summary, found),
+        *_apart(found, apart),
+        *_heavy_tails(recipe, summary),
+        *_unsampled(recipe, summary),
+        *_limits(recipe, summary),
+    ]
+    yield from sentences
+    if not isfinite(found.value) and not sentences:
+        yield f"the value is {found.value:g}: a log-ratio or an importance weight is beyond what exp can hold"
 
 
 def _infinities(recipe: Recipe, summary: Summary) -> Iterator[str]:
@@ -32,35 +48,84 @@ def _infinities(recipe: Recipe, summary: Summary) -> Iterator[str]:
             f"{recipe.estimator.name} overflows to inf at {summary.overflows}: "
             "the log-ratio there is beyond what exp can hold; k1 is finite on the same data"
         )
+    if not isfinite(summary.weight_sums[1]):
+        yield (
+            f"an importance weight overflows to inf, the largest at {summary.heaviest.places()}: the log-probs of the "
+            "policy and of what drew the tokens are of different tokens or models"
+        )
+
+
+def _alike(summary: Summary, found: Estimate) -> Iterator[str]:
+    if summary.rows < 2:
+        return
+    if summary.equal and found.estimator != "rao_blackwell":
+        yield (
+            "every log-ratio is exactly 0: the two models agree on all that was drawn, or one model's log-probs were "
+            "handed over twice"
+        )
+    elif isnan(found.stderr) and found.clusters > 1:
+        yield (
+            f"all {summary.rows} draws gave the same number: what was never drawn may have a probability of up to "
+            f"{min(1.0, 3 / summary.rows):.2g} (95%), its part of the KL is not known, and no error can be given; "
+            "the exact token KL (rao_blackwell) has none of this"
+        )
+
+
+def _apart(found: Estimate, apart: Apart | None) -> Iterator[str]:
+    if apart is not None:
+        rows = ", ".join(map(str, apart.rows))
+        rest = Uncertain(found.value - apart.value_change, apart.stderr)
+        yield (
+            f"row(s) {rows} stand apart: without them the value is {rest}; look whether their log-probs are of the "
+            "same tokens and models"
+        )
 
 
 def _heavy_tails(recipe: Recipe, summary: Summary) -> Iterator[str]:
     unit = "token" if recipe.level == "token" else "sequence"
-    for tail, what, advice in (
-        (summary.weights, "a sequence's importance weight", "the value and its error may be far too small"),
-        (summary.summands, f"a sequence's {recipe.estimator.name}", "the value and its error may be far too small"),
+    for tail, places, what, advice in (
+        (
+            summary.weights,
+            summary.heaviest,
+            "a sequence's importance weight",
+            "the value and its error may be far too small",
+        ),
+        (
+            summary.summands,
+            summary.highest,
+            f"a sequence's {recipe.estimator.name}",
+            "the value and its error may be far too small",
+        ),
         (
             summary.ratios,
+            summary.unlikeliest,
             f"a {unit}'s ratio p/q",
             "means of the ratio (k3, control variates) and their errors may be far too small; "
             "k1 and rao_blackwell do not average it",
         ),
     ):
-        if tail.khat() >= HEAVY_TAIL:
-            yield (
-                f"heavy tail: {what} has k̂ = {tail.khat():.2f} ≥ {HEAVY_TAIL}, "
-                f"so a few samples not seen yet may carry most of its mean: {advice}"
-            )
+        if tail.heavy:
+            yield _heavy_tail(tail, places, what, advice)
+
+
+def _heavy_tail(tail: Tail, places: Extremes, what: str, advice: str) -> str:
+    return (
+        f"heavy tail: {what} has k̂ = {tail.khat():.2f} ≥ {HEAVY_TAIL}, "
+        f"so a few samples not seen yet may carry most of its mean: {advice}; the largest: {places.places()}"
+    )
 
 
 def _unsampled(recipe: Recipe, summary: Summary) -> Iterator[str]:
-    cells = summary.independent
-    excess, low, high = _checked(cells.total()) if len(cells.count) else (0.0, 0.0, 0.0)
+    # Where the ratio has no variance its mean can be anywhere, and the heavy tail has been said.
+    if not len(summary.independent.count) or summary.ratios.heavy:
+        return
+    excess, low, high = _checked(summary.independent.total())
     if not low <= 0.0 <= high:
         what = "Σ_t(r_t − 1)" if recipe.level == "token" else "r − 1"
         yield (
             f"{what}, r = p/q, averages {excess:.3g} a sequence where 0 is expected: part of what the reference does "
-            "was never sampled, or the log-probs are not those of the distribution that was sampled"
+            "was never sampled, or the log-probs are not those of the distribution that was sampled; "
+            f"furthest from 0: {summary.oddest.places()}"
         )
 
 
@@ -71,18 +136,30 @@ def _limits(recipe: Recipe, summary: Summary) -> Iterator[str]:
         yield "all rows have one prompt: the error is over its samples and says nothing of other prompts"
     if summary.rows == 1:
         yield "one sequence: no standard error can be given"
+    elif summary.rows < FEW_SEQUENCES:
+        yield (
+            f"the error rests on {summary.rows} sequences: fewer than {FEW_SEQUENCES} show no heavy tail, and the "
+            "interval may cover less than it says"
+        )
+    if summary.grouped and summary.clusters < FEW_PROMPTS:
+        yield (
+            f"the error rests on {summary.clusters} prompts: where prompts differ much, fewer than {FEW_PROMPTS} say "
+            "little of others, and the interval may cover less than it says"
+        )
     if summary.empty:
         yield f"{summary.empty} row(s) without a counted token were left out"
 
 
 def _checked(total: Moments) -> tuple[float, float, float]:
-    """The mean of r − 1 a sequence and its 99.9% interval, which should hold 0.
+    """The mean of r − 1 a sequence and its 99.9% interval, which should hold 0; 0 where there is no telling.
 
     No clustering: whatever the prompt, the mean is 0.
     """
     n, mean = float(total.count[0]), float(total.mean[0, CHECK])
     second, third = float(total.comoment[0, CHECK, CHECK]), float(total.third[0, CHECK, CHECK, CHECK])
-    if n < 2 or not second > 0:
+    if n < 2:
+        return 0.0, 0.0, 0.0
+    if not second > 0:
         return mean, mean, mean
     skewness = third / n / (second / n) ** 1.5
     return mean, *skewed_interval(mean, (second / (n - 1) / n) ** 0.5, skewness, int(n), level=0.999)

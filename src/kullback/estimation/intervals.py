@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+LOG_UP_TO = 0.5
+"""Relative standard error up to which an interval of the logarithm is looked at: beyond it a factor says little."""
+
 
 def t_quantile(probability: float, freedom: float) -> float:
     """The quantile of Student's t; scipy is loaded only when an interval is asked for."""
@@ -12,8 +15,46 @@ def t_quantile(probability: float, freedom: float) -> float:
     return float(stdtrit(freedom, probability))
 
 
+def mean_interval(
+    value: float,
+    stderr: float,
+    skewness: float,
+    clusters: int,
+    *,
+    freedom: float | None = None,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """The wider, at either end, of Hall's interval and, for a value well above 0, one of its logarithm.
+
+    KLs differ between prompts by factors, so that few or unequal prompts have a long right tail that Hall's
+    correction sees only in part: with prompts whose KLs have a coefficient of variation of 0.5 it covers 92% at 8
+    prompts and 94.0% at 20, the wider one 94% and 94.7%; at 1.4 and 20 prompts 92% and 93% (lognormal; 3,000 draws).
+
+    Args:
+        value, stderr: of the mean.
+        skewness: γ̂, third standardised moment of the summands (of the clusters' sums), as it comes; its bias in small
+            samples, which is towards 0, is undone here.
+        clusters: how many independent summands.
+        freedom: degrees of freedom of the error; clusters − 1 unless given.
+        level: of confidence.
+    """
+    freedom = clusters - 1 if freedom is None else freedom
+    unbiased = skewness * math.sqrt(clusters * (clusters - 1)) / (clusters - 2) if clusters > 2 else 0.0
+    low, high = skewed_interval(value, stderr, unbiased, clusters, freedom=freedom, level=level)
+    if 0.0 < stderr < LOG_UP_TO * value:
+        factor = math.exp(t_quantile(0.5 + level / 2.0, freedom) * stderr / value)
+        low, high = min(low, value / factor), max(high, value * factor)
+    return low, high
+
+
 def skewed_interval(
-    value: float, stderr: float, skewness: float, clusters: int, level: float = 0.95
+    value: float,
+    stderr: float,
+    skewness: float,
+    clusters: int,
+    *,
+    freedom: float | None = None,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """The interval of Student's t, corrected for skewness by Hall's monotone cubic transformation.
 
@@ -26,11 +67,12 @@ def skewed_interval(
         value, stderr: of the mean.
         skewness: γ̂, third standardised moment of the summands (of the clusters' sums).
         clusters: how many independent summands.
+        freedom: degrees of freedom of the error; clusters − 1 unless given.
         level: of confidence.
 
     Reference: Hall 1992, “On the Removal of Skewness by Transformation”, J. R. Statist. Soc. B 54, eq. (2.4).
     """
-    quantile = t_quantile(0.5 + level / 2.0, clusters - 1)
+    quantile = t_quantile(0.5 + level / 2.0, clusters - 1 if freedom is None else freedom)
     root = math.sqrt(clusters)
 
     def untransformed(t: float) -> float:

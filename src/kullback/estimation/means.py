@@ -12,7 +12,7 @@ from kullback.arrays import Float64
 from kullback.documents import Record, Uncertain, plain
 from kullback.errors import InputError
 from kullback.estimation.accumulator import estimate
-from kullback.estimation.intervals import skewed_interval
+from kullback.estimation.intervals import t_quantile
 from kullback.estimation.result import Estimate
 from kullback.estimators import RAO_BLACKWELL
 
@@ -24,7 +24,7 @@ class Share:
     Attributes:
         value: the share.
         stderr: its standard error, clustered by group; nan from one cluster.
-        skewness: of the clusters' sums, which makes intervals asymmetric.
+        skewness: of the clusters' sums.
         clusters: independent clusters.
 
     Example:
@@ -39,7 +39,10 @@ class Share:
     clusters: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A confidence interval by Student's t, corrected for skewness (Hall 1992).
+        """Wilson's interval (1927), which lies within [0, 1], by Student's t and the tokens that the error is worth.
+
+        A share p with the clustered error s has the error of n = p(1 − p)/s² independent tokens; at p = 0 and p = 1,
+        where s is 0 whatever the clusters are, n is their number.
 
         Raises:
             InputError: a level that is not strictly between 0 and 1.
@@ -48,7 +51,12 @@ class Share:
             raise InputError(f"level={level!r} came, but a confidence level lies between 0 and 1, such as 0.95")
         if self.clusters < 2:
             return float("nan"), float("nan")
-        return skewed_interval(self.value, self.stderr, self.skewness, self.clusters, level)
+        spread = self.value * (1.0 - self.value)
+        worth = spread / self.stderr**2 if spread > 0 and self.stderr > 0 else float(self.clusters)
+        t2 = t_quantile(0.5 + level / 2, self.clusters - 1) ** 2 / worth
+        middle, half = self.value + t2 / 2, float(np.sqrt(t2 * spread + t2**2 / 4))
+        # Against rounding, by which a share of 1 would lie outside.
+        return max(0.0, min(self.value, (middle - half) / (1 + t2))), max(self.value, (middle + half) / (1 + t2))
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints; numbers that are not finite come as None."""
@@ -70,7 +78,7 @@ def mean_by_group(token_kls: Sequence[Float64], groups: Sequence[int]) -> Estima
         >>> import numpy as np
         >>> from kullback.estimation.means import mean_by_group
         >>> print(mean_by_group([np.array([0.1, 0.3]), np.array([0.5])], [0, 1]))
-        0.30 ± 0.13 nats/token (n=2)
+        0.30 ± 0.15 nats/token (n=2)
     """
     time = max(map(len, token_kls))
     padded = np.stack([np.pad(row, (0, time - len(row))) for row in token_kls])
@@ -91,7 +99,7 @@ def share_by_group(flags: Sequence[npt.NDArray[np.bool_]], groups: Sequence[int]
         >>> import numpy as np
         >>> from kullback.estimation.means import share_by_group
         >>> print(share_by_group([np.array([True, True]), np.array([True, False])], [0, 1]))
-        75.00 ± 25.00%
+        75 ± 25%
     """
     mean = mean_by_group([row.astype(np.float64) for row in flags], groups)
     return Share(mean.value, mean.stderr, mean.skewness, mean.clusters)

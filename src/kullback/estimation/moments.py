@@ -163,9 +163,14 @@ class KeyedMoments:
     def of(cls, keys: Sequence[Hashable], rows: Float64, limit: int) -> KeyedMoments:
         """The moments of rows (n, columns), one cell for each distinct key."""
         distinct = tuple(dict.fromkeys(keys))
-        place = {key: i for i, key in enumerate(distinct)}
+        if len(distinct) > limit:
+            # Straight into the shared cells: a cell a key would hold p³ numbers for each of 250,000 prompts.
+            place = dict(zip(distinct, _hashed(distinct, limit).tolist(), strict=True))
+            distinct = tuple(range(limit))
+        else:
+            place = {key: i for i, key in enumerate(distinct)}
         cell = np.fromiter((place[key] for key in keys), dtype=np.intp, count=len(keys))
-        return cls(distinct, Moments.of(cell, rows, len(distinct)), limit)._bounded()
+        return cls(distinct, Moments.of(cell, rows, len(distinct)), limit, hashed=len(place) > limit)
 
     def __add__(self, other: KeyedMoments) -> KeyedMoments:
         """The moments of the rows of both, key by key."""
@@ -185,14 +190,22 @@ class KeyedMoments:
     def _hash(self) -> KeyedMoments:
         if self.hashed:
             return self
-        # crc32, since Python's own hash of text differs from process to process, and parts of one batch would then
-        # put one prompt into different cells. Two prompts that share a cell count as one cluster, so that
-        # clusters stay independent and only their number falls: 4,097 names such as "p7" fill 3,024 of 4,096 cells.
-        cell = np.array([crc32(repr(key).encode()) % self.limit for key in self.keys], dtype=np.intp)
+        cell = _hashed(self.keys, self.limit)
         table = Moments.empty(self.limit, self.cells.mean.shape[1])
         # Keys that share a cell are added in rounds, each cell at most once a round.
-        rank = np.array([np.count_nonzero(cell[:i] == c) for i, c in enumerate(cell)], dtype=np.intp)
+        order = np.argsort(cell, kind="stable")
+        ordered = cell[order]
+        rank = np.empty(len(cell), dtype=np.intp)
+        rank[order] = np.arange(len(cell)) - np.searchsorted(ordered, ordered)
         for turn in range(int(rank.max(initial=-1)) + 1):
             chosen = np.flatnonzero(rank == turn)
             table += Moments.empty(self.limit, table.mean.shape[1]).placed(cell[chosen], self.cells[chosen])
         return KeyedMoments(tuple(range(self.limit)), table, self.limit, hashed=True)
+
+
+def _hashed(keys: Sequence[Hashable], limit: int) -> np.ndarray:
+    """The shared cell of each key."""
+    # crc32, since Python's own hash of text differs from process to process, and parts of one batch would then
+    # put one prompt into different cells. Two prompts that share a cell count as one cluster, so that
+    # clusters stay independent and only their number falls: 4,097 names such as "p7" fill 3,024 of 4,096 cells.
+    return np.fromiter((crc32(repr(key).encode()) % limit for key in keys), dtype=np.intp, count=len(keys))

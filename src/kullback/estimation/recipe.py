@@ -10,6 +10,7 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.errors import InputError
 from kullback.estimation.block import Block
+from kullback.estimation.extremes import Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
@@ -104,12 +105,14 @@ class Recipe:
         """The summary of a few float64 rows."""
         filled = np.asarray(sequences.mask.any(axis=1))
         block = Block.of(sequences.select(filled), self.level, self.truncation)
-        rows, overflow = self._rows(block)
+        summand, overflow = self._summands(block)
+        rows = self._rows(block, summand)
         finite = np.isfinite(rows).all(axis=1)
         cell = np.flatnonzero(finite) % ROW_CELLS
         keys = None if sequences.groups is None else sequences.groups[filled][finite].tolist()
         where = np.zeros(sequences.mask.shape, dtype=bool)
         where[filled] = overflow if self.level == "token" else overflow & block.last
+        ratios = _scaled(rows[finite])
         return Summary(
             rows=int(filled.sum()),
             empty=int((~filled).sum()),
@@ -122,20 +125,50 @@ class Recipe:
             weight_sums=(float(block.whole.sum()), float((block.whole**2).sum())),
             mismatches=Oddities.of(np.isneginf(sequences.ref_logprobs) & sequences.mask),
             overflows=Oddities.of(where),
+            **self._extremes(sequences, block, summand, rows),
+            span=(float(ratios.min(initial=np.inf)), float(ratios.max(initial=-np.inf))),
+            equal=not block.log_ratio.any(),
         )
 
-    def _rows(self, block: Block) -> tuple[Float64, np.ndarray]:
-        """The columns of every row (rows, columns), and where the estimator overflowed."""
+    def _extremes(self, sequences: Sequences, block: Block, summand: Float64, rows: Float64) -> dict[str, Extremes]:
+        """The sequences that move the estimate most, each way it can be moved."""
+        number = np.flatnonzero(sequences.mask.any(axis=1))
+        finite = np.isfinite(rows).all(axis=1)
+        size, odd = (np.where(finite, rows[:, column], np.nan) for column in (NUMERATOR, CHECK))
+        heavy = block.log_weight if block.log_weight.any() else np.full(len(rows), np.nan)
+
+        def unlikely(chosen: np.ndarray) -> Float64:
+            return -sequences.select(number[chosen]).log_ratio()
+
+        def parts(chosen: np.ndarray) -> Float64:
+            return np.abs(summand[chosen] if self.level == "token" else unlikely(chosen))
+
+        kinds = {
+            "highest": (size, parts),
+            "lowest": (-size, parts),
+            "unlikeliest": (-block.log_ratio.min(axis=1), unlikely),
+            "heaviest": (heavy, parts),
+            "oddest": (np.abs(odd), unlikely),
+        }
+        return {name: Extremes.of(of, tokens, number, rows) for name, (of, tokens) in kinds.items()}
+
+    def _summands(self, block: Block) -> tuple[Float64, np.ndarray]:
+        """What every token adds, (batch, time), and where the estimator overflowed."""
         reads_kl = self.estimator.reads == "token_kl"
         x = block.token_kl if reads_kl else block.log_ratio
         with np.errstate(all="ignore"):
             value = self.estimator.fn(x)
-            summand = block.sums(_weighted(block.before if reads_kl else block.weight, value))
+            summand = np.where(block.mask, _weighted(block.before if reads_kl else block.weight, value), 0.0)
+        return summand, np.isfinite(x) & ~np.isfinite(value) & block.mask
+
+    def _rows(self, block: Block, summand: Float64) -> Float64:
+        """The columns of every row (rows, columns)."""
+        with np.errstate(all="ignore"):
+            total = summand.sum(axis=1)
             controls = [block.sums(control.fn(block)) for control in self.columns]
         if CHECK not in self.fitted:
             controls[0] = np.clip(controls[0], -CHECK_LIMIT, CHECK_LIMIT)
-        overflow = np.isfinite(x) & ~np.isfinite(value) & block.mask
-        return np.stack([summand, self._divisor(block), *controls], axis=1), overflow
+        return np.stack([total, self._divisor(block), *controls], axis=1)
 
     def _divisor(self, block: Block) -> Float64:
         if self.unit == "sequence":
@@ -148,6 +181,12 @@ class Recipe:
 def _log(values: Float64) -> Float64:
     """log of the positive values, −inf for the others."""
     return np.log(values, out=np.full_like(values, -np.inf), where=values > 0)
+
+
+def _scaled(rows: Float64) -> Float64:
+    """Each row's own ratio of summand and divisor; rows that nothing divides are left out."""
+    divided = rows[:, DENOMINATOR] > 0
+    return np.asarray(rows[divided, NUMERATOR] / rows[divided, DENOMINATOR])
 
 
 def _weighted(weight: Float64, value: Float64) -> Float64:

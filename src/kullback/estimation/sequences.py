@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from kullback.arrays import Float64, Groups, Numbers, check_shapes, to_numpy
-from kullback.errors import InputError, ShapeError
-
-POSITIVE_ALLOWED = 1e-3
-"""Log-probs up to this are taken as rounding of 0, which half precision and servers do produce."""
+from kullback.arrays import (
+    LOGPROBS,
+    REF_LOGPROBS,
+    REF_MASS,
+    TOKEN_KL,
+    Bounds,
+    Float64,
+    Groups,
+    Numbers,
+    group_keys,
+    read,
+)
+from kullback.errors import InputError
 
 TOKEN_COLUMNS = ("logprobs", "ref_logprobs", "behavior_logprobs", "token_kl", "ref_mass")
+
+IGNORED = ("tokens", "prompt_tokens", "sample", "step", "reward", "finish")
+"""Columns that a mapping may have beside those that are read."""
 
 BLOCK = 1 << 18
 """Tokens converted to float64 at a time."""
@@ -54,44 +66,61 @@ class Sequences:
         ref_mass: Numbers | None = None,
         groups: Groups | None = None,
     ) -> Sequences:
-        """Check arrays of NumPy, torch or JAX, and keep them as NumPy.
+        """Check arrays of NumPy, torch or JAX, tables or ragged lists, and keep them as NumPy.
+
+        Rows of lists may differ in length, each as long in every column; `None` stands where a number is not known,
+        and has to be masked; what `np.ma` masks does not count.
 
         Raises:
-            ShapeError: arrays that are not (batch, time), or do not have the same shape.
-            InputError: a counted log-prob that is nan or positive, −inf where the sampler drew the token,
-                a negative token KL, or no counted token at all.
+            ShapeError: arrays that are not (batch, time), or rows of which two columns have different lengths.
+            InputError: a mask that is not exactly 0 and 1, no counted token at all, or a counted number that cannot
+                be right: nan, None, a positive log-prob, a server's sentinel, −inf where the sampler drew the token,
+                a negative token KL, a mass outside [0, 1].
         """
-        q = to_numpy(logprobs)
-        columns = {
+        given = {
+            "logprobs": logprobs,
             "ref_logprobs": ref_logprobs,
             "behavior_logprobs": behavior_logprobs,
             "token_kl": token_kl,
             "ref_mass": ref_mass,
         }
-        arrays = {name: to_numpy(array) for name, array in columns.items() if array is not None}
-        counted = np.ones(q.shape, dtype=bool) if mask is None else to_numpy(mask).astype(bool)
-        check_shapes(q, {**arrays, "mask": counted})
-        keys = None if groups is None else to_numpy(groups)
-        if keys is not None and keys.shape != (len(q),):
-            raise ShapeError(
-                f"groups has shape {keys.shape}, but one prompt id for each of the {len(q)} rows is needed"
+        given = {name: x for name, x in given.items() if x is not None or not _optional(name)}
+        arrays, counts = read(given, mask, _bounds(off_policy=behavior_logprobs is not None))
+        if not counts.any():
+            raise InputError(
+                "the mask counts no token of any sequence: pass a mask that is True where a token was sampled"
             )
-        batch = cls(logprobs=q, mask=counted, groups=keys, **arrays)
-        batch._check()
-        return batch
+        keys = None if groups is None else group_keys(groups, len(counts))
+        return cls(mask=counts, groups=keys, **arrays)
 
     @classmethod
     def of_batch(cls, batch: Sequences | Mapping[str, Any]) -> Sequences:
-        """A batch given as a mapping from column names to arrays; other columns are ignored."""
+        """A batch given as a mapping from column names to arrays (or a table with such columns).
+
+        The columns of `Sequences` are read; `tokens`, `prompt_tokens`, `sample`, `step`, `reward` and `finish` are
+        ignored; any other name is refused, for a column that was meant and misspelt would be missed.
+
+        Raises:
+            InputError: log-probs that are missing, or a column of another name.
+        """
         if isinstance(batch, Sequences):
             return batch
-        known = {field.name for field in fields(cls)}
-        missing = {"logprobs", "ref_logprobs"} - set(batch)
+        known = [field.name for field in fields(cls)]
+        named = columns_of(batch)
+        missing = {"logprobs", "ref_logprobs"} - set(named)
         if missing:
             raise InputError(
-                f"the batch has the columns {', '.join(map(str, batch))} and lacks {', '.join(sorted(missing))}"
+                f"the batch has the columns {', '.join(map(str, named))} and lacks {', '.join(sorted(missing))}"
             )
-        return cls.of(**{name: array for name, array in batch.items() if name in known})
+        for name in named:
+            if name not in known and name not in IGNORED:
+                close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+                meant = f"did you mean {close[0]}? It" if close else "it"
+                raise InputError(
+                    f"the batch has a column {name!r}: {meant} is none of {', '.join(known)}, "
+                    f"nor one of those that are ignored ({', '.join(IGNORED)}); rename it or leave it out"
+                )
+        return cls.of(**{name: array for name, array in named.items() if name in known})
 
     def __len__(self) -> int:
         return len(self.logprobs)
@@ -122,50 +151,27 @@ class Sequences:
         """ℓ = log q − log p of every token, 0 where masked; +inf where the reference excludes the token."""
         return np.asarray(self.logprobs - self.ref_logprobs)
 
-    def _check(self) -> None:
-        if not self.mask.any():
-            raise InputError(
-                "the mask counts no token of any sequence: pass a mask that is True where a token was sampled"
-            )
-        off_policy = self.behavior_logprobs is not None
-        drawn = "behavior_logprobs" if off_policy else "logprobs"
-        for name in ("logprobs", "ref_logprobs", "behavior_logprobs"):
-            array = getattr(self, name)
-            if array is None:
-                continue
-            self._refuse(
-                name,
-                array,
-                np.isnan(array),
-                "log-probs in nats are needed: mask the token or mend its forward pass",
-            )
-            self._refuse(
-                name,
-                array,
-                array > POSITIVE_ALLOWED,
-                "a log-prob is at most 0: these look like logits, probabilities or negated log-probs",
-            )
-            if name == drawn:
-                self._refuse(
-                    name,
-                    array,
-                    np.isneginf(array),
-                    "a token that was drawn cannot have probability 0 under what drew it: "
-                    "score with the sampling settings it was drawn with",
-                )
-        if self.token_kl is not None:
-            self._refuse("token_kl", self.token_kl, np.isnan(self.token_kl), "a KL in nats is needed")
-            self._refuse(
-                "token_kl",
-                self.token_kl,
-                self.token_kl < -1e-3,
-                "a KL over the whole vocabulary is at least 0",
-            )
 
-    def _refuse(self, name: str, array: np.ndarray, wrong: np.ndarray, why: str) -> None:
-        wrong = wrong & self.mask
-        if wrong.any():
-            row, token = (int(i) for i in np.argwhere(wrong)[0])
-            count = int(wrong.sum())
-            more = "" if count == 1 else f" (and {count - 1} more)"
-            raise InputError(f"{name}[{row}, {token}] is {array[row, token]:g}{more}: {why}")
+def _bounds(*, off_policy: bool) -> dict[str, Bounds]:
+    """What each column can hold: off-policy another law drew the tokens, and the policy may exclude one."""
+    return {
+        "logprobs": REF_LOGPROBS if off_policy else LOGPROBS,
+        "ref_logprobs": REF_LOGPROBS,
+        "behavior_logprobs": LOGPROBS,
+        "token_kl": TOKEN_KL,
+        "ref_mass": REF_MASS,
+    }
+
+
+def _optional(name: str) -> bool:
+    return name not in ("logprobs", "ref_logprobs")
+
+
+def columns_of(batch: Any) -> Mapping[str, Any]:
+    """The columns by name, of a mapping or of a table of pandas, polars or pyarrow."""
+    if isinstance(batch, Mapping):
+        return batch
+    if hasattr(batch, "to_pydict"):
+        named: Mapping[str, Any] = batch.to_pydict()
+        return named
+    return {name: batch[name] for name in batch.columns}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InputError
+from kullback.estimation.extremes import Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
 from kullback.estimation.tails import Tail
 
@@ -17,6 +18,10 @@ ROW_CELLS = 1024
 
 GROUP_CELLS = 4096
 """Prompts kept apart; beyond this many they share cells by hash, which keeps clusters independent."""
+
+
+EXTREMES = ("highest", "lowest", "unlikeliest", "heaviest", "oddest")
+"""What is remembered of single sequences."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class Summary:
         weight_sums: Σρ and Σρ².
         mismatches: tokens the reference excludes.
         overflows: tokens where the estimator overflowed.
+        highest, lowest: the sequences with the largest and the smallest summands.
+        unlikeliest: those with the largest p/q, at a token or whole.
+        heaviest: those with the largest importance weights.
+        oddest: those whose Σ(r − 1) is furthest from 0.
+        span: the smallest and the largest summand over what divides it.
+        equal: whether every log-ratio is exactly 0.
     """
 
     rows: int
@@ -73,6 +84,13 @@ class Summary:
     weight_sums: tuple[float, float]
     mismatches: Oddities
     overflows: Oddities
+    highest: Extremes
+    lowest: Extremes
+    unlikeliest: Extremes
+    heaviest: Extremes
+    oddest: Extremes
+    span: tuple[float, float]
+    equal: bool
 
     @classmethod
     def nothing(cls, columns: int) -> Summary:
@@ -91,6 +109,9 @@ class Summary:
             weight_sums=(0.0, 0.0),
             mismatches=Oddities(),
             overflows=Oddities(),
+            **dict.fromkeys(EXTREMES, Extremes.nothing(columns)),
+            span=(np.inf, -np.inf),
+            equal=True,
         )
 
     @property
@@ -112,6 +133,7 @@ class Summary:
         """These sequences followed by later ones."""
         if self.rows and later.rows and (self.prompts is None) != (later.prompts is None):
             raise InputError("one part came with groups and the other without: give groups to both or to neither")
+        before = self.rows + self.empty
         return Summary(
             rows=self.rows + later.rows,
             empty=self.empty + later.empty,
@@ -125,8 +147,15 @@ class Summary:
                 self.weight_sums[0] + later.weight_sums[0],
                 self.weight_sums[1] + later.weight_sums[1],
             ),
-            mismatches=self.mismatches.then(later.mismatches, self.rows + self.empty),
-            overflows=self.overflows.then(later.overflows, self.rows + self.empty),
+            mismatches=self.mismatches.then(later.mismatches, before),
+            overflows=self.overflows.then(later.overflows, before),
+            highest=self.highest + later.highest.shifted(before),
+            lowest=self.lowest + later.lowest.shifted(before),
+            unlikeliest=self.unlikeliest + later.unlikeliest.shifted(before),
+            heaviest=self.heaviest + later.heaviest.shifted(before),
+            oddest=self.oddest + later.oddest.shifted(before),
+            span=(min(self.span[0], later.span[0]), max(self.span[1], later.span[1])),
+            equal=self.equal and later.equal,
         )
 
     def to_state(self) -> dict[str, Any]:
@@ -147,6 +176,8 @@ class Summary:
                 "summands": Tail(**state["summands"]),
                 "mismatches": Oddities(**state["mismatches"]),
                 "overflows": Oddities(**state["overflows"]),
+                **{name: Extremes(**state[name]) for name in EXTREMES},
+                "span": tuple(state["span"]),
             }
         )
 

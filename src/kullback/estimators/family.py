@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from kullback import targets
-from kullback.arrays import A, Elementwise, Numbers, at_least_float32
+from kullback.arrays import A, Elementwise, Numbers, at_least_float32, digits, number, to_numpy
 from kullback.errors import InputError
 from kullback.estimators import divergences
 from kullback.estimators.controls import MARTINGALE, RATIO
@@ -70,7 +70,7 @@ RAO_BLACKWELL_CONTROLLED = replace(
     name="rao_blackwell_controlled",
     loss_gradient_of=NOTHING,
     nonnegative=False,
-    controls=(MARTINGALE, RATIO),
+    controls=(MARTINGALE,),
 )
 
 
@@ -98,14 +98,13 @@ def ControlVariate(coefficient: float | Literal["fit"]) -> Estimator:
         >>> kb.ControlVariate(0.9).value_of["token"], kb.ControlVariate(0.9).nonnegative
         (REVERSE_KL, False)
     """
-    if coefficient == "fit":
+    if isinstance(coefficient, str) and coefficient == "fit":
         return CONTROL_VARIATE
-    if isinstance(coefficient, str) or not np.isfinite(coefficient):
-        raise InputError(f"coefficient={coefficient!r} came, but λ is a finite number or 'fit'")
-    named = {0.0: K1, 1.0: K3}.get(float(coefficient))
+    value = number("coefficient", coefficient, "λ is a finite number or 'fit'")
+    named = {0.0: K1, 1.0: K3}.get(value)
     return Estimator(
-        name=f"control_variate_{coefficient:g}",
-        fn=partial(_control_variate, coefficient=float(coefficient)),
+        name=f"control_variate_{digits(value)}",
+        fn=partial(_control_variate, coefficient=value),
         value_of=both(targets.REVERSE_KL),
         loss_gradient_of=named.loss_gradient_of if named else NOTHING,
         reward_gradient_of=named.reward_gradient_of if named else NOTHING,
@@ -119,24 +118,43 @@ CONTROL_VARIATE = replace(
 )
 
 
-def Clamped(estimator: Estimator, log_ratio: float, value: float = float("inf")) -> Estimator:
+def Clamped(estimator: Estimator | str, log_ratio: float, value: float = float("inf")) -> Estimator:
     """clip(k(clip(ℓ, ±log_ratio)), ±value): biased as soon as a clamp binds, so it promises nothing.
+
+    Args:
+        estimator: a function of log-ratios, or its name.
+        log_ratio, value: the limits, above 0; inf clamps nothing.
+
+    Raises:
+        InputError: a limit that is not above 0, or an estimator that is no function of a log-ratio alone.
 
     Example:
         >>> import kullback as kb
         >>> kb.Clamped(kb.K3, log_ratio=20, value=10).value_of["token"] is None
         True
     """
-    limits = f"{log_ratio:g}" if value == float("inf") else f"{log_ratio:g}_{value:g}"
+    inner = estimator if isinstance(estimator, Estimator) else member(estimator)
+    if inner.reads != "log_ratio" or inner.controls or inner.link is not None:
+        raise InputError(f"{inner.name} came, but only a function of a log-ratio alone can be clamped: kullback.K3")
+    limits = [_limit("log_ratio", log_ratio), _limit("value", value)]
+    named = digits(limits[0]) if limits[1] == float("inf") else "_".join(map(digits, limits))
     return Estimator(
-        name=f"{estimator.name}_clamped_{limits}",
-        fn=partial(divergences.clamped, function=estimator.fn, log_ratio_limit=log_ratio, value_limit=value),
+        name=f"{inner.name}_clamped_{named}",
+        fn=partial(divergences.clamped, function=inner.fn, log_ratio_limit=limits[0], value_limit=limits[1]),
         value_of=NOTHING,
         loss_gradient_of=NOTHING,
         reward_gradient_of=NOTHING,
-        nonnegative=estimator.nonnegative,
+        nonnegative=inner.nonnegative,
         source="verl, OpenRLHF, NeMo-RL and slime, against overflow",
     )
+
+
+def _limit(name: str, limit: float) -> float:
+    words = "a clamp is at a number above 0"
+    found = number(name, limit, words, infinite=True)
+    if found <= 0:
+        raise InputError(f"{name}={limit!r} came, but {words}")
+    return found
 
 
 def _mean_of(
@@ -164,18 +182,19 @@ def Alpha(alpha: float) -> Estimator:
     """Amari's α-divergence as a Bregman gap; relative errors grow like 1/|α(1 − α)| near α = 0 and 1.
 
     Raises:
-        InputError: α is 0 or 1, where the limit is a KL.
+        InputError: α is no finite number, or 0 or 1, where the limit is a KL.
 
     Example:
         >>> import kullback as kb
         >>> kb.Alpha(0.5).value_of["sequence"].formula
         'D_α=0.5(q‖p) (Amari)'
     """
+    alpha = number("alpha", alpha, "α is a finite number other than 0 and 1")
     if alpha in (0.0, 1.0):
         other = "forward_k3" if alpha == 0.0 else "k3"
         raise InputError(f"alpha={alpha:g} is the limit where the α-divergence is a KL: use {other}")
     return _mean_of(
-        f"alpha_{alpha:g}",
+        f"alpha_{digits(alpha)}",
         partial(divergences.alpha_gap, alpha=alpha),
         statewise=targets.alpha_divergence(alpha, "state"),
         sequence=targets.alpha_divergence(alpha),
@@ -193,10 +212,12 @@ def Skew(weight: float) -> Estimator:
         >>> kb.Skew(0.1).value_of["sequence"].formula
         'KL(q‖0.9q + 0.1p)'
     """
+    words = "a mixture weight lies strictly between 0 and 1"
+    weight = number("weight", weight, words)
     if not 0.0 < weight < 1.0:
-        raise InputError(f"weight={weight:g} came, but a mixture weight lies strictly between 0 and 1")
+        raise InputError(f"weight={weight:g} came, but {words}")
     return _mean_of(
-        f"skew_{weight:g}",
+        f"skew_{digits(weight)}",
         partial(divergences.skew_kl, weight=weight),
         statewise=targets.skew_kl(weight, "state"),
         sequence=targets.skew_kl(weight),
@@ -218,10 +239,12 @@ def Renyi(alpha: float) -> Estimator:
         >>> kb.Renyi(2.0).name, kb.Renyi(2.0).value_of["sequence"] is None
         ('renyi_2', True)
     """
+    words = "Rényi's order is finite, positive and not 1 (1 is the KL)"
+    alpha = number("alpha", alpha, words)
     if alpha <= 0 or alpha == 1:
-        raise InputError(f"alpha={alpha:g} came, but Rényi's order is positive and not 1 (1 is the KL)")
+        raise InputError(f"alpha={alpha:g} came, but {words}")
     return Estimator(
-        name=f"renyi_{alpha:g}",
+        name=f"renyi_{digits(alpha)}",
         fn=partial(divergences.affinity, alpha=alpha),
         value_of=NOTHING,
         loss_gradient_of=NOTHING,
@@ -326,6 +349,9 @@ def member(estimator: Estimator | str) -> Estimator:
     """
     if isinstance(estimator, str):
         return ESTIMATORS[estimator]
+    for known in ESTIMATORS:
+        if known == estimator:  # one that was pickled is equal, and here the same again
+            return known
     if not isinstance(estimator, Estimator):
         raise InputError(
             f"estimator={estimator!r} came, but a member of kullback.ESTIMATORS is needed, such as kullback.K3, "
@@ -344,14 +370,16 @@ def optimal_coefficient(log_ratio: Numbers) -> float:
         log_ratio: ℓ of the samples, any shape, nats.
 
     Raises:
-        InputError: every log-ratio is zero, so that any coefficient does.
+        InputError: a log-ratio that is not finite; or all are zero, so that any coefficient does.
 
     Example:
         >>> import kullback as kb
         >>> round(kb.optimal_coefficient([0.1, -0.2, 0.3]), 3)
         1.05
     """
-    x = np.asarray(at_least_float32(log_ratio), dtype=np.float64)
+    x = to_numpy(at_least_float32(log_ratio)).astype(np.float64)
+    if not x.size or not np.isfinite(x).all():
+        raise InputError("log-ratios that are not finite came, or none: leave out the tokens that are masked")
     spread = float(np.mean(divergences.pearson_chi2(x)))
     if spread == 0.0:
         raise InputError("every log-ratio is 0: the two models agree on these samples and any λ does")

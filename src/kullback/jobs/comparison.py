@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,20 +12,22 @@ from kullback.documents import Document, Record, plain
 from kullback.errors import InputError
 from kullback.estimation.result import Estimate
 from kullback.estimators import Estimator, Level
-from kullback.jobs.estimates import TABLE, Row, estimable, estimate_rows
+from kullback.jobs.endings import handed_over
+from kullback.jobs.estimates import TABLE, Row, check_levels, estimable, estimate_rows
 from kullback.jobs.hotspots import Hotspots
+from kullback.jobs.interrupts import safe_interrupts
+from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
-from kullback.jobs.outputs import prepare_output, write_json
+from kullback.jobs.outputs import check_output, results_in
 from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
 from kullback.jobs.progress import OnProgress, unheard
-from kullback.jobs.prompts import check_prompts, read_prompts
+from kullback.jobs.prompts import asked_prompts, fitted
 from kullback.jobs.run import Run
 from kullback.jobs.worker import Models
 from kullback.models.opening import opened
 from kullback.models.pairs import check_same_tokens, gives_distributions, shared_vocab
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.sampling import Sampling
-from kullback.models.shipped import BUILTIN_PROMPTS
 from kullback.rollouts import Rollout, count_tokens
 
 
@@ -99,6 +101,7 @@ def compare(
     reference: str | Scorer = "builtin:base",
     prompts: str | Path | Sequence[Prompt] | None = None,
     *,
+    prompt_column: str | None = None,
     samples: int = 16,
     max_new_tokens: int = 48,
     temperature: float = 1.0,
@@ -129,7 +132,9 @@ def compare(
     Args:
         policy, reference: a Hugging Face id, a folder, ``builtin:tuned``, ``builtin:base``, or models: whatever is a
             `kullback.models.Scorer`.
-        prompts: a file (.txt, .jsonl, .parquet), a list of texts or chat messages, or None for built-in ones.
+        prompts: a file (.txt, .jsonl, .json, .csv, .tsv, .parquet, each also as .gz), an id or folder of `datasets`, as
+            ``openai/gsm8k:main:test``, a list of texts, chat messages or rows, or None for built-in ones.
+        prompt_column: where in the rows the prompt is; None to look for prompt, messages, question and the like.
         samples: completions of each prompt.
         max_new_tokens: tokens after which a completion is cut; the KL is that of the cut processes.
         temperature, top_p, top_k: the policy's sampling.
@@ -157,21 +162,21 @@ def compare(
         >>> found.rows[0].per_sequence.estimator, found.complete
         ('k1', True)
     """
-    for name, count in {"samples": samples, "max_new_tokens": max_new_tokens}.items():
-        if count < 1:
-            raise InputError(f"{name}={count} came, but at least 1 is needed")
+    check_counts({"samples": samples, "max_new_tokens": max_new_tokens})
+    check_levels(estimators)
     sampling = Sampling(temperature, top_p, top_k)
     other = None if sampler is None and sampler_law is None else sampler_law or sampling
     laws = Laws(sampling, sampling if process_reference else Sampling(), other)
-    folder = None if output is None else prepare_output(output, overwrite=overwrite)
-    source = BUILTIN_PROMPTS if prompts is None else prompts
-    asked = read_prompts(source) if isinstance(source, str | Path) else check_prompts(source)
+    check_output(output, overwrite=overwrite)
+    asked, told = asked_prompts(prompts, prompt_column, models=(policy, reference))
+    check_total(len(asked), samples, 2 if both else 1)
     q, p = (opened(model, device=device, dtype=dtype) for model in (policy, reference))
     drawing = q if sampler is None else opened(sampler, device=device, dtype=dtype)
     models = Models(q, p, _samplers(drawing, p if both else None))
     vocab = shared_vocab(q, p)
     check_same_tokens(q, models.samplers["policy"])
     table = estimable(estimators, exact=vocab is not None)
+    asked, turned = fitted(asked, models.samplers["policy"])
     encoded = tuple(_encode(models, prompt, number, max_new_tokens) for number, prompt in enumerate(asked))
     rows = batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
     plan = Plan(
@@ -184,17 +189,28 @@ def compare(
         seed=seed,
         vocab=vocab,
     )
+    with results_in(output, overwrite=overwrite) as folder:
+        return _finished(plan, models, table, folder=folder, on_progress=on_progress, told=(*told, *turned))
+
+
+def _finished(
+    plan: Plan,
+    models: Models,
+    table: Sequence[tuple[Estimator, Level]],
+    *,
+    folder: Path | None,
+    on_progress: OnProgress,
+    told: Sequence[str],
+) -> Comparison:
+    """The comparison, written; where something ended it early that error is raised, with what was finished in it."""
     started = time.perf_counter()
     run, ended = run_here(plan, models, folder=folder, on_progress=on_progress)
     if not run.rollouts:
         raise ended or InputError("no sequence was sampled")
-    result = _outcome(run, models, table, seconds=time.perf_counter() - started, complete=ended is None)
-    if folder is not None:
-        write_json(folder / "estimate.json", result.to_dict())
-    if ended is not None:
-        ended.result = result
-        raise ended
-    return result
+    seconds = time.perf_counter() - started
+    with safe_interrupts():  # the seconds that the estimates take are too late to stop
+        found = _outcome(run, models, table, seconds=seconds, complete=len(run.rollouts) == plan.total)
+        return handed_over(replace(found, notes=(*told, *found.notes)), folder, ended)
 
 
 def _samplers(policy: Scorer | Sampler, reference: Scorer | None) -> Mapping[Role, Sampler]:

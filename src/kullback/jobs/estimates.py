@@ -70,6 +70,22 @@ class Row:
         return [{**estimate.to_dict(), **extra} for estimate in (self.per_sequence, self.per_token)]
 
 
+def check_levels(estimators: Sequence[tuple[Estimator, Level]]) -> None:
+    """Refuse an estimator at a level that it has not, before anything is sampled.
+
+    Raises:
+        InputError: by name.
+    """
+    if not estimators:
+        raise InputError("no estimator was asked for: name one, such as k1, or leave the table as it is")
+    for estimator, level in estimators:
+        if estimator.link is not None and level != "sequence":
+            raise InputError(
+                f"{estimator.name} came at the level of a {level}, but it is a function of a mean over whole "
+                f"sequences: ask for {estimator.name} at the level sequence"
+            )
+
+
 def estimable(estimators: Sequence[tuple[Estimator, Level]], *, exact: bool) -> tuple[tuple[Estimator, Level], ...]:
     """The estimators for which there are columns: all, or those of log-ratios."""
     found = tuple(pair for pair in estimators if exact or pair[0].reads != "token_kl")
@@ -96,10 +112,16 @@ def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estima
             yield Row(
                 direction=direction,
                 per_sequence=value,
-                per_token=_estimate(batch, estimator, level, "token", outside),
+                per_token=_per_token(value) if estimator.link else _estimate(batch, estimator, level, "token", outside),
                 relative_variance=(value.stderr / baseline.stderr) ** 2 if baseline.stderr else float("nan"),
                 sequences_for_one_percent=wanted,
             )
+
+
+def _per_token(value: Estimate) -> Estimate:
+    """Of a function of a mean over sequences there is nothing a token."""
+    nan = float("nan")
+    return replace(value, value=nan, stderr=nan, skewness=nan, clusters=0, unit="token", warnings=())
 
 
 def _outside(rollout: Rollout) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from kullback.errors import KullbackError, ModelError, StoppedError
 from kullback.jobs.interrupts import safe_interrupts
+from kullback.jobs.outputs import PART, ROLLOUTS
 from kullback.jobs.plans import Plan
 from kullback.jobs.progress import OnProgress
 from kullback.jobs.run import Run
@@ -22,19 +23,17 @@ from kullback.rollouts import Metadata, Model, RolloutWriter, law_of
 
 def run_here(
     plan: Plan, models: Models, *, folder: Path | None, on_progress: OnProgress
-) -> tuple[Run, KullbackError | None]:
+) -> tuple[Run, BaseException | None]:
     """What was finished, and the error that ended it early, if one did; each batch is written at once."""
     run = Run(plan)
     try:
         _finish_all(run, models, folder, on_progress)
     except KeyboardInterrupt:
         return run, _stopped(run, folder)
-    except KullbackError as error:
-        return run, error
     except Exception as error:
         # Each library has an error of its own for this, and none may be imported to name it.
-        if not out_of_memory(error):
-            raise
+        if isinstance(error, KullbackError) or not out_of_memory(error):
+            return run, error
         return run, ModelError(
             f"{place(models.policy)} ran out of memory with {plan.batch_rows} sequences at a time: "
             "pass a smaller --batch-size"
@@ -45,7 +44,7 @@ def run_here(
 def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnProgress) -> None:
     randomness = Randomness(run.plan.seed)
     decode = models.samplers["policy"].decode
-    writing = RolloutWriter(folder / "rollouts.parquet", metadata(run.plan, models)) if folder else nullcontext()
+    writing = RolloutWriter(folder / ROLLOUTS, metadata(run.plan, models)) if folder else nullcontext()
     with safe_interrupts() as check, writing as writer:
 
         def count(tokens: int) -> None:
@@ -55,15 +54,19 @@ def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnPr
 
         for batch in run.plan.batches:
             finished = finish_batch(run.plan, batch, models, randomness, on_tokens=count)
-            if writer is not None:
-                writer.write(finished.rollouts)
+            # First in memory: what finds no room on the disk can still be shown.
             run.keep(finished, decode)
+            if writer is not None:
+                with suppress(OSError):  # made again where it was removed before the first batch
+                    writer.path.parent.mkdir(parents=True, exist_ok=True)
+                writer.write(finished.rollouts)
             on_progress(run.progress)
             check()
 
 
 def _stopped(run: Run, folder: Path | None) -> StoppedError:
-    kept = f", kept in {folder}" if folder and run.rollouts else ""
+    there = [name for name in (PART, ROLLOUTS) if folder and (folder / name).exists()]
+    kept = f", kept in {folder / there[0]}" if folder and there and run.rollouts else ""
     return StoppedError(
         f"stopped after {len(run.rollouts)} of {run.plan.total} sequences{kept}: "
         + ("what is shown rests on those" if run.rollouts else "nothing was finished")

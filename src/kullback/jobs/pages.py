@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kullback.documents import Document, HeatMap, Interval, Note, Number, Table
+from kullback.jobs.excerpts import excerpts
 
 if TYPE_CHECKING:
     from kullback.jobs.comparison import Comparison
@@ -85,6 +86,7 @@ def text_document(found: TextComparison) -> Document:
                 ),
                 right=("value", "95% interval"),
             ),
+            *([Note(f"text: {found.settings['text']}", tone="quiet")] if "text" in found.settings else []),
         ),
     )
 
@@ -127,6 +129,7 @@ def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
             for row in rows
         ),
         right=right,
+        spare=("n for ±1%", "var/k1", "nats/token", "95% interval"),
     )
     for number, warning in enumerate(warnings, 1):
         yield Note(f"[{number}] {warning}", tone="warning")
@@ -140,20 +143,23 @@ def _differences(found: Comparison) -> Iterator[Table | HeatMap]:
     """Where the models differ, if their token KLs are known."""
     prompts = found.hotspots.top_prompts()
     if prompts:
-        yield _prompts(prompts)
+        yield _prompts(prompts, found.hotspots.texts)
         yield _positions(found.hotspots.top_positions())
-        yield from _heat(prompts, [rollout for rollout in found.rollouts if rollout.sampled_from == "policy"])
+        yield from _heat(
+            prompts, found.hotspots.texts, [rollout for rollout in found.rollouts if rollout.sampled_from == "policy"]
+        )
         yield _sites(found.hotspots.top_sites(8))
 
 
-def _prompts(means: Sequence[PromptMean]) -> Table:
+def _prompts(means: Sequence[PromptMean], texts: Mapping[int, str]) -> Table:
     right = ("nats/sequence", "sequences")
+    shown = excerpts(texts, [mean.prompt_id for mean in means], 60)
     return Table(
         title="Prompts where the models differ most",
         note="",
         columns=("prompt", *right),
         rows=tuple(
-            (_clipped(mean.prompt, 60), Number(mean.nats_per_sequence, ".3f"), Number(mean.sequences, ".0f"))
+            (shown[mean.prompt_id], Number(mean.nats_per_sequence, ".3g"), Number(mean.sequences, ".0f"))
             for mean in means
         ),
         right=right,
@@ -167,14 +173,14 @@ def _positions(means: Sequence[PositionMean]) -> Table:
         note="",
         columns=columns,
         rows=tuple(
-            (Number(mean.position + 1, ".0f"), Number(mean.nats_per_token, ".4f"), Number(mean.tokens, ".0f"))
+            (Number(mean.position + 1, ".0f"), Number(mean.nats_per_token, ".3g"), Number(mean.tokens, ".0f"))
             for mean in means
         ),
         right=columns,
     )
 
 
-def _heat(means: Sequence[PromptMean], rollouts: Sequence[Rollout]) -> Iterator[HeatMap]:
+def _heat(means: Sequence[PromptMean], texts: Mapping[int, str], rollouts: Sequence[Rollout]) -> Iterator[HeatMap]:
     """The token KL by prompt and by range of positions."""
     longest = max((rollout.length for rollout in rollouts), default=0)
     if not longest:
@@ -192,10 +198,10 @@ def _heat(means: Sequence[PromptMean], rollouts: Sequence[Rollout]) -> Iterator[
     yield HeatMap(
         title="Token KL by prompt and position",
         note="Mean nats a token, over the new tokens from one number to the other.",
-        rows=tuple(_clipped(mean.prompt, 40) for mean in means),
+        rows=tuple(excerpts(texts, [mean.prompt_id for mean in means], 40).values()),
         columns=tuple(_range(start + 1, min(start + width, longest)) for start in starts),
         values=values,
-        form=".3f",
+        form=".2g",
     )
 
 
@@ -215,13 +221,14 @@ def _sites(sites: Sequence[Site]) -> Table:
                 repr(site.token),
                 repr(site.top),
                 repr(site.ref_top),
-                Number(site.probability, ".3f"),
-                Number(site.ref_probability, ".3f"),
-                Number(site.token_kl, ".3f"),
+                Number(site.probability, ".3g"),
+                Number(site.ref_probability, ".3g"),
+                Number(site.token_kl, ".3g"),
             )
             for site in sites
         ),
         right=right,
+        spare=("p(drawn)", "q(drawn)"),
     )
 
 

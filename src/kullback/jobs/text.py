@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +12,16 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.documents import Document, Record, plain
-from kullback.errors import InputError, KullbackError, StoppedError
+from kullback.errors import InputError, StoppedError
 from kullback.estimation.means import Share, mean_by_group, share_by_group
 from kullback.estimation.result import Estimate
+from kullback.jobs.endings import handed_over
 from kullback.jobs.interrupts import safe_interrupts
-from kullback.jobs.outputs import prepare_output, write_json
+from kullback.jobs.limits import check_counts
+from kullback.jobs.outputs import ESTIMATE, check_output, results_in
 from kullback.jobs.plans import batch_rows
 from kullback.jobs.progress import OnProgress, Progress, unheard
-from kullback.jobs.prompts import check_prompts, read_texts
+from kullback.jobs.prompts import asked_texts
 from kullback.models.opening import opened
 from kullback.models.pairs import Scores, check_vocabulary, gives_distributions, score
 from kullback.models.protocols import DistributionScorer, Scorer
@@ -130,6 +132,7 @@ def compare_text(
     reference: str | Scorer,
     text: str | Path | Sequence[str],
     *,
+    text_column: str | None = None,
     context_length: int = 512,
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
@@ -146,7 +149,9 @@ def compare_text(
     Args:
         policy, reference: the changed and the original model, as in `kullback.compare`; both must give whole
             next-token distributions.
-        text: a file (.txt is one document; .jsonl or .parquet with a column "text") or documents.
+        text: a file (.txt is one document; .jsonl, .json, .csv, .tsv or .parquet with a column "text", each also as
+            .gz), an id or folder of `datasets`, or documents.
+        text_column: where in the rows the text is; None to look for text, content and document.
         context_length: tokens of a window; capped by what the models read.
         batch_size, device, dtype, output, overwrite, on_progress: as in `kullback.compare`; `output` gets
             estimate.json.
@@ -160,22 +165,21 @@ def compare_text(
         >>> found.windows, found.forward.unit
         (1, 'token')
     """
-    folder = None if output is None else prepare_output(output, overwrite=overwrite, names=["estimate.json"])
-    texts = read_texts(text) if isinstance(text, str | Path) else [str(t) for t in check_prompts(text, "text")]
+    check_counts({"context_length": context_length})
+    check_output(output, overwrite=overwrite, names=[ESTIMATE])
+    texts, told = asked_texts(text, text_column)
     q, p = (_exact(opened(model, device=device, dtype=dtype)) for model in (policy, reference))
     plan = _plan((q, p), texts, context_length, batch_size)
     started = time.perf_counter()
-    scores, ended = _scored(plan, (q, p), on_progress)
-    if not scores:
-        raise ended or InputError("nothing was scored")
-    seconds = time.perf_counter() - started
-    result = _outcome(plan, (q, p), scores, seconds=seconds, complete=ended is None)
-    if folder is not None:
-        write_json(folder / "estimate.json", result.to_dict())
-    if ended is not None:
-        ended.result = result
-        raise ended
-    return result
+    with results_in(output, overwrite=overwrite, names=[ESTIMATE]) as folder:
+        scores, ended = _scored(plan, (q, p), on_progress)
+        if not scores:
+            raise ended or InputError("nothing was scored")
+        seconds = time.perf_counter() - started
+        with safe_interrupts():  # the seconds that the estimates take are too late to stop
+            found = _outcome(plan, (q, p), scores, seconds=seconds, complete=len(scores) == len(plan.windows))
+            said = {"text": " ".join(told)} if told else {}
+            return handed_over(replace(found, settings={**found.settings, **said}), folder, ended)
 
 
 def _exact(model: Scorer) -> DistributionScorer:
@@ -222,7 +226,7 @@ def _windows(document: int, tokens: list[int], length: int) -> Iterator[Window]:
 
 def _scored(
     plan: TextPlan, pair: tuple[DistributionScorer, DistributionScorer], on_progress: OnProgress
-) -> tuple[list[Scores], KullbackError | None]:
+) -> tuple[list[Scores], BaseException | None]:
     """What was scored, and the error that ended it early, if one did."""
     scores: list[Scores] = []
     tokens = 0
@@ -238,6 +242,8 @@ def _scored(
         return scores, StoppedError(
             f"stopped after {len(scores)} of {len(plan.windows)} windows: what is shown rests on those"
         )
+    except Exception as error:  # a callback's, say: what is scored is shown all the same
+        return scores, error
     return scores, None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from kullback.arrays import Float64, to_numpy
 from kullback.documents import Cell, Chart, Document, Number, Panel, Series, Table
 from kullback.errors import InputError
+from kullback.estimation.conclusion import RIDGE_ROWS
 from kullback.lab.cells import Columns, numbers, settled, table_of
 from kullback.lab.outcome import ExperimentOutcome
 from kullback.oracle import reference_world
@@ -114,8 +115,8 @@ def coefficients(
     """What each way of choosing λ in k1 + λ(r − 1) gains, and its bias, exactly, by enumerating batches.
 
     The ways: fixed at 0 (k1), 1 (k3) or λ* = J/χ²; J/χ² with both estimated on the same batch
-    (`kullback.optimal_coefficient`); least squares on the same batch; and least squares on the other draws
-    (leave-one-out, which ``ControlVariate("fit")`` does).
+    (`kullback.optimal_coefficient`); least squares on the same batch; least squares on the other draws
+    (leave-one-out); and the same with a ridge worth ten draws, which ``ControlVariate("fit")`` does.
 
     Args:
         policy, reference: probabilities q and p of the outcomes, the same support.
@@ -183,13 +184,22 @@ def _same_batch(fit: BatchEstimate) -> BatchEstimate:
     return lambda counts, ell, control: _fixed(fit(counts, ell, control))(counts, ell, control)
 
 
-def _leave_one_out(counts: Float64, ell: Float64, control: Float64) -> float:
-    total = 0.0
-    for outcome in np.flatnonzero(counts):
-        others = counts.copy()
-        others[outcome] -= 1
-        total += counts[outcome] * (ell[outcome] + _fit(others, ell, control) * control[outcome])
-    return float(total / counts.sum())
+def _ridge_fit(counts: Float64, ell: Float64, control: Float64) -> float:
+    """The same with RIDGE_ROWS draws that say 0: λ̂·n/(n + 10)."""
+    n = counts.sum()
+    return _fit(counts, ell, control) * float(n / (n + RIDGE_ROWS))
+
+
+def _leave_one_out(fit: BatchEstimate) -> BatchEstimate:
+    def estimate(counts: Float64, ell: Float64, control: Float64) -> float:
+        total = 0.0
+        for outcome in np.flatnonzero(counts):
+            others = counts.copy()
+            others[outcome] -= 1
+            total += counts[outcome] * (ell[outcome] + fit(others, ell, control) * control[outcome])
+        return float(total / counts.sum())
+
+    return estimate
 
 
 WAYS: dict[str, Callable[[float], BatchEstimate]] = {
@@ -198,7 +208,8 @@ WAYS: dict[str, Callable[[float], BatchEstimate]] = {
     "λ* = J/χ²": lambda best: _fixed(best),
     "J/χ², same batch": lambda best: _same_batch(_ratio_fit),
     "least squares, same batch": lambda best: _same_batch(_fit),
-    "leave-one-out": lambda best: _leave_one_out,
+    "leave-one-out": lambda best: _leave_one_out(_fit),
+    "leave-one-out, ridge": lambda best: _leave_one_out(_ridge_fit),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import assert_never
 
@@ -32,6 +32,7 @@ from kullback.documents import (
     visible,
 )
 from kullback.report.heat import colours
+from kullback.report.substitutes import on_screen
 
 STYLES: dict[Tone, str] = {
     "plain": "",
@@ -42,8 +43,15 @@ STYLES: dict[Tone, str] = {
     "hint": "cyan",
 }
 
+LINES = box.SIMPLE_HEAD
+PLAIN_LINES = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+"""The same in ASCII, for which `rich` would draw edges, wider than what was measured."""
+
 LEGIBLE = 12
 """Columns of words that are narrower are read letter by letter."""
+
+LONGEST_NAME = 32
+"""Characters of a word that is not broken, such as the name of an estimator; what is longer is no word."""
 
 
 def render(document: Document) -> RenderableType:
@@ -65,7 +73,7 @@ def render(document: Document) -> RenderableType:
 def show(document: Document, console: Console) -> None:
     """Print a document."""
     # Cropping to the width would cut off the code that is to be copied; all else is folded.
-    console.print(render(document), crop=False)
+    console.print(render(on_screen(document, console.encoding)), crop=False)
 
 
 def _drawn(block: Block) -> Iterator[RenderableType]:
@@ -87,7 +95,7 @@ def _drawn(block: Block) -> Iterator[RenderableType]:
             for each in block.blocks:
                 yield from _drawn(each)
         case Table():
-            yield from _titled(block, _Grid(_narrow(block)))
+            yield from _titled(block, _Grid(_without(block, block.wide)))
         case Chart():
             yield _text(block.text, "dim")
         case HeatMap():
@@ -131,16 +139,16 @@ def _facts(facts: Facts) -> RichTable:
     return drawn
 
 
-def _narrow(table: Table) -> Table:
-    """The table without its wide columns."""
-    kept = [i for i, name in enumerate(table.columns) if name not in table.wide]
+def _without(table: Table, left_out: Sequence[str]) -> Table:
+    """The table without some of its columns."""
+    kept = [i for i, name in enumerate(table.columns) if name not in left_out]
     rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
-    return Table(table.title, table.note, tuple(table.columns[i] for i in kept), rows, right=table.right)
+    return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Rows and columns, or a paragraph a row where a terminal has no room for the columns.
+    """Rows and columns as far as there is room, or a paragraph a row where there is none for what must be shown.
 
     Attributes:
         table: without columns that are never shown.
@@ -151,12 +159,18 @@ class _Grid:
     styles: Sequence[Sequence[str]] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        if self._width() <= options.max_width:
-            yield self._columns()
-        else:
-            yield Text()
-            yield from self._paragraphs()
-            yield Text()
+        for count in range(len(self.table.spare) + 1):
+            left_out = self.table.spare[:count]
+            shown = _Grid(_without(self.table, left_out), self.styles)
+            if shown._width() <= options.max_width:
+                yield shown._columns(PLAIN_LINES if options.ascii_only else LINES)
+                if left_out:
+                    yield _text(f"for want of room without {', '.join(left_out)}: widen the terminal", "dim")
+                    yield Text()
+                return
+        yield Text()
+        yield from self._paragraphs()
+        yield Text()
 
     def _width(self) -> int:
         """Columns of a terminal from which it can be read."""
@@ -164,11 +178,11 @@ class _Grid:
         for place, name in enumerate(self.table.columns):
             texts = (name, *(text_of(row[place]) for row in self.table.rows))
             natural = max(cell_len(line) for text in texts for line in text.split("\n"))
-            total += natural if name in self.table.right else min(natural, LEGIBLE)
+            total += natural if name in self.table.right else min(natural, max(LEGIBLE, _longest_word(texts)))
         return total
 
-    def _columns(self) -> RichTable:
-        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    def _columns(self, lines: box.Box) -> RichTable:
+        drawn = RichTable(box=lines, pad_edge=False)
         for name in self.table.columns:
             right = name in self.table.right
             drawn.add_column(_text(name), justify="right" if right else "left", no_wrap=right, overflow="fold")
@@ -183,6 +197,11 @@ class _Grid:
             named = zip(self.table.columns[1:], others, strict=True)
             yield _text(first)
             yield Padding(_text(" · ".join(f"{name} {text}" for name, text in named if text)), (0, 0, 0, 4))
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    """The columns that the longest name takes, up to which a column is not made narrower: names are not broken."""
+    return max((cell_len(word) for text in texts for word in text.split() if len(word) <= LONGEST_NAME), default=0)
 
 
 def _shade(colour: tuple[str, str] | None) -> str:

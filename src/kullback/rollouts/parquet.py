@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.errors import FileError, InputError, MissingPackageError
+from kullback.errors import FileError, InputError
 from kullback.estimation.sequences import TOKEN_COLUMNS
 from kullback.rollouts.metadata import SCHEMA, Metadata, TokenHash
 from kullback.rollouts.old import OLD_NAMES, is_old, old_metadata
+from kullback.rollouts.part import ENDING, Part, pyarrow, reason
 from kullback.rollouts.record import Rollout
 from kullback.rollouts.schema import COLUMNS, check_columns, table_schema
 from kullback.rollouts.table import Rollouts
@@ -33,8 +34,8 @@ KEY = b"kullback"
 class RolloutWriter:
     """Writes rollouts to a Parquet file batch by batch; a batch that was written stays.
 
-    The file has its name from the start of `close`; until then it is NAME.part.
-    Use as a context manager: whatever ends the block, the finished batches are kept.
+    Until `close` what was written is in NAME.part, which `read_rollouts` reads too, also after a kill; the file has
+    its name only once it is whole. Use as a context manager: whatever ends the block, the finished batches are kept.
 
     Args:
         path: of the file.
@@ -49,43 +50,56 @@ class RolloutWriter:
     def __init__(self, path: str | Path, metadata: Metadata | None = None) -> None:
         self.path = Path(path)
         self.metadata = metadata or Metadata()
-        self._part = self.path.with_name(self.path.name + ".part")
-        self._writer: pq.ParquetWriter | None = None
+        self._part: Part | None = None
         self._hash = TokenHash()
 
     def write(self, rollouts: Sequence[Rollout]) -> None:
         """Append rows, as one row group."""
         if not rollouts:
             return
-        _, pq = _pyarrow()
         table = _table(rollouts)
-        try:
-            if self._writer is None:
-                self._writer = pq.ParquetWriter(
-                    self._part,
-                    table.schema,
-                    compression="zstd",
-                    use_dictionary=False,
-                    use_byte_stream_split=[f"{name}.list.element" for name in TOKEN_COLUMNS],
-                )
-            self._writer.write_table(table)
-        except OSError as error:
-            raise FileError(f"{self.path} cannot be written ({_reason(error)})") from error
+        if self._part is None:
+            said = table.schema.with_metadata({KEY: self.metadata.to_json()})
+            self._part = Part(self.path.with_name(self.path.name + ENDING), said)
+        self._part.write(table)
         for rollout in rollouts:
             self._hash.update(rollout)
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
-        if self._writer is None:
+        """Make the file of what was written, and give it its name; the part stays where that fails."""
+        if self._part is None:
             return
-        metadata = replace(self.metadata, token_hash=self._hash.hexdigest(), schema=SCHEMA)
-        writer, self._writer = self._writer, None
+        part, self._part = self._part, None
+        whole = self.path.with_name(self.path.name + ".whole")
         try:
-            writer.add_key_value_metadata({KEY: metadata.to_json()})
-            writer.close()
-            os.replace(self._part, self.path)
+            # A folder that was removed under way is made again.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._copy(part, whole)
+            os.replace(whole, self.path)
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written ({_reason(error)})") from error
+            with suppress(OSError):
+                whole.unlink()
+            raise FileError(
+                f"{self.path} cannot be written ({reason(error)}): kullback.read_rollouts({str(part.path)!r}) reads "
+                "what was finished"
+            ) from error
+        finally:
+            part.close()
+        part.remove()
+
+    def _copy(self, part: Part, path: Path) -> None:
+        pa = pyarrow()
+        metadata = replace(self.metadata, token_hash=self._hash.hexdigest(), schema=SCHEMA)
+        with pa.parquet.ParquetWriter(
+            path,
+            table_schema(),
+            compression="zstd",
+            use_dictionary=False,
+            use_byte_stream_split=[f"{name}.list.element" for name in TOKEN_COLUMNS],
+        ) as writer:
+            for batch in part.batches():
+                writer.write_table(pa.Table.from_batches([batch.replace_schema_metadata(None)]))
+            writer.add_key_value_metadata({KEY: metadata.to_json()})
 
     def __enter__(self) -> RolloutWriter:
         return self
@@ -93,7 +107,9 @@ class RolloutWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # What ended the block is what the user has to know; the part stays where the file cannot be made of it.
+        with nullcontext() if error is None else suppress(FileError):
+            self.close()
 
 
 def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], metadata: Metadata | None = None) -> None:
@@ -120,13 +136,8 @@ def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], metadata: Meta
     writer.close()
 
 
-def _reason(error: OSError) -> str:
-    # Arrow puts the path and its own words into strerror.
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
 def _table(rollouts: Sequence[Rollout]) -> pa.Table:
-    pa, _ = _pyarrow()
+    pa = pyarrow()
     schema = table_schema()
     arrays = []
     for field in schema:
@@ -195,20 +206,12 @@ class ParquetSource:
                 first += len(batch)
 
     def _rows(self, batch: pa.RecordBatch, first: int) -> list[Rollout]:
-        """The rows of a batch, the first of which has the number `first` in the file."""
-        try:
-            columns = [COLUMNS[name].values(batch.column(stored), stored) for stored, name in self._stored.items()]
-            rows = (zip(self._stored.values(), row, strict=True) for row in zip(*columns, strict=True))
-            return [Rollout(**{name: value for name, value in row if value is not None}) for row in rows]
-        except InputError as error:
-            if len(batch) > 1:  # look for the row; a slice would still hold the others' tokens, and cast them
-                return [self._rows(batch.take([number]), first + number)[0] for number in range(len(batch))]
-            raise FileError(f"{self.path}, row {first}: {error}") from error
+        return rows_of(self.path, batch, self._stored, first)
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
         """The file, with what goes wrong in reading it said in a sentence."""
-        pa, _ = _pyarrow()
+        pa = pyarrow()
         with _open(self.path) as file:
             try:
                 yield file
@@ -218,14 +221,33 @@ class ParquetSource:
                 raise FileError(f"{self.path} is damaged ({error}): write it again") from error
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    pa, pq = _pyarrow()
-    part = path.with_name(path.name + ".part")
+def rows_of(path: Path, batch: pa.RecordBatch, stored: Mapping[str, str], first: int) -> list[Rollout]:
+    """The rows of a batch, the first of which has the number `first` in the file; `stored` names columns by theirs."""
     try:
-        return pq.ParquetFile(path)
+        columns = [COLUMNS[name].values(batch.column(at), at) for at, name in stored.items()]
+        rows = (zip(stored.values(), row, strict=True) for row in zip(*columns, strict=True))
+        return [Rollout(**{name: value for name, value in row if value is not None}) for row in rows]
+    except InputError as error:
+        if len(batch) > 1:  # look for the row; a slice would still hold the others' tokens, and cast them
+            return [rows_of(path, batch.take([number]), stored, first + number)[0] for number in range(len(batch))]
+        raise FileError(f"{path}, row {first}: {error}") from error
+
+
+READ_PART = "and it can be read by that name"
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    pa = pyarrow()
+    part = path.with_name(path.name + ENDING)
+    try:
+        return pa.parquet.ParquetFile(path)
     except FileNotFoundError:
         missing = "there is no such file, check the path"
-        why = f"only {part.name} is there, of a job that has not come to its end" if part.exists() else missing
+        why = (
+            f"only {part.name} is there, of a job that has not come to its end, {READ_PART}"
+            if part.exists()
+            else missing
+        )
     except OSError as error:
         why = f"{error}, check the path"
     except pa.ArrowException:
@@ -236,12 +258,3 @@ def _open(path: Path) -> pq.ParquetFile:
 def _holds_something(file: pq.ParquetFile, column: str) -> bool:
     batches = file.iter_batches(1024, columns=[column])
     return any(batch.column(0).null_count < len(batch) for batch in batches)
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise MissingPackageError("pyarrow", "hf") from None
-    return pa, pq

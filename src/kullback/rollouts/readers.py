@@ -8,8 +8,9 @@ from pathlib import Path
 from kullback.errors import InputError
 from kullback.rollouts.parquet import ParquetSource
 from kullback.rollouts.table import Rollouts, Source
+from kullback.rollouts.unfinished import PartSource
 
-READERS: Mapping[str, Callable[[Path], Source]] = {"parquet": ParquetSource}
+READERS: Mapping[str, Callable[[Path], Source]] = {"parquet": ParquetSource, "part": PartSource}
 """By the name of the format, which is also the ending of its files."""
 
 
@@ -18,7 +19,8 @@ def read_rollouts(path: str | Path, format: str | None = None) -> Rollouts:
 
     Args:
         path: of the file.
-        format: "parquet"; None to go by the file's ending, and Parquet for an ending that says nothing.
+        format: "parquet", or "part" for what a job that was killed had finished; None to go by the file's ending, and
+            Parquet for an ending that says nothing.
 
     Raises:
         FileError: no such file, not of that format or not finished, or without the columns of rollouts; and later,

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from kullback.vocab import eager, formulas, partition
-from kullback.vocab.backends import Outputs
 from kullback.vocab.formulas import DIVERGENCES, Divergence
+from kullback.vocab.kernels import Outputs
 
 P = ParamSpec("P")
 R = TypeVar("R")

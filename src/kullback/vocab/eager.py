@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from kullback.vocab import formulas
-from kullback.vocab.backends import Outputs
 from kullback.vocab.formulas import FAR_APART, Divergence, wide
+from kullback.vocab.kernels import Outputs
 
 # Of one temporary: the rows of a slice are so many that it fills this. On a CPU it then stays in the 2 MB of cache that
 # a core has. Forward and backward at 2,048 × 32,768 in float32: 1 MB takes 232 ms, 256 KB 297, 4 MB 267, 16 MB 367.

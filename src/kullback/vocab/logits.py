@@ -11,6 +11,7 @@ from torch import Tensor
 from kullback.errors import InputError, ShapeError
 from kullback.vocab import ops, partition, shards
 from kullback.vocab.backends import backend_for
+from kullback.vocab.doors import tensor_of
 from kullback.vocab.formulas import Divergence, divergence_of
 from kullback.vocab.ops import Context, differentiable
 from kullback.vocab.shards import Shard
@@ -93,7 +94,8 @@ def token_kl(
     0, for no small step makes it finite. A token whose words are all excluded is nan.
 
     Args:
-        logits: of the policy, (…, vocab), float32, float64, or half precision, which is computed in float32.
+        logits: of the policy, (…, vocab), float32, float64, or half precision, which is computed in float32: a
+            tensor, or a NumPy array or lists, which become a tensor on the CPU.
             With a group, this rank's columns; or a DTensor split over its last dimension.
         ref_logits: of the reference, likewise.
         direction: ``"reverse"``, ``"forward"`` or ``"jensen_shannon"``; KL(q‖p) unless it is given.
@@ -118,6 +120,7 @@ def token_kl(
         >>> kb.vocab.token_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
         tensor([0.1201])
     """
+    logits, ref_logits = tensor_of(logits, "logits"), tensor_of(ref_logits, "ref_logits")
     logits, group, _ = shards.local_columns(logits, group, "logits")
     ref_logits, ref_group, _ = shards.local_columns(ref_logits, group, "ref_logits")
     check_floating(logits=logits, ref_logits=ref_logits)
@@ -198,8 +201,8 @@ def token_logprobs(
     the gradient.
 
     Args:
-        logits: (…, vocab), float32, float64 or half precision, which is computed in float32. With a group,
-            this rank's columns; or a DTensor split over its last dimension.
+        logits: (…, vocab), float32, float64 or half precision, which is computed in float32; a tensor, a NumPy
+            array or lists. With a group, this rank's columns; or a DTensor split over its last dimension.
         tokens: (…), the ids of the tokens in the whole vocabulary.
         entropy: return (logprobs, entropy) instead of logprobs.
         temperature: T.
@@ -220,6 +223,7 @@ def token_logprobs(
         >>> kb.vocab.token_logprobs(torch.zeros(1, 4), torch.tensor([2]), entropy=True)
         (tensor([-1.3863]), tensor([1.3863]))
     """
+    logits, tokens = tensor_of(logits, "logits"), tensor_of(tokens, "tokens")
     logits, group, start = shards.local_columns(logits, group, "logits")
     check_floating(logits=logits)
     check_integers(tokens)
@@ -311,5 +315,7 @@ def check_floating(**tensors: Tensor | None) -> None:
         InputError: one does not.
     """
     for name, x in tensors.items():
+        if x is not None and not isinstance(x, Tensor):
+            raise InputError(f"{name} is a {type(x).__name__}, but a torch tensor is needed: torch.as_tensor(x)")
         if x is not None and not x.is_floating_point():
             raise InputError(f"{name} holds {x.dtype}, but floating-point numbers are needed")

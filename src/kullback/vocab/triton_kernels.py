@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kullback.vocab import eager, partition
-from kullback.vocab.backends import Outputs
 from kullback.vocab.formulas import Divergence
+from kullback.vocab.kernels import Outputs
 
 # Columns of a tile, which a program holds in registers: 128 threads have 32 of them each of every array that is alive.
 # Whole rows, 65,536 words in some libraries, spill to memory. ``benchmarks.gpu`` tries 1,024 to 16,384.

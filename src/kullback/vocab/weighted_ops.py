@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from kullback.vocab import partition, shards
-from kullback.vocab.backends import BlockKernels, block_kernels
+from kullback.vocab.backends import block_kernels
 from kullback.vocab.formulas import Divergence, divergence_of, wide
 from kullback.vocab.head_ops import PLAN, gradients_like, head_operator, heads_of
 from kullback.vocab.heads import Head, HeadGradients, HeadPlan, bands
+from kullback.vocab.kernels import BlockKernels
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic
 from kullback.vocab.products import slices
 

@@ -164,17 +164,39 @@ def at_least_float32(x: Numbers, name: str = "log_ratio") -> Array:
     Raises:
         InputError: x does not hold real floating-point numbers.
     """
-    array: Array = np.asarray(x, dtype=np.float64) if isinstance(x, float | int | Sequence) else x
+    array: Array = _of_python(x, name) if isinstance(x, float | int | Sequence) else x
+    if not hasattr(array, "dtype"):
+        raise InputError(f"{name} is a {type(x).__name__}, but an array or a list of floating-point numbers is needed")
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
+        raise InputError(f"{name} holds {array.dtype}, but floating-point numbers in nats are needed: convert it first")
     xp = namespace(array)
-    if str(array.dtype).endswith("float16"):
+    if is_half(array.dtype):
         return xp.astype(array, xp.float32)
     if not xp.isdtype(array.dtype, "real floating"):
         raise InputError(f"{name} holds {array.dtype}, but floating-point numbers in nats are needed: convert it first")
     return array
 
 
-def check_shapes(logprobs: Array, others: Mapping[str, Array | None]) -> None:
-    """Hold that log-probs are (batch, time), and that the other token arrays have their shape.
+def _of_python(x: float | Sequence[Any], name: str) -> Float64:
+    try:
+        array = np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{name} is a list that is no table of numbers: pass rows of one length, or an array"
+        ) from error
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name} is a list with something else than numbers in it: floating-point numbers are needed")
+    return array.astype(np.float64)
+
+
+def is_half(dtype: object) -> bool:
+    """Whether a dtype is narrower than float32."""
+    name = str(dtype).rpartition(".")[2]
+    return name.endswith("float16") or name.startswith("float8") or name.startswith("float4")
+
+
+def check_shapes(logprobs: Array, others: Mapping[str, Array | None], name: str = "logprobs") -> None:
+    """Hold that log-probs are (batch, time) with a row and a column, and that the other token arrays have their shape.
 
     Raises:
         ShapeError: they do not.
@@ -182,21 +204,34 @@ def check_shapes(logprobs: Array, others: Mapping[str, Array | None]) -> None:
     shape = tuple(logprobs.shape)
     if len(shape) != 2:
         raise ShapeError(
-            f"logprobs has shape {shape}, but (batch, time) is needed, one row a sequence"
+            f"{name} has shape {shape}, but (batch, time) is needed, one row a sequence"
             + (": add a batch dimension, logprobs[None, :]" if len(shape) == 1 else "")
         )
-    for name, array in others.items():
+    for other, array in others.items():
         if array is not None and tuple(array.shape) != shape:
             raise ShapeError(
-                f"{name} has shape {tuple(array.shape)} and logprobs {shape}: "
-                "all token arrays share one (batch, time) shape"
+                f"{other} has shape {tuple(array.shape)} and {name} {shape}: "
+                "all token arrays share one (batch, time) shape, and none is broadcast"
             )
+    if 0 in shape:
+        what = "no row came" if shape[0] == 0 else "rows without a token came"
+        raise ShapeError(f"{name} has shape {shape}: {what}, but at least one sequence with a token is needed")
+
+
+def can_look(x: Array) -> bool:
+    """Whether the values of x are at hand: not while torch or JAX traces, compiles or captures a graph."""
+    if is_torch(x):
+        torch: Any = sys.modules["torch"]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta:
+            return False
+        return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    return not (is_jax(x) and isinstance(x, sys.modules["jax"].core.Tracer))
 
 
 def to_numpy(x: Numbers) -> npt.NDArray[Any]:
-    """x on the host as NumPy, without its gradient; bfloat16 and float16 come as float32."""
+    """x on the host as NumPy, without its gradient; half precision comes as float32."""
     if is_torch(x):
         x = x.detach().cpu()
-        return np.asarray((x.float() if str(x.dtype).endswith("float16") else x).numpy())
+        return np.asarray((x.float() if is_half(x.dtype) else x).numpy())
     array: npt.NDArray[Any] = np.asarray(x)
-    return array.astype(np.float32) if str(array.dtype).endswith("float16") else array
+    return array.astype(np.float32) if is_half(array.dtype) else array
