@@ -6,7 +6,7 @@ import re
 from itertools import chain
 
 import pytest
-from quotations import is_quoted
+from quotations import RUN, is_quoted, words
 
 from kullback import CLAIMS
 from kullback.claims import Claim
@@ -71,6 +71,13 @@ def quotations() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("document", "text"), quotations())
 def test_a_place_in_quotation_marks_is_one_in_the_document(document: str, text: str) -> None:
     assert is_quoted(document, text)
+
+
+@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.sources[0] in DOCUMENTS], ids=lambda c: c.id)
+def test_what_a_text_quotes_is_of_one_of_the_documents(claim: Claim) -> None:
+    texts = (claim.statement, claim.why, claim.condition, claim.meant)
+    pieces = [piece for text in texts for piece in re.findall("“(.*?)”", text) if len(words(piece)) >= RUN]
+    assert not [piece for piece in pieces if not any(is_quoted(document, piece) for document in DOCUMENTS)]
 
 
 def test_a_quotation_is_refused_where_a_word_differs() -> None:

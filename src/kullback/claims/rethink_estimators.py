@@ -241,7 +241,7 @@ CLAIMS = (
         statement="The variance of k2 is far below that of k1, and its bias is much, much smaller too.",
         verdict=Verdict.FAILS,
         why="The sentence compares with k1, and k1 has no bias at all.",
-        condition="Read “its bias is small as well”: it is, while the models are close.",
+        condition="Its bias is small as well, while the models are close.",
         computation=_smaller_bias,
         code=lines(
             "import kullback as kb",
