@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import kullback as kb
+from kullback.estimation.recipe import Unit
 from kullback.estimators import Level
 from kullback.oracle import TreeLM, World
 from kullback.oracle.tree import prefix_count
