@@ -63,7 +63,10 @@ def tensors(
 
 
 def _is_triple(x: Any) -> bool:
-    return isinstance(x, tuple | list) and len(x) in (2, 3) and type(x[1]) is int and isinstance(x[0], float | None)
+    if not isinstance(x, tuple | list) or len(x) != 3:
+        return False
+    value, word, text = x
+    return type(word) is int and word >= 0 and isinstance(value, float | None) and isinstance(text, str | None)
 
 
 def _positions(x: Any, name: str) -> tuple[list[Listed], bool]:
