@@ -9,7 +9,6 @@ import numpy as np
 
 from kullback.arrays import (
     A,
-    Array,
     Bounds,
     Elementwise,
     Groups,
@@ -121,7 +120,7 @@ def kl_loss(
     return loss
 
 
-def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) -> Elementwise:
+def _kernel(estimator: Estimator, token_kl: Numbers | None, objective: Objective) -> Elementwise:
     """What is applied to a token's gap, where no exact KL takes its place."""
     exact = estimator is RAO_BLACKWELL
     if token_kl is not None and not exact and estimator is not K1:
