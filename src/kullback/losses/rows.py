@@ -151,7 +151,8 @@ def beside(x: Any, like: A) -> A:
         return there
     if is_torch(x):
         x = to_numpy(x)
-    same: A = namespace(like).asarray(x)
+    other: Any = namespace(like).asarray(x)
+    same: A = other
     return same
 
 
