@@ -127,7 +127,6 @@ def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
             for row in rows
         ),
         right=right,
-        spare=("n for ±1%", "var/k1", "nats/token", "95% interval"),
     )
     for number, warning in enumerate(warnings, 1):
         yield Note(f"[{number}] {warning}", tone="warning")
@@ -226,7 +225,6 @@ def _sites(sites: Sequence[Site]) -> Table:
             for site in sites
         ),
         right=right,
-        spare=("p(drawn)", "q(drawn)"),
     )
 
 
