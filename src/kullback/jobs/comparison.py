@@ -272,8 +272,8 @@ def _model_notes(run: Run, models: Models) -> Iterator[str]:
     for model in (q, p, models.samplers["policy"]):
         yield from getattr(model, "notes", ())
     yield from pair_notes(q, p)
-    for role, model, other in (("policy", q, p), ("reference", p, q)):
-        note = run.outside[role].note(model.name, other.name)
+    for outside, model, other in ((run.outside["policy"], q, p), (run.outside["reference"], p, q)):
+        note = outside.note(model.name, other.name)
         if note is not None:
             yield f"{note}: {OUTSIDE}"
 

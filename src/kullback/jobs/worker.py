@@ -97,7 +97,7 @@ def check_drawn(name: str, completions: Sequence[Completion], scores: Sequence[S
     apart = apart[np.isfinite(apart)]
     if len(apart) and apart.mean() > APART:
         raise ModelError(
-            f"{name} drew tokens with log-probs that are {apart.mean():.2g} nats a token from what it scores them with: "
+            f"{name} drew tokens with log-probs that are {apart.mean():.2g} nats a token from those of scoring: "
             "its step-by-step reading is not its forward pass; try another version of transformers, or sample with "
             "sampler=…"
         )

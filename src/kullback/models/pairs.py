@@ -140,7 +140,7 @@ def only_in(first: Reader, second: Reader) -> dict[str, int]:
 
 def places(policy: Reader, reference: Reader) -> dict[str, str]:
     """Device and dtype of both models, as far as they say; the reference's have a prefix."""
-    found = {}
+    found: dict[str, str] = {}
     for prefix, model in (("", policy), ("reference_", reference)):
         if gives_distributions(model):
             found |= {f"{prefix}device": str(model.device), f"{prefix}dtype": model.dtype}

@@ -30,7 +30,7 @@ class Randomness:
     def __init__(self, seed: int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 1 << 64:
             raise InputError(f"seed={seed!r} came, but a seed is a whole number from 0 to 2**64 - 1")
-        self.seed = int(seed)
+        self.seed: int = int(seed)
 
     @cached_property
     def torch(self) -> torch.Generator:
