@@ -56,5 +56,5 @@ def test_a_text_without_a_whole_window() -> None:
 
 
 def test_windows_that_are_none() -> None:
-    with pytest.raises(InputError, match="windows are overlapping or llama.cpp"):
+    with pytest.raises(InputError, match=r"windows are overlapping or llama\.cpp"):
         kb.compare_text("builtin:tuned", "builtin:base", [TEXT], windows="half")  # type: ignore[arg-type]
