@@ -135,7 +135,7 @@ def test_a_missing_tokenizer_is_the_other_models_and_that_is_said(tmp_path: Path
 def test_a_trainers_folder_is_refused_with_its_latest_checkpoint(tmp_path: Path) -> None:
     for step in ("9", "10", "best"):
         (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
-    with pytest.raises(ModelError, match="the latest is .*checkpoint-10$"):
+    with pytest.raises(ModelError, match=r"the latest is .*checkpoint-10$"):
         load(str(tmp_path / "run"))
 
 

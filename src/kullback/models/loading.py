@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,24 @@ def loaded(name: str, *, device: object, dtype: object, tokenizer: Any = None) -
     wanted = dtype_named(dtype, where)
     if place.kind == "adapter":
         return _adapted(name, place, where, wanted, tokenizer)
-    with _one_sentence(name, place):
+    with _reading(name, place):
         model = _weights(name, place, where, wanted)
     check_finite(name, model)
-    return LanguageModel(name, model, tokenizer or tokenizer_of(name, place), notes=_notes(name, place, model))
+    own = tokenizer or tokenizer_of(name, place)
+    return tried(LanguageModel(name, model, own, notes=tuple(_notes(name, place, model))))
+
+
+def tried(model: LanguageModel) -> LanguageModel:
+    """A model whose forward pass works.
+
+    Raises:
+        ModelError: it does not: what it was quantised with does not run here, or its parts do not fit together.
+    """
+    with one_sentence(
+        model.name, "could not compute a first pass", "try another device, dtype or version of its parts"
+    ):
+        _ = model.vocab  # asked of the model itself, by a pass over one token
+    return model
 
 
 def tokenizer_of(name: str, place: Place) -> Any:
@@ -79,7 +93,7 @@ def tokenizer_of(name: str, place: Place) -> Any:
     if not place.has_tokenizer:
         return None
     options = {} if place.file is None else {"gguf_file": place.file}
-    with _one_sentence(f"the tokenizer of {name}", place):
+    with _reading(f"the tokenizer of {name}", place):
         return HF.AutoTokenizer.from_pretrained(place.path, trust_remote_code=False, **options)
 
 
@@ -90,6 +104,7 @@ def _weights(name: str, place: Place, device: str, dtype: torch.dtype | str) -> 
         options = {"gguf_file": place.file}
     quantised = place.kind != "gguf" and _quantisation(place) is not None
     if quantised:
+        _need("accelerate", "quantised")
         options["device_map"] = {"": device}  # quantised weights are packed for the device they are loaded on
     model, info = HF.AutoModelForCausalLM.from_pretrained(
         place.path,
@@ -107,7 +122,7 @@ def _adapted(name: str, place: Place, device: str, dtype: torch.dtype | str, tok
     peft = _need("peft", "peft")
     base = adapter_base(name, Path(place.path))
     below = loaded(base, device=device, dtype=dtype, tokenizer=tokenizer)
-    with _one_sentence(name, place):
+    with _reading(name, place):
         model = peft.PeftModel.from_pretrained(below.model, place.path, torch_device=device).eval()
         if model.active_peft_config.is_prompt_learning:
             raise ModelError(
@@ -117,9 +132,8 @@ def _adapted(name: str, place: Place, device: str, dtype: torch.dtype | str, tok
         _check_adapter(name, place, set(peft.get_peft_model_state_dict(model)))
     check_finite(name, model)
     own = tokenizer or tokenizer_of(name, place) or below.tokenizer
-    return replace(
-        below, name=name, model=model, tokenizer=own, notes=(*below.notes, f"{name} is an adapter of {base}")
-    )
+    notes = (*below.notes, f"{name} is an adapter of {base}")
+    return tried(replace(below, name=name, model=model, tokenizer=own, notes=notes))
 
 
 def _check_adapter(name: str, place: Place, wanted: set[str]) -> None:
@@ -138,13 +152,28 @@ def _check_adapter(name: str, place: Place, wanted: set[str]) -> None:
             )
 
 
-def _notes(name: str, place: Place, model: Any) -> tuple[str, ...]:
+def _notes(name: str, place: Place, model: Any) -> Iterator[str]:
     if place.kind == "gguf":
-        return (f"{name} is GGUF: transformers turned its weights into {str(model.dtype).removeprefix('torch.')}",)
-    method = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
-    if method is None:
-        return ()
-    return (f"{name} is quantised ({getattr(method.quant_method, 'value', method.quant_method)})",)
+        yield f"{name} is GGUF: transformers turned its weights into {str(model.dtype).removeprefix('torch.')}"
+    else:
+        asked = _quantisation(place)
+        if asked is not None and quantised_with(model) is None:
+            yield f"the config of {name} speaks of {asked}, and its weights were loaded without it"
+        yield from quantised_notes(name, model)
+
+
+def quantised_notes(name: str, model: Any) -> Iterator[str]:
+    """With what a model is quantised, if it is."""
+    method = quantised_with(model)
+    if method is not None:
+        yield f"{name} is quantised ({method})"
+
+
+def quantised_with(model: Any) -> str | None:
+    """The method by which a model's weights are quantised."""
+    config = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
+    method = getattr(config, "quant_method", None)
+    return None if method is None else str(getattr(method, "value", method))
 
 
 def _quantisation(place: Place) -> str | None:
@@ -167,14 +196,14 @@ def _need(package: str, extra: str) -> Any:
 
 
 @contextmanager
-def _one_sentence(name: str, place: Place) -> Iterator[None]:
+def one_sentence(name: str, what: str, advice: str) -> Iterator[None]:
     """What transformers, peft or a reader of files raises, as a ModelError; what they print is not for the user."""
     verbosity = HF.utils.logging.get_verbosity()
     HF.utils.logging.set_verbosity_error()
     HF.utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            # What they warn of here, such as weights that were drawn at random, is refused by name below.
+            # What they warn of here, such as weights that were drawn at random, is refused by name.
             warnings.simplefilter("ignore")
             yield
     except KullbackError:
@@ -184,9 +213,13 @@ def _one_sentence(name: str, place: Place) -> Iterator[None]:
     except Exception as error:  # a file can be wrong in as many ways as there are readers
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise ModelError(f"{name} does not fit the device's memory: pass another device or dtype") from error
-        raise ModelError(f"{name} could not be loaded ({_reason(error)}): {_advice(place)}") from error
+        raise ModelError(f"{name} {what} ({_reason(error)}): {advice}") from error
     finally:
         HF.utils.logging.set_verbosity(verbosity)
+
+
+def _reading(name: str, place: Place) -> AbstractContextManager[None]:
+    return one_sentence(name, "could not be loaded", _advice(place))
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import torch
 from kullback.errors import ModelError
 from kullback.models.folders import place_of
 from kullback.models.language_model import LanguageModel
-from kullback.models.loading import tokenizer_of
+from kullback.models.loading import quantised_notes, tokenizer_of, tried
 from kullback.models.soundness import check_finite
 
 
@@ -34,7 +34,7 @@ def wrapped(module: torch.nn.Module) -> LanguageModel:
     origin = str(getattr(config, "_name_or_path", "") or "")
     name = f"{type(model).__name__} ({origin})" if origin else type(model).__name__
     check_finite(name, model)
-    return LanguageModel(name, model, _tokenizer(origin))
+    return tried(LanguageModel(name, model, _tokenizer(origin), notes=tuple(quantised_notes(name, model))))
 
 
 def _unwrapped(module: Any) -> Any:
