@@ -25,6 +25,7 @@ from kullback.models.opening import opened, opened_pair
 from kullback.models.outside import OUTSIDE, pair_notes
 from kullback.models.pairs import check_same_tokens, gives_distributions, places, score, shared_vocab
 from kullback.models.protocols import Prompt, Sampler, Scorer
+from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
 from kullback.models.shipped import BUILTIN_PROMPTS
 from kullback.rollouts import Rollout, count_tokens
@@ -167,6 +168,7 @@ def compare(
     for name, count in {"samples": samples, "max_new_tokens": max_new_tokens}.items():
         if count < 1:
             raise InputError(f"{name}={count} came, but at least 1 is needed")
+    Randomness(seed)  # refuses what is no seed before anything is loaded
     sampling = Sampling(temperature, top_p, top_k)
     other = None if sampler is None and sampler_law is None else sampler_law or sampling
     laws = Laws(sampling, sampling if process_reference else Sampling(), other)

@@ -156,7 +156,7 @@ def _notes(name: str, place: Place, model: Any) -> Iterator[str]:
     if place.kind == "gguf":
         yield f"{name} is GGUF: transformers turned its weights into {str(model.dtype).removeprefix('torch.')}"
     else:
-        asked = _quantisation(place)
+        asked = None if place.kind == "hub" else _quantisation(place)
         if asked is not None and quantised_with(model) is None:
             yield f"the config of {name} speaks of {asked}, and its weights were loaded without it"
         yield from quantised_notes(name, model)
