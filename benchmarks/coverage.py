@@ -6,12 +6,13 @@ exact KL. Replications that come with a warning are counted apart: there the pac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 import kullback as kb
+from kullback.estimation.recipe import Unit
 from kullback.estimators import Level
 from kullback.oracle import TreeLM, World
 from kullback.oracle.tree import prefix_count
@@ -120,8 +121,153 @@ def measure(case: Case, replications: int, sequences: int, seed: int = 0) -> lis
     ]
 
 
+@dataclass(frozen=True)
+class Design:
+    """How many sequences of how many prompts, and how much the prompts' KLs differ.
+
+    Attributes:
+        name: what the table calls it.
+        sizes: samples of each prompt that is drawn.
+        variation: coefficient of variation of the prompts' KLs; 0 for one prompt that all sequences share.
+        off_policy: whether another policy draws them.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    variation: float
+    off_policy: bool = False
+
+
+UNEQUAL = tuple(int(n) for n in np.random.default_rng(0).integers(2, 25, size=24))
+
+SIZES = {
+    "8 × 1": (1,) * 8,
+    "4 × 64": (64,) * 4,
+    "16 × 4": (4,) * 16,
+    "24 unequal": UNEQUAL,
+    "32 × 8": (8,) * 32,
+    "64 × 16": (16,) * 64,
+    "512 × 1": (1,) * 512,
+}
+
+DESIGNS = (
+    *(Design(name, sizes, variation) for variation in (0.5, 1.4) for name, sizes in SIZES.items()),
+    Design("8 of one prompt", (8,), 0.0),
+    Design("256 of one prompt", (256,), 0.0),
+    Design("512 of one prompt, off-policy", (512,), 0.0, off_policy=True),
+)
+
+PROMPTS = 200
+"""Prompts of a population; every one is an exact world of its own."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """Prompts with exact worlds: KLs and mean lengths are known."""
+
+    worlds: tuple[World, ...]
+    kls: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, variation: float, *, off_policy: bool = False) -> Population:
+        """Random worlds of up to 3 tokens of 8, whose KLs have a gamma distribution with this variation."""
+        rng = np.random.default_rng(7)
+        shape = (57, 8)
+        count = PROMPTS if variation else 1
+        scales = rng.gamma(1 / variation**2, variation**2, size=count) if variation else np.ones(1)
+        worlds = []
+        for scale in scales:
+            base = rng.normal(size=shape)
+            policy = base + 0.35 * max(scale, 1e-4) ** 0.5 * rng.normal(size=shape)
+            other = TreeLM(policy + 0.3 * rng.normal(size=shape), eos=0, horizon=3) if off_policy else None
+            worlds.append(World(TreeLM(policy, eos=0, horizon=3), TreeLM(base, eos=0, horizon=3), other))
+        kls = np.array([float(world.exact(kb.REVERSE_KL)) for world in worlds])
+        lengths = np.array([_mean_length(world) for world in worlds])
+        return cls(tuple(worlds), kls, lengths)
+
+    def truth(self, chosen: np.ndarray, sizes: np.ndarray, unit: str) -> tuple[float, float]:
+        """Of the population, and of these prompts with these numbers of samples."""
+        bottom = self.lengths if unit == "token" else np.ones_like(self.lengths)
+        everything = self.kls.sum() / bottom.sum()
+        return float(everything), float((sizes * self.kls[chosen]).sum() / (sizes * bottom[chosen]).sum())
+
+
+def _mean_length(world: World) -> float:
+    mask = np.asarray(world.policy.mask)
+    chance = np.exp(np.where(mask, np.asarray(world.policy.logprobs), 0.0).sum(axis=1))
+    return float(chance @ mask.sum(axis=1))
+
+
+def _sampled(
+    population: Population, design: Design, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    chosen = rng.choice(len(population.worlds), size=len(design.sizes), replace=len(population.worlds) > 1)
+    parts = [population.worlds[i].sample(rng, n) for i, n in zip(chosen, design.sizes, strict=True)]
+    batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return chosen, {**batch, "groups": np.repeat(np.arange(len(chosen)), design.sizes)}
+
+
+def _hit(interval: tuple[float, float], truth: float) -> bool:
+    return interval[0] - ROUNDING <= truth <= interval[1] + ROUNDING
+
+
+def designs_table(replications: int = 1000, designs: Sequence[Design] = DESIGNS) -> str:
+    """Coverage by design, estimator and unit, for both errors, as Markdown."""
+    lines = [
+        f"Both errors, {replications} replications of each design; “quiet”: without a warning.",
+        "",
+        "| prompts × samples | KLs vary by | estimator | unit | quiet | population, quiet | all | these prompts |",
+        "|---|---:|---|---|---:|---:|---:|---:|",
+    ]
+    for design in designs:
+        population = Population.of(design.variation, off_policy=design.off_policy)
+        for (name, level, unit), hits in _replicate(population, design, replications).items():
+            quiet = hits[:, 0] > 0
+            cells = [
+                quiet.mean(),
+                hits[quiet, 1].mean() if quiet.any() else np.nan,
+                hits[:, 1].mean(),
+                hits[:, 2].mean(),
+            ]
+            shown = " | ".join("–" if np.isnan(x) else f"{100 * x:.1f}%" for x in cells)
+            lines.append(f"| {design.name} | {design.variation:g} | {name} ({level}) | {unit} | {shown} |")
+    return "\n".join(lines)
+
+
+def _replicate(population: Population, design: Design, replications: int) -> dict[tuple[str, str, str], np.ndarray]:
+    """Whether each replication was quiet, and whether it covered the population's and these prompts' value."""
+    rng, sizes = np.random.default_rng(1), np.array(design.sizes)
+    units: tuple[Unit, ...] = ("sequence", "token")
+    hits: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
+    for _ in range(replications):
+        chosen, batch = _sampled(population, design, rng)
+        for estimator, level in ESTIMATORS:
+            for unit in units:
+                found = kb.Accumulator(estimator=estimator, level=level, unit=unit).update(batch).result()
+                everything, these = population.truth(chosen, sizes, unit)
+                given = found.given_prompts
+                row = (
+                    float(not _said(found)),
+                    float(_hit(found.interval(), everything)),
+                    np.nan if given is None else float(_hit(given.interval(), these)),
+                )
+                hits.setdefault((estimator.name, level, unit), []).append(row)
+    return {key: np.array(rows) for key, rows in hits.items()}
+
+
+def _said(found: kb.Estimate) -> list[str]:
+    """Warnings but the one that every estimate of a single prompt carries."""
+    return [warning for warning in found.warnings if "one prompt" not in warning]
+
+
 def table(replications: int = 2000, sequences: int = 512) -> str:
-    """The table as Markdown."""
+    """Both tables as Markdown: single worlds, then designs of prompts."""
+    return worlds_table(replications, sequences) + "\n\n" + designs_table(replications // 2)
+
+
+def worlds_table(replications: int = 2000, sequences: int = 512) -> str:
+    """Coverage in single worlds as Markdown."""
     lines = [
         f"95% intervals, {replications} replications of {sequences} sequences.",
         "",

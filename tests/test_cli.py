@@ -137,15 +137,15 @@ BAD_INPUT = [
     (["--prompts", "{tmp}/empty.txt"], "holds no prompt"),
     (["--prompts", "{tmp}/none.txt"], "cannot be read"),
     (["--prompts", "{tmp}/long.txt"], "shorten the prompt or lower --max-new-tokens"),
-    (["--max-new-tokens", "0"], "at least 1 is needed"),
+    (["--max-new-tokens", "0"], "a number at least 1 and at most 1,000,000 is needed"),
     (["--temperature", "-1"], "it must be positive"),
     (["--estimator", "k9"], "choose one of k1, k2, k3"),
     (["--estimator", "k3:word"], "a level is token or sequence"),
     (["--batch-size", "many"], "'auto' or at least 1"),
-    (["{tmp}/weightless"], "holds no weights in *.safetensors"),
-    (["{tmp}/nothing"], "is no folder"),
+    (["{tmp}/weightless", "builtin:base"], "holds no weights in *.safetensors"),
+    (["{tmp}/nothing", "builtin:base"], "is no folder"),
     (["--output", "{tmp}/empty.txt"], "choose another --output"),
-    (["--text", "{tmp}/empty.txt"], "holds no prompt"),
+    (["--text", "{tmp}/empty.txt"], "came with --text, which samples nothing"),
 ]
 
 

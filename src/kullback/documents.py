@@ -230,8 +230,6 @@ class Table:
     """Columns that a terminal has no room for."""
     right: tuple[str, ...] = ()
     """Columns of numbers, flush right."""
-    spare: tuple[str, ...] = ()
-    """Columns that a narrow terminal leaves out, in this order, until the others fit."""
 
 
 @dataclass(frozen=True)

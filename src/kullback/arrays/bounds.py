@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from kullback.arrays.library import A, Array, can_look, is_torch, namespace, to_numpy
+if TYPE_CHECKING:
+    import torch
+
+from kullback.arrays.library import A, Array, can_look, equals, is_torch, namespace, to_numpy
 from kullback.errors import InputError
 
 POSITIVE_ALLOWED = 1e-3
@@ -48,7 +51,7 @@ class Bounds:
     def hold(self, x: A) -> Array:
         """Where x is within, elementwise; False for nan."""
         inside = (x > self.above) & (x <= self.most)
-        return inside if self.also is None else inside | (x == self.also)
+        return inside if self.also is None else inside | equals(x, self.also)
 
 
 LOGPROBS = Bounds(SENTINEL, POSITIVE_ALLOWED, None, "log-prob")
@@ -116,7 +119,7 @@ def _all_extremes(arrays: Sequence[Array]) -> list[tuple[float, float]]:
         return [extremes(x) for x in arrays]
     import torch
 
-    ends = torch.stack([end.float() for x in arrays for end in torch.aminmax(x)]).tolist()
+    ends = torch.stack([end.float() for x in arrays for end in torch.aminmax(cast("torch.Tensor", x))]).tolist()
     return list(zip(ends[::2], ends[1::2], strict=True))
 
 
@@ -155,7 +158,7 @@ def _sentence(name: str, x: np.ndarray, counts: np.ndarray, bounds: Bounds) -> s
 def _alike(x: np.ndarray, found: Any, bounds: Bounds) -> np.ndarray:
     """Where x is wrong in the way `found` is."""
     if np.isnan(found):
-        return np.isnan(x)
+        return np.asarray(np.isnan(x))
     if np.isinf(found):
         return np.asarray(x == found)
     return np.asarray(np.isfinite(x) & ((x > bounds.most) if found > bounds.most else (x <= bounds.above)))

@@ -40,7 +40,7 @@ def _keys(groups: Any) -> np.ndarray:
     if (is_torch(groups) or is_jax(groups)) and not can_look(groups):
         raise InputError("groups is traced, but which rows share a prompt has to be known: pass a list or NumPy array")
     if isinstance(groups, np.ma.MaskedArray):
-        groups = groups.astype(object).filled(None)
+        groups = [None if hidden else key for key, hidden in zip(groups.data, np.ma.getmaskarray(groups), strict=True)]
     if is_torch(groups) or is_jax(groups) or (isinstance(groups, np.ndarray) and groups.dtype != object):
         return to_numpy(groups)
     if isinstance(groups, str | bytes | Mapping | set | frozenset) or not isinstance(groups, Iterable):

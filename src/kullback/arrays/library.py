@@ -218,6 +218,13 @@ def check_shapes(logprobs: Array, others: Mapping[str, Array | None], name: str 
         raise ShapeError(f"{name} has shape {shape}: {what}, but at least one sequence with a token is needed")
 
 
+def equals(x: Array, number: float) -> Array:
+    """Where x is a number; `==` on arrays, which a type checker takes for a bool."""
+    values: Any = x
+    found: Array = values == number
+    return found
+
+
 def can_look(x: Array) -> bool:
     """Whether the values of x are at hand: not while torch or JAX traces, compiles or captures a graph."""
     if is_torch(x):

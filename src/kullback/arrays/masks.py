@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays.columns import Column
-from kullback.arrays.library import Array, can_look, namespace, to_numpy
+from kullback.arrays.library import Array, can_look, equals, namespace, to_numpy
 from kullback.errors import InputError, ShapeError
 
 ADDITIVE = -1e4
@@ -41,7 +41,7 @@ def check_mask(mask: Array, shown: np.ndarray | None = None, name: str = "mask")
     """
     if not can_look(mask):
         return
-    odd = (mask != 0) & (mask != 1)
+    odd = ~(equals(mask, 0) | equals(mask, 1))
     if not bool(namespace(odd).any(odd)):
         return
     values = to_numpy(mask)

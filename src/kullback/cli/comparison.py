@@ -49,6 +49,14 @@ def compare(
     context_length: Annotated[
         int, typer.Option(help="Tokens of a window, with --text.", callback=within(4, MOST["context_length"]))
     ] = 512,
+    windows: Annotated[
+        Literal["overlapping", "llama.cpp"],
+        typer.Option(help="With --text: score every token once, or those that llama.cpp scores."),
+    ] = "overlapping",
+    allow_outside_mass: Annotated[
+        bool,
+        typer.Option("--allow-outside-mass", help="Go on where a model gives probability to tokens the other lacks."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -80,6 +88,8 @@ def compare(
                     text,
                     context_length=context_length,
                     text_column=text_column,
+                    windows=windows,
+                    allow_outside_mass=allow_outside_mass,
                     batch_size=size,
                     device=device,
                     dtype=dtype,
@@ -103,6 +113,7 @@ def compare(
                 top_k=top_k,
                 process_reference=process_reference,
                 both=both,
+                allow_outside_mass=allow_outside_mass,
                 estimators=asked or TABLE,
                 batch_size=size,
                 seed=seed,

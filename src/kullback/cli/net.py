@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from kullback.cli.screen import fail, prepare_streams, silence, tell
-from kullback.errors import KullbackError
+from kullback.errors import KullbackError, MissingPackageError
 
 DEBUG = "KULLBACK_DEBUG"
 """The environment variable that ``--debug`` sets, which has tracebacks printed."""
@@ -16,6 +16,20 @@ DEBUG = "KULLBACK_DEBUG"
 
 UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 """Of stdout: nobody reads it, it is full, too large, its terminal has gone, or it is closed."""
+
+
+EXTRAS = {
+    "torch": "torch",
+    "triton": "triton",
+    "transformers": "hf",
+    "tokenizers": "hf",
+    "safetensors": "hf",
+    "pyarrow": "hf",
+    "datasets": "datasets",
+    "matplotlib": "report",
+    "jax": "jax",
+}
+"""By package, the extra that installs it."""
 
 
 def run(app: Callable[[], object]) -> None:
@@ -71,6 +85,9 @@ def _fail(error: Exception) -> None:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRAS:
+        package = str(error.name).partition(".")[0]
+        fail(str(MissingPackageError(package, EXTRAS[package])))
     if isinstance(error, KullbackError):
         fail(str(error))
     words = " ".join(str(error).split())[:300] or "no words"

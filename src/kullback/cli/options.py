@@ -20,7 +20,7 @@ def within(low: float, high: float = LARGEST, *, above: bool = False) -> Callabl
     def check(option: typer.CallbackParam, value: Any) -> Any:
         for number in value if isinstance(value, list | tuple) else [value]:
             if number is not None and not _fits(number, low, high, above=above):
-                most = "" if high == LARGEST else f" and at most {high:,}"
+                most = "" if high == LARGEST else f" and at most {high:,.12g}"
                 least = f"above {low:g}" if above else f"at least {low:g}"
                 fail(f"{option.opts[0]} {number} came, but a number {least}{most} is needed")
         return value

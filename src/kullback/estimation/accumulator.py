@@ -16,7 +16,7 @@ from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences, columns_of
 from kullback.estimation.summary import Summary
 from kullback.estimators import Estimator, Level
-from kullback.weights import Truncation
+from kullback.weights import Truncation, truncation
 
 SCHEMA = 2
 """The version of what `Accumulator.state` returns."""
@@ -62,7 +62,7 @@ class Accumulator:
         unit: Unit = "sequence",
         truncate: Truncation | float | str | None = None,
     ) -> None:
-        self._recipe = Recipe.of(estimator, level, unit, truncate)
+        self._recipe = Recipe.of(estimator, level, unit, truncation(truncate))
         self._summary = Summary.nothing(CHECK + len(self._recipe.columns))
         self._lock = Lock()
 

@@ -34,6 +34,11 @@ def conclusion(recipe: Recipe, summary: Summary) -> Estimate:
     """
     if summary.rows == 0:
         raise InputError("no sequence was added yet: call update(batch) before result()")
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is said in words
+        return _concluded(recipe, summary)
+
+
+def _concluded(recipe: Recipe, summary: Summary) -> Estimate:
     estimator, clusters = recipe.estimator, summary.clusters
     mean, given = _means(recipe, summary)
     residuals = _residuals(recipe, summary, mean.value) if np.isfinite(mean.value) and not summary.infinite else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isfinite, isnan
 
+import numpy as np
+
 from kullback.documents import Uncertain
 from kullback.estimation.extremes import Extremes
 from kullback.estimation.intervals import skewed_interval
@@ -24,20 +26,30 @@ FEW_PROMPTS = 20
 
 def doubts(recipe: Recipe, summary: Summary, found: Estimate, apart: Apart | None) -> Iterator[str]:
     """A sentence for everything that is wrong with an estimate, or that limits what it says; the worst first."""
-    sentences = [
-        *_infinities(recipe, summary),
-        *_alike(summary, found),
-        *_apart(found, apart),
-        *_heavy_tails(recipe, summary),
-        *_unsampled(recipe, summary),
-        *_limits(recipe, summary),
-    ]
-    yield from sentences
-    if not isfinite(found.value) and not sentences:
-        yield f"the value is {found.value:g}: a log-ratio or an importance weight is beyond what exp can hold"
+    yield from _infinities(recipe, summary, found)
+    yield from _alike(summary, found)
+    yield from _apart(found, apart)
+    yield from _heavy_tails(recipe, summary)
+    yield from _unsampled(recipe, summary)
+    yield from _limits(recipe, summary)
 
 
-def _infinities(recipe: Recipe, summary: Summary) -> Iterator[str]:
+def _infinities(recipe: Recipe, summary: Summary, found: Estimate) -> Iterator[str]:
+    said = list(_infinite_places(recipe, summary))
+    yield from said
+    if not isfinite(found.value) and not said:
+        yield (
+            f"the value is {found.value:g}: {summary.infinite} sequence(s) have a summand that is not finite, such as "
+            "a token KL of inf or a log-ratio beyond what exp can hold"
+        )
+    elif isfinite(found.value) and np.isinf(found.stderr):
+        yield (
+            f"no error can be given: the square of a summand is beyond what float64 can hold, the largest at "
+            f"{summary.highest.places(1)}"
+        )
+
+
+def _infinite_places(recipe: Recipe, summary: Summary) -> Iterator[str]:
     if summary.mismatches.count and summary.infinite:
         yield (
             f"support mismatch: the reference gives probability 0 to {summary.mismatches}; "

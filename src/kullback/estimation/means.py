@@ -55,8 +55,9 @@ class Share:
         worth = spread / self.stderr**2 if spread > 0 and self.stderr > 0 else float(self.clusters)
         t2 = t_quantile(0.5 + level / 2, self.clusters - 1) ** 2 / worth
         middle, half = self.value + t2 / 2, float(np.sqrt(t2 * spread + t2**2 / 4))
-        # Against rounding, by which a share of 1 would lie outside.
-        return max(0.0, min(self.value, (middle - half) / (1 + t2))), max(self.value, (middle + half) / (1 + t2))
+        low, high = (middle - half) / (1 + t2), (middle + half) / (1 + t2)
+        # Against rounding, by which a share of 1 lies outside, or beyond 1.
+        return max(0.0, min(self.value, low)), min(1.0, max(self.value, high))
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints; numbers that are not finite come as None."""

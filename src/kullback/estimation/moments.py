@@ -39,6 +39,11 @@ class Moments:
     @classmethod
     def of(cls, cell: np.ndarray, rows: Float64, cells: int) -> Moments:
         """The moments of rows (n, columns), row i in cell[i]."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return cls._of(cell, rows, cells)
+
+    @classmethod
+    def _of(cls, cell: np.ndarray, rows: Float64, cells: int) -> Moments:
         columns = rows.shape[1]
         count = np.bincount(cell, minlength=cells).astype(np.float64)
         mean = _sums(cell, rows, cells) / np.maximum(count, 1.0)[:, None]
@@ -54,6 +59,10 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Cell by cell, the moments of the rows of both tables (Chan et al.; Pébay for the third order)."""
+        with np.errstate(over="ignore", invalid="ignore"):  # a cube beyond 1e308; the conclusion says so in words
+            return self._plus(other)
+
+    def _plus(self, other: Moments) -> Moments:
         count = self.count + other.count
         share = other.count / np.maximum(count, 1.0)
         step = other.mean - self.mean

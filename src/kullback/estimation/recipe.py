@@ -46,7 +46,9 @@ class Recipe:
     truncation: Truncation | None
 
     @classmethod
-    def of(cls, estimator: Estimator | str, level: Level, unit: Unit, truncate: Truncation | float | None) -> Recipe:
+    def of(
+        cls, estimator: Estimator | str, level: Level, unit: Unit, truncate: Truncation | float | str | None
+    ) -> Recipe:
         """The recipe of the options that `kullback.estimate` takes.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +23,17 @@ from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
 from kullback.jobs.progress import OnProgress, unheard
 from kullback.jobs.prompts import asked_prompts, fitted
 from kullback.jobs.run import Run
-from kullback.jobs.worker import Models
-from kullback.models.opening import opened
-from kullback.models.pairs import check_same_tokens, gives_distributions, shared_vocab
+from kullback.jobs.worker import Models, check_mass, check_tokens
+from kullback.models.opening import opened, opened_pair
+from kullback.models.outside import OUTSIDE, pair_notes
+from kullback.models.pairs import check_same_tokens, gives_distributions, places, score, shared_vocab
 from kullback.models.protocols import Prompt, Sampler, Scorer
+from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
 from kullback.rollouts import Rollout, count_tokens
+
+PROBED = 4
+"""Prompts on which it is seen, before anything is sampled, what a model gives to tokens that the other lacks."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ def compare(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    allow_outside_mass: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     on_progress: OnProgress = unheard,
@@ -130,8 +136,8 @@ def compare(
     are kept as `behavior_logprobs`, and the estimates are weighted so that they are still the policy's.
 
     Args:
-        policy, reference: a Hugging Face id, a folder, ``builtin:tuned``, ``builtin:base``, or models: whatever is a
-            `kullback.models.Scorer`.
+        policy, reference: a Hugging Face id, a folder (an adapter's too), a GGUF file, ``builtin:tuned``,
+            ``builtin:base``, or models: of transformers or peft, or whatever is a `kullback.models.Scorer`.
         prompts: a file (.txt, .jsonl, .json, .csv, .tsv, .parquet, each also as .gz), an id or folder of `datasets`, as
             ``openai/gsm8k:main:test``, a list of texts, chat messages or rows, or None for built-in ones.
         prompt_column: where in the rows the prompt is; None to look for prompt, messages, question and the like.
@@ -146,7 +152,9 @@ def compare(
         estimators: pairs of an estimator and a level.
         batch_size: sequences at a time; "auto" by the memory their logits take.
         seed: of the sampling; the result also depends on the batch size.
-        device, dtype: "auto", or as torch calls them.
+        device, dtype: "auto", or as torch calls them; for models that are loaded here.
+        allow_outside_mass: go on where a model gives more than rounding to tokens that the other lacks, and say how
+            much: what is sampled is then kept to the shared tokens, and what it is compared with keeps its whole law.
         output: a folder for rollouts.parquet and estimate.json.
         overwrite: replace those files if they are there.
         on_progress: called as sequences and tokens are finished.
@@ -164,30 +172,34 @@ def compare(
     """
     check_counts({"samples": samples, "max_new_tokens": max_new_tokens})
     check_levels(estimators)
+    Randomness(seed)  # refuses what is no seed before anything is loaded
     sampling = Sampling(temperature, top_p, top_k)
     other = None if sampler is None and sampler_law is None else sampler_law or sampling
     laws = Laws(sampling, sampling if process_reference else Sampling(), other)
     check_output(output, overwrite=overwrite)
     asked, told = asked_prompts(prompts, prompt_column, models=(policy, reference))
     check_total(len(asked), samples, 2 if both else 1)
-    q, p = (opened(model, device=device, dtype=dtype) for model in (policy, reference))
-    drawing = q if sampler is None else opened(sampler, device=device, dtype=dtype)
+    q, p = opened_pair(policy, reference, device=device, dtype=dtype)
+    drawing = q if sampler is None else opened(sampler, device=device, dtype=dtype, tokenizer_from=q)
     models = Models(q, p, _samplers(drawing, p if both else None))
     vocab = shared_vocab(q, p)
     check_same_tokens(q, models.samplers["policy"])
     table = estimable(estimators, exact=vocab is not None)
     asked, turned = fitted(asked, models.samplers["policy"])
     encoded = tuple(_encode(models, prompt, number, max_new_tokens) for number, prompt in enumerate(asked))
+    cut = vocab is not None and any(model.vocab > vocab for model in (q, p, drawing) if gives_distributions(model))
+    _probe(models, encoded, vocab, allowed=allow_outside_mass)
     rows = batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
     plan = Plan(
         prompts=encoded,
         samples=samples,
         max_new_tokens=max_new_tokens,
-        laws=laws,
+        laws=laws.within(vocab) if cut else laws,
         batches=batches(encoded, samples, rows, {role: m.mixes_lengths for role, m in models.samplers.items()}),
         batch_rows=rows,
         seed=seed,
         vocab=vocab,
+        allow_outside_mass=allow_outside_mass,
     )
     with results_in(output, overwrite=overwrite) as folder:
         return _finished(plan, models, table, folder=folder, on_progress=on_progress, told=(*told, *turned))
@@ -240,6 +252,16 @@ def _encode(models: Models, prompt: Prompt, number: int, new: int) -> tuple[int,
     return tuple(tokens)
 
 
+def _probe(models: Models, prompts: Sequence[Sequence[int]], vocab: int | None, *, allowed: bool) -> None:
+    """Refuse what cannot be compared before anything is sampled: by the tokens of all prompts, and after a few."""
+    for number, prompt in enumerate(prompts, 1):
+        check_tokens(vocab, f"prompt {number}", [prompt])
+    if vocab is not None:
+        few = prompts[:PROBED]
+        scores = score(*models.pair("policy"), few, [[0]] * len(few), vocab=vocab, drawn=False)
+        check_mass(models.pair("policy"), scores, allowed=allowed)
+
+
 def _outcome(
     run: Run, models: Models, estimators: Sequence[tuple[Estimator, Level]], *, seconds: float, complete: bool
 ) -> Comparison:
@@ -252,15 +274,26 @@ def _outcome(
         rollouts=tuple(run.rollouts),
         seconds=seconds,
         complete=complete,
-        notes=tuple(_notes(run.plan, models)),
+        notes=tuple(dict.fromkeys([*_model_notes(run, models), *_notes(run.plan, models)])),
     )
 
 
 def _settings(plan: Plan, models: Models) -> Record:
     law, policy = plan.laws.sampler, models.policy
-    sampler = {} if law is None else {"sampler": {"name": models.samplers["policy"].name, **asdict(law)}}
-    place = {"device": str(policy.device), "dtype": policy.dtype} if gives_distributions(policy) else {}
-    return {**plan.settings, **sampler, **place}
+    sampler = {} if law is None else {"sampler": {"name": models.samplers["policy"].name, **law.settings}}
+    return {**plan.settings, **sampler, **places(policy, models.reference)}
+
+
+def _model_notes(run: Run, models: Models) -> Iterator[str]:
+    """How the models were loaded, and what they give to tokens that the other one lacks."""
+    q, p = models.policy, models.reference
+    for model in (q, p, models.samplers["policy"]):
+        yield from getattr(model, "notes", ())
+    yield from pair_notes(q, p)
+    for outside, model, other in ((run.outside["policy"], q, p), (run.outside["reference"], p, q)):
+        note = outside.note(model.name, other.name)
+        if note is not None:
+            yield f"{note}: {OUTSIDE}"
 
 
 def _notes(plan: Plan, models: Models) -> Iterator[str]:

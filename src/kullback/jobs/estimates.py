@@ -149,6 +149,7 @@ def _estimate(batch: Sequences, estimator: Estimator, level: Level, unit: Unit, 
         return found
     warning = (
         f"biased low by about {slope * outside:.3g} nats a sequence: the other model gives that much probability to "
-        "tokens that top-p or top-k excludes and that are never drawn; read k1 or rao_blackwell"
+        "tokens that are never drawn, since top-p or top-k excludes them or the sampled model lacks them; read k1 or "
+        "rao_blackwell"
     )
     return replace(found, warnings=(*found.warnings, warning))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from kullback.errors import KullbackError, ModelError, StoppedError
@@ -84,7 +83,7 @@ def metadata(plan: Plan, models: Models) -> Metadata:
         policy=_described(models.policy, plan.laws.policy),
         reference=_described(models.reference, plan.laws.reference),
         behavior=behavior,
-        law={name: law_of(**asdict(law)) for name, law in laws.items()},
+        law={name: law_of(law.temperature, law.top_p, law.top_k) for name, law in laws.items()},
     )
 
 
@@ -94,4 +93,4 @@ def place(model: Reader) -> str:
 
 
 def _described(model: Reader, law: Sampling) -> Model:
-    return Model(model.name, asdict(law), model.dtype if gives_distributions(model) else None)
+    return Model(model.name, law.settings, model.dtype if gives_distributions(model) else None)

@@ -56,7 +56,7 @@ def text_document(found: TextComparison) -> Document:
                 title="",
                 note=(
                     f"{found.windows} windows of {found.settings['context_length']} tokens; errors clustered by "
-                    f"{found.settings['clustered_by']}; {found.seconds:.1f} s"
+                    f"{found.settings['clustered_by']}; {found.seconds:.1f} s{_cut(found)}{_places(found.settings)}"
                 ),
                 columns=("over the tokens of the text", "value", "95% interval"),
                 rows=(
@@ -87,8 +87,13 @@ def text_document(found: TextComparison) -> Document:
                 right=("value", "95% interval"),
             ),
             *([Note(f"text: {found.settings['text']}", tone="quiet")] if "text" in found.settings else []),
+            *(Note(sentence, tone="warning") for sentence in found.notes),
         ),
     )
+
+
+def _cut(found: TextComparison) -> str:
+    return "; the second half of each is scored, as llama.cpp does" if found.settings["windows"] == "llama.cpp" else ""
 
 
 def _quantile(level: float) -> str:
@@ -102,7 +107,20 @@ def _settings(found: Comparison) -> str:
         f"temperature {s['temperature']:g}, top-p {s['top_p']:g}, top-k {s['top_k'] or 'off'}, at most "
         f"{s['max_new_tokens']} new tokens; policy log-probs {s['policy_logprobs']}, reference log-probs "
         f"{s['reference_logprobs']}; errors clustered by prompt"
+        f"{_places(s)}"
     )
+
+
+def _places(settings: Mapping[str, object]) -> str:
+    """On what and in which dtype the models ran, as far as they say, on a line of its own."""
+    own, others = (
+        f"{settings[prefix + 'dtype']} on {settings[prefix + 'device']}" if f"{prefix}dtype" in settings else ""
+        for prefix in ("", "reference_")
+    )
+    if own == others:
+        return f"\nboth models in {own}" if own else ""
+    parts = [f"{role} in {place}" for role, place in (("policy", own), ("reference", others)) if place]
+    return f"\n{', '.join(parts)}"
 
 
 def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
@@ -129,7 +147,6 @@ def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
             for row in rows
         ),
         right=right,
-        spare=("n for ±1%", "var/k1", "nats/token", "95% interval"),
     )
     for number, warning in enumerate(warnings, 1):
         yield Note(f"[{number}] {warning}", tone="warning")
@@ -228,7 +245,6 @@ def _sites(sites: Sequence[Site]) -> Table:
             for site in sites
         ),
         right=right,
-        spare=("p(drawn)", "q(drawn)"),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from kullback.documents import Record
@@ -44,6 +44,11 @@ class Laws:
     reference: Sampling
     sampler: Sampling | None = None
 
+    def within(self, vocab: int | None) -> Laws:
+        """The same laws, kept to the first `vocab` tokens wherever something is drawn."""
+        sampler = None if self.sampler is None else replace(self.sampler, vocab=vocab)
+        return Laws(replace(self.policy, vocab=vocab), replace(self.reference, vocab=vocab), sampler)
+
     def of(self, role: Role) -> Sampling:
         """Under which a model's tokens are scored."""
         return self.policy if role == "policy" else self.reference
@@ -70,6 +75,7 @@ class Plan:
         batch_rows: sequences at a time, at most.
         seed: of the sampling; one stream of random numbers goes through all batches.
         vocab: logits that both models share; None where one of them gives log-probs only.
+        allow_outside_mass: whether one model may give more than rounding to tokens that the other lacks.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -80,6 +86,7 @@ class Plan:
     batch_rows: int
     seed: int
     vocab: int | None
+    allow_outside_mass: bool = False
 
     @property
     def total(self) -> int:
@@ -101,6 +108,7 @@ class Plan:
             "reference_logprobs": "raw" if laws.reference.raw else "processed",
             "batch_size": self.batch_rows,
             "seed": self.seed,
+            **({} if laws.policy.vocab is None else {"shared_vocab": laws.policy.vocab}),
         }
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from kullback.errors import InputError
 from kullback.jobs.hotspots import Decode, Hotspots
-from kullback.jobs.plans import Plan
+from kullback.jobs.plans import Plan, Role
 from kullback.jobs.progress import Progress
 from kullback.jobs.worker import Finished
+from kullback.models.outside import Outside, outside_of
 from kullback.rollouts import Rollout
 
 
@@ -21,12 +22,14 @@ class Run:
         rollouts: of the finished batches.
         hotspots: where the models differ most on the policy's rollouts; empty where there are no exact token KLs.
         tokens: drawn so far, in batches that are not finished too.
+        outside: what each model gives to tokens that the other lacks.
     """
 
     plan: Plan
     rollouts: list[Rollout] = field(default_factory=list)
     hotspots: Hotspots = field(default_factory=Hotspots)
     tokens: int = 0
+    outside: dict[Role, Outside] = field(default_factory=lambda: {"policy": Outside(), "reference": Outside()})
 
     @property
     def progress(self) -> Progress:
@@ -38,6 +41,9 @@ class Run:
         self.rollouts += finished.rollouts
         # Row by row rather than by adding a batch's own hotspots: so the sums do not round by the batch size.
         for rollout, scores in zip(finished.rollouts, finished.scores, strict=True):
+            other: Role = "reference" if rollout.sampled_from == "policy" else "policy"
+            self.outside[rollout.sampled_from] += outside_of([scores.outside])
+            self.outside[other] += outside_of([scores.ref_outside])
             if rollout.sampled_from == "policy" and scores.top is not None and scores.ref_top is not None:
                 self.hotspots.add(rollout, scores.top, scores.ref_top, decode)
 
@@ -54,4 +60,5 @@ class Run:
             rollouts=[*self.rollouts, *other.rollouts],
             hotspots=self.hotspots + other.hotspots,
             tokens=self.tokens + other.tokens,
+            outside={role: found + other.outside[role] for role, found in self.outside.items()},
         )

@@ -22,8 +22,11 @@ from kullback.jobs.outputs import ESTIMATE, check_output, results_in
 from kullback.jobs.plans import batch_rows
 from kullback.jobs.progress import OnProgress, Progress, unheard
 from kullback.jobs.prompts import asked_texts
-from kullback.models.opening import opened
-from kullback.models.pairs import Scores, check_vocabulary, gives_distributions, score
+from kullback.jobs.windows import Cut, Window, windows_of
+from kullback.jobs.worker import check_mass, check_tokens
+from kullback.models.opening import opened_pair
+from kullback.models.outside import outside_of, pair_notes
+from kullback.models.pairs import Scores, check_vocabulary, gives_distributions, places, score
 from kullback.models.protocols import DistributionScorer, Scorer
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -49,6 +52,7 @@ class TextComparison:
         settings: how.
         seconds: wall time.
         complete: False where the job was stopped before its end.
+        notes: sentences on how the models were loaded and what they do not share; empty when there is nothing to say.
     """
 
     policy: str
@@ -66,6 +70,7 @@ class TextComparison:
     settings: Record
     seconds: float
     complete: bool
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> Record:
         """What ``--json`` prints and estimate.json holds."""
@@ -88,6 +93,7 @@ class TextComparison:
             "mean_delta_p": self.mean_delta_p,
             "perplexity": self.perplexity,
             "ref_perplexity": self.ref_perplexity,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
         return dict(plain(record))
 
@@ -99,21 +105,13 @@ class TextComparison:
 
 
 @dataclass(frozen=True)
-class Window:
-    """A stretch of a document: tokens read first, then tokens that are scored."""
-
-    document: int
-    context: list[int]
-    scored: list[int]
-
-
-@dataclass(frozen=True)
 class TextPlan:
     """What is to be scored: every window once, `batch_rows` at a time, over the logits that both models share."""
 
     windows: tuple[Window, ...]
     documents: int
     context_length: int
+    cut: Cut
     batch_rows: int
     vocab: int
 
@@ -123,6 +121,7 @@ class TextPlan:
         return {
             "documents": self.documents,
             "context_length": self.context_length,
+            "windows": self.cut,
             "batch_size": self.batch_rows,
         }
 
@@ -134,9 +133,11 @@ def compare_text(
     *,
     text_column: str | None = None,
     context_length: int = 512,
+    windows: Cut = "overlapping",
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    allow_outside_mass: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     on_progress: OnProgress = unheard,
@@ -153,8 +154,11 @@ def compare_text(
             .gz), an id or folder of `datasets`, or documents.
         text_column: where in the rows the text is; None to look for text, content and document.
         context_length: tokens of a window; capped by what the models read.
-        batch_size, device, dtype, output, overwrite, on_progress: as in `kullback.compare`; `output` gets
-            estimate.json.
+        windows: "overlapping", as said, or "llama.cpp": windows that do not overlap, of which the second half is
+            scored, and what is left at the end of a document is dropped, as `llama-perplexity --kl-divergence` does.
+            Fewer tokens are then scored, none of them with a short context, and the mean is lower.
+        batch_size, device, dtype, allow_outside_mass, output, overwrite, on_progress: as in `kullback.compare`;
+            `output` gets estimate.json.
 
     Raises:
         InputError, ModelError, FileError, StoppedError: as `kullback.compare`.
@@ -168,11 +172,12 @@ def compare_text(
     check_counts({"context_length": context_length})
     check_output(output, overwrite=overwrite, names=[ESTIMATE])
     texts, told = asked_texts(text, text_column)
-    q, p = (_exact(opened(model, device=device, dtype=dtype)) for model in (policy, reference))
-    plan = _plan((q, p), texts, context_length, batch_size)
+    pair = opened_pair(policy, reference, device=device, dtype=dtype)
+    q, p = _exact(pair[0]), _exact(pair[1])
+    plan = _plan((q, p), texts, (windows, context_length), batch_size)
     started = time.perf_counter()
     with results_in(output, overwrite=overwrite, names=[ESTIMATE]) as folder:
-        scores, ended = _scored(plan, (q, p), on_progress)
+        scores, ended = _scored(plan, (q, p), on_progress, allowed=allow_outside_mass)
         if not scores:
             raise ended or InputError("nothing was scored")
         seconds = time.perf_counter() - started
@@ -194,38 +199,38 @@ def _exact(model: Scorer) -> DistributionScorer:
 def _plan(
     pair: tuple[DistributionScorer, DistributionScorer],
     texts: Sequence[str],
-    context_length: int,
+    cutting: tuple[Cut, int],
     batch_size: int | Literal["auto"],
 ) -> TextPlan:
     q, p = pair
     vocab = check_vocabulary(q, p)
+    cut, context_length = cutting
     length = min(context_length, q.context, p.context)
     if length < 4:
         raise InputError(f"context_length={length} came, but a window needs at least 4 tokens")
-    windows = tuple(w for number, text in enumerate(texts) for w in _windows(number, q.encode(text), length))
+    encoded = [q.encode(text) for text in texts]
+    check_tokens(vocab, "the text", encoded)
+    windows = tuple(windows_of(encoded, length, cut, start=q.encode("")[:1]))
     if not windows:
-        raise InputError("the text is shorter than two tokens: nothing can be scored")
+        raise InputError(_too_short(cut, length))
     return TextPlan(
         windows=windows,
         documents=len(texts),
         context_length=length,
+        cut=cut,
         batch_rows=batch_rows(batch_size, q, vocab, length),
         vocab=vocab,
     )
 
 
-def _windows(document: int, tokens: list[int], length: int) -> Iterator[Window]:
-    """Cut a document so that every token but the first is scored exactly once."""
-    start = 1
-    while start < len(tokens):
-        context = tokens[max(0, start - length // 2) : start]
-        scored = tokens[start : start + length - len(context)]
-        yield Window(document, context, scored)
-        start += len(scored)
+def _too_short(cut: Cut, length: int) -> str:
+    if cut == "overlapping":
+        return "the text is shorter than two tokens: nothing can be scored"
+    return f"no document has {length} tokens, a whole window as llama.cpp cuts them: lower --context-length"
 
 
 def _scored(
-    plan: TextPlan, pair: tuple[DistributionScorer, DistributionScorer], on_progress: OnProgress
+    plan: TextPlan, pair: tuple[DistributionScorer, DistributionScorer], on_progress: OnProgress, *, allowed: bool
 ) -> tuple[list[Scores], BaseException | None]:
     """What was scored, and the error that ended it early, if one did."""
     scores: list[Scores] = []
@@ -234,7 +239,11 @@ def _scored(
         with safe_interrupts() as check:
             for start in range(0, len(plan.windows), plan.batch_rows):
                 batch = plan.windows[start : start + plan.batch_rows]
-                scores += score(*pair, [w.context for w in batch], [w.scored for w in batch], vocab=plan.vocab)
+                found = score(
+                    *pair, [w.context for w in batch], [w.scored for w in batch], vocab=plan.vocab, drawn=False
+                )
+                check_mass(pair, found, allowed=allowed)
+                scores += found
                 tokens += sum(len(w.scored) for w in batch)
                 on_progress(Progress(len(scores), len(plan.windows), tokens))
                 check()
@@ -256,12 +265,12 @@ def _outcome(
     complete: bool,
 ) -> TextComparison:
     q, p = pair
-    logprobs, ref_logprobs, forward = (
-        np.concatenate([s.column(name) for s in scores]) for name in ("logprobs", "ref_logprobs", "reverse_token_kl")
+    ref_logprobs, forward = (
+        np.concatenate([s.column(name) for s in scores]) for name in ("ref_logprobs", "reverse_token_kl")
     )
+    logprobs = np.concatenate([_whole(s) for s in scores])
     delta = np.exp(logprobs) - np.exp(ref_logprobs)
     clustered_by, groups = _groups(plan.windows[: len(scores)])
-    place = {"device": str(q.device), "dtype": q.dtype}
     return TextComparison(
         policy=q.name,
         reference=p.name,
@@ -275,10 +284,28 @@ def _outcome(
         ref_perplexity=float(np.exp(-np.mean(ref_logprobs))),
         tokens=len(logprobs),
         windows=len(scores),
-        settings={**plan.settings, **place, "clustered_by": clustered_by},
+        settings={**plan.settings, **places(q, p), "clustered_by": clustered_by},
         seconds=seconds,
         complete=complete,
+        notes=tuple(dict.fromkeys(_notes((q, p), scores))),
     )
+
+
+def _whole(found: Scores) -> Float64:
+    """Log-probs of the text's tokens under the policy's whole law, as the reference's are."""
+    return found.logprobs if found.outside is None else found.logprobs + np.log1p(-found.outside)
+
+
+def _notes(pair: tuple[DistributionScorer, DistributionScorer], scores: Sequence[Scores]) -> Iterator[str]:
+    q, p = pair
+    for model in pair:
+        yield from getattr(model, "notes", ())
+    yield from pair_notes(q, p)
+    columns = ([s.outside for s in scores], [s.ref_outside for s in scores])
+    for model, other, column in ((q, p, columns[0]), (p, q, columns[1])):
+        note = outside_of(column).note(model.name, other.name)
+        if note is not None:
+            yield f"{note}: each KL is from a law kept to the tokens that both have to the other model's whole law"
 
 
 def _groups(windows: Sequence[Window]) -> tuple[Literal["document", "window"], list[int]]:

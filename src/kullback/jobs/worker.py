@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kullback.errors import InputError, ModelError
 from kullback.jobs.plans import Batch, Draw, Plan, Role
-from kullback.models.pairs import Scores, score
+from kullback.models.outside import check_outside, outside_of
+from kullback.models.pairs import Scores, gives_distributions, score
 from kullback.models.protocols import Completion, Sampler, Scorer, Tokens
 from kullback.models.randomness import Randomness
 from kullback.rollouts import Rollout, to_sequences
+
+APART = 0.2
+"""Nats a token, on average, from which drawing and scoring are taken for two laws; bfloat16 rounds by about 0.02."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ def finish_batch(
     """Draw and score a batch; nothing is changed but the state of `randomness`.
 
     Raises:
-        InputError: a model gave a log-prob that cannot be one, such as nan.
+        InputError: a model gave a log-prob that cannot be one, such as nan, or something drew a token that the models
+            do not share.
+        ModelError: a model gives more than rounding to tokens that the other lacks, and the plan does not allow it.
     """
     prompts = [plan.prompts[draw.prompt] for draw in batch.draws]
     completions = models.samplers[batch.sampled_from].sample(
@@ -56,11 +63,52 @@ def finish_batch(
         randomness=randomness,
         on_tokens=on_tokens,
     )
+    check_tokens(plan.vocab, models.samplers[batch.sampled_from].name, [c.tokens for c in completions])
     scores = _scores(plan, batch.sampled_from, models, prompts, [c.tokens for c in completions])
+    check_mass(models.pair(batch.sampled_from), scores, allowed=plan.allow_outside_mass)
+    if plan.laws.on_policy(batch.sampled_from):
+        check_drawn(models.samplers[batch.sampled_from].name, completions, scores)
     rows = zip(batch.draws, completions, scores, strict=True)
     rollouts = [_rollout(plan, batch.sampled_from, *row) for row in rows]
     to_sequences(rollouts)  # refuses nan from a broken model before anything is kept
     return Finished(tuple(rollouts), tuple(scores))
+
+
+def check_tokens(vocab: int | None, who: str, completions: Sequence[Tokens]) -> None:
+    """Refuse tokens that one of the models has no logit for.
+
+    Raises:
+        InputError: by the first of them.
+    """
+    strange = next((t for c in completions for t in c if vocab is not None and not 0 <= t < vocab), None)
+    if strange is not None and vocab is not None:
+        raise InputError(
+            f"{who} has the token {strange}, but the models share only 0 to {vocab - 1}: one of them cannot score it"
+        )
+
+
+def check_drawn(name: str, completions: Sequence[Completion], scores: Sequence[Scores]) -> None:
+    """Refuse a model that draws from one law and scores under another.
+
+    Raises:
+        ModelError: the log-probs with which its tokens were drawn are not those that they are scored with.
+    """
+    apart = np.concatenate([np.abs(c.logprobs - s.logprobs) for c, s in zip(completions, scores, strict=True)])
+    apart = apart[np.isfinite(apart)]
+    if len(apart) and apart.mean() > APART:
+        raise ModelError(
+            f"{name} drew tokens with log-probs that are {apart.mean():.2g} nats a token from those of scoring: "
+            "its step-by-step reading is not its forward pass; try another version of transformers, or sample with "
+            "sampler=…"
+        )
+
+
+def check_mass(pair: tuple[Scorer, Scorer], scores: Sequence[Scores], *, allowed: bool) -> None:
+    """Refuse models of which one puts more than rounding on tokens that the other lacks; raises as `check_outside`."""
+    first, second = pair
+    if gives_distributions(first) and gives_distributions(second):
+        found = outside_of([s.outside for s in scores]), outside_of([s.ref_outside for s in scores])
+        check_outside((first, second), found, allowed=allowed)
 
 
 def _scores(

@@ -9,7 +9,6 @@ import numpy as np
 
 from kullback.arrays import (
     A,
-    Array,
     Bounds,
     Elementwise,
     Groups,
@@ -71,8 +70,10 @@ def kl_loss(
     Args:
         logprobs: log q of the sampled tokens, (batch, time), torch or JAX, differentiable; bfloat16 and float16
             are computed in float32.
-        ref_logprobs: log p of the same tokens. No gradient flows.
-        mask: True where a token counts; the others may hold anything. A row without one contributes 0.
+        ref_logprobs: log p of the same tokens, an array of any library or lists; −inf where the reference excludes
+            one. No gradient flows.
+        mask: True where a token counts, bool or exactly 0 and 1; the others may hold anything, which touches neither
+            value nor gradient. A row without one contributes 0.
         objective: REVERSE_KL, FORWARD_KL, STATEWISE_REVERSE_KL or STATEWISE_FORWARD_KL. There is no default.
         estimator: K1, K3 (or their names) or ControlVariate(λ); applied to −ℓ for the forward objectives.
         behavior_logprobs: log μ of the same tokens where another policy drew them. No gradient flows.
@@ -86,11 +87,16 @@ def kl_loss(
 
     Returns:
         A scalar. Where the second model of the KL excludes a token that the first one's measure contains, the
-        value is inf, and the gradient leaves that token out.
+        value is inf, the gradient leaves that token out, and a RuntimeWarning says where.
+
+        Values are looked at: a counted number that cannot be right is refused as `kullback.estimate` refuses it. While
+        torch.compile, jax.jit or vmap trace they cannot be; there such a number makes the loss and the whole gradient
+        nan, and importance weights that overflow make them nan or inf.
 
     Raises:
-        InputError: an objective, estimator, baseline or groups that do not fit, or arrays of neither library.
-        ShapeError: arrays whose shapes differ.
+        InputError: an objective, estimator, baseline or groups that do not fit, arrays of neither library, a mask
+            that is none, a counted number that cannot be right, or importance weights that overflow.
+        ShapeError: arrays whose shapes differ or that are empty; nothing is broadcast.
 
     Reference: docs/theory.md, “Losses”; Tang & Munos 2025, arXiv 2506.09477, for the sequence gradient on-policy.
 
@@ -121,7 +127,7 @@ def kl_loss(
     return loss
 
 
-def _kernel(estimator: Estimator, token_kl: Array | None, objective: Objective) -> Elementwise:
+def _kernel(estimator: Estimator, token_kl: Numbers | None, objective: Objective) -> Elementwise:
     """What is applied to a token's gap, where no exact KL takes its place."""
     exact = estimator is RAO_BLACKWELL
     if token_kl is not None and not exact and estimator is not K1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -72,14 +73,7 @@ def kl_reward(
         )
     if estimator.reads != "log_ratio" or estimator.controls or estimator.link is not None:
         raise InputError(f"{estimator.name} is no function of a token's log-ratio alone, so no token can pay it")
-    if is_torch(logprobs) or is_jax(logprobs):
-        rows = Rows.of(logprobs, ref_logprobs, mask)
-        q, p, counts, poison = rows.policy, rows.reference, rows.mask, rows.poison
-    else:
-        bounds = {"logprobs": LOGPROBS, "ref_logprobs": REF_LOGPROBS}
-        arrays, counts = read({"logprobs": logprobs, "ref_logprobs": ref_logprobs}, mask, bounds)
-        q, p = (_floats(arrays[name]) for name in bounds)
-        poison = None
+    q, p, counts, poison = _gated(logprobs, ref_logprobs, mask)
     xp = namespace(q)
     zero = xp.zeros_like(q)
     log_ratio = xp.where(counts, q, zero) - xp.where(counts, p, zero)
@@ -89,6 +83,17 @@ def kl_reward(
         return stop_gradient(paid + poison)
     _warn_of_infinity(paid, estimator)
     return stop_gradient(paid)
+
+
+def _gated(logprobs: Any, ref_logprobs: Any, mask: Any) -> tuple[Array, Array, Array, Array | None]:
+    """Both log-probs, where a token counts, and what poisons the rewards while a library traces."""
+    if is_torch(logprobs) or is_jax(logprobs):
+        rows: Rows[Any] = Rows.of(logprobs, ref_logprobs, mask)
+        return rows.policy, rows.reference, rows.mask, rows.poison
+    bounds = {"logprobs": LOGPROBS, "ref_logprobs": REF_LOGPROBS}
+    arrays, counts = read({"logprobs": logprobs, "ref_logprobs": ref_logprobs}, mask, bounds)
+    q, p = (_floats(arrays[name]) for name in bounds)
+    return q, p, counts, None
 
 
 def _floats(x: np.ndarray) -> np.ndarray:

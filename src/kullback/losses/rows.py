@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any, Generic
 
 import numpy as np
@@ -27,6 +29,7 @@ from kullback.arrays import (
     column,
     counted,
     cumulative_sum,
+    equals,
     is_jax,
     is_torch,
     namespace,
@@ -148,7 +151,8 @@ def beside(x: Any, like: A) -> A:
         return there
     if is_torch(x):
         x = to_numpy(x)
-    same: A = namespace(like).asarray(x)
+    other: Any = namespace(like).asarray(x)
+    same: A = other
     return same
 
 
@@ -180,7 +184,7 @@ def _counts(q: Array, mask: Any, shown: np.ndarray | None) -> Array:
     if mask is not None:
         table = _read("mask", mask)
         if isinstance(table, Column):
-            (padded,) = aligned({"mask ": Column(np.broadcast_to(np.float32(0.0), shape))}, table)[1:]
+            (padded,) = aligned({"logprobs": Column(np.broadcast_to(np.float32(0.0), shape))}, table)[1:]
             counts = beside(counted(padded or table, shape), q)
         else:
             if tuple(table.shape) != shape:
@@ -199,7 +203,7 @@ def _odd_mask(mask: Any) -> Array | None:
     if mask is None or isinstance(mask, np.ndarray) or not (is_torch(mask) or is_jax(mask)) or can_look(mask):
         return None
     xp = namespace(mask)
-    return None if xp.isdtype(mask.dtype, "bool") else xp.any((mask != 0) & (mask != 1))
+    return None if xp.isdtype(mask.dtype, "bool") else xp.any(~(equals(mask, 0) | equals(mask, 1)))
 
 
 def _look(fixed: Mapping[str, A], counts: Array, odd: Array | None) -> tuple[A | None, bool]:
@@ -215,10 +219,8 @@ def _look(fixed: Mapping[str, A], counts: Array, odd: Array | None) -> tuple[A |
     if look != "blind":
         return None, look == "finite"
     xp = namespace(counts)
-    bad: Any = odd
-    for x, bound in columns.values():
-        found = xp.any(wrong(x, counts, bound))
-        bad = found if bad is None else bad | found
+    found = [xp.any(wrong(x, counts, bound)) for x, bound in columns.values()]
+    bad = reduce(or_, found if odd is None else [odd, *found])
     q = fixed["logprobs"]
     zero = xp.sum(xp.zeros_like(q[:1, :1]))
     return xp.where(bad, zero + float("nan"), zero), False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kullback.models.evaluation import evaluating
 from kullback.models.protocols import Completion, Tokens
 from kullback.models.sampling import Sampling
 
@@ -69,7 +70,7 @@ def draw(
     cache: Any = None
     drawn: list[torch.Tensor] = []
     logprobs: list[torch.Tensor] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(model.model):
         for _ in range(max_new_tokens):
             logits, cache = _next_logits(model, step, mask, positions=positions, cache=cache)
             law = sampling.logprobs(logits)
@@ -82,7 +83,10 @@ def draw(
             going = going & ~torch.isin(token[:, 0], ends)
             if not going.any():
                 break
-            step, positions = token, positions[:, -1:] + 1
+            # Without a cache every step reads the whole row again.
+            step = token if cache is not None else torch.cat([step, token], dim=-1)
+            following = positions[:, -1:] + 1
+            positions = following if cache is not None else torch.cat([positions, following], dim=-1)
             mask = torch.cat([mask, torch.ones_like(token)], dim=-1)
     rows = zip(torch.cat(drawn, dim=-1).tolist(), torch.cat(logprobs, dim=-1).cpu(), strict=True)
     return [_completion(row, chances, model.end_tokens) for row, chances in rows]
@@ -103,9 +107,12 @@ def _next_logits(
     model: LanguageModel, step: torch.Tensor, mask: torch.Tensor, *, positions: torch.Tensor, cache: Any
 ) -> tuple[torch.Tensor, Any]:
     options: dict[str, object] = {"position_ids": positions, "logits_to_keep": 1}
+    if model.mixes_lengths:
+        # Rows that are not padded need none, and Mamba multiplies one state by the mask of the whole row: its
+        # log-probs are then off by 0.7 nats from the second step on.
+        options["attention_mask"] = mask
     options = {name: value for name, value in options.items() if name in model.accepts}
-    out = model.model(input_ids=step, attention_mask=mask, past_key_values=cache, use_cache=True, **options)
-    return out.logits[:, -1], out.past_key_values
+    return model.step(step, cache, **options)
 
 
 def _completion(tokens: list[int], logprobs: torch.Tensor, ends: Sequence[int]) -> Completion:

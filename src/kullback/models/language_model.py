@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from kullback.arrays import Float64
-from kullback.errors import ModelError
+from kullback.errors import InputError, ModelError
+from kullback.models.caches import CACHES, cache_holds, cached_step
 from kullback.models.drawing import draw
+from kullback.models.evaluation import evaluating
 from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import RAW, Sampling
@@ -27,11 +29,13 @@ class LanguageModel:
         name: what the user called it.
         model: a transformers causal language model in evaluation mode.
         tokenizer: its transformers tokenizer.
+        notes: sentences on how it was loaded that a reader of its numbers should know.
     """
 
     name: str
     model: Any
     tokenizer: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -47,17 +51,50 @@ class LanguageModel:
     @cached_property
     def accepts(self) -> frozenset[str]:
         """The arguments that its forward pass takes by name."""
-        return frozenset(inspect.signature(self.model.forward).parameters)
+        # A peft model takes whatever its base takes, and its own signature names none of it.
+        whole = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return frozenset(inspect.signature(whole.forward).parameters)
+
+    @cached_property
+    def cache(self) -> str | None:
+        """What its forward pass calls what it keeps of the tokens it has read; None where every step reads them all."""
+        # transformers 5.24 calls it cache, and until then past_key_values, or cache_params for Mamba and its like.
+        # Some of those also wanted to be told places in their buffers, in a way that changed from version to version.
+        name = next((name for name in CACHES if name in self.accepts), None)
+        if name is None or {"cache_params", "cache_position"} <= self.accepts:
+            return None
+        return name if not self.stateful or cache_holds(self, name) else None
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a state runs through its tokens, as in Mamba, so that padding on the left would be read."""
+        return bool(getattr(self.model, "_is_stateful", False)) or "cache_params" in self.accepts
+
+    def step(self, tokens: torch.Tensor, cache: Any, **options: object) -> tuple[torch.Tensor, Any]:
+        """Logits after the last of some tokens, (rows, vocab), and what is kept of them, or None.
+
+        Args:
+            tokens: (rows, tokens) that follow those in the cache, or all of them without one.
+            cache: what the last step kept.
+            options: other arguments of the forward pass.
+        """
+        if self.cache is None:
+            return self.model(input_ids=tokens, use_cache=False, **options).logits[:, -1], None
+        return cached_step(self.model, tokens, (self.cache, cache), **options)
 
     @cached_property
     def context(self) -> int:
         """The most tokens it can read, prompt and completion together."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 30)
+        config = self.model.config
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
     @cached_property
     def vocab(self) -> int:
         """Logits it returns for a token; some are padding that the tokenizer never produces."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        # Asked of the model itself: quantised and adapted heads have weights of other shapes.
+        with torch.inference_mode(), evaluating(self.model):
+            return int(self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device)).logits.shape[-1])
 
     @cached_property
     def end_tokens(self) -> tuple[int, ...]:
@@ -70,8 +107,8 @@ class LanguageModel:
     @cached_property
     def pad_token(self) -> int:
         """A token to fill rows with; what it is does not matter, since it is masked."""
-        for token in (self.tokenizer.pad_token_id, *self.end_tokens, 0):
-            if token is not None:
+        for token in (self.tokenizer.pad_token_id, *self.end_tokens):
+            if token is not None and token < self.vocab:
                 return int(token)
         return 0
 
@@ -82,21 +119,27 @@ class LanguageModel:
 
     @property
     def mixes_lengths(self) -> bool:
-        """Whether rows can be padded on the left: only where positions can be named."""
-        return "position_ids" in self.accepts
+        """Whether rows can be padded on the left: where positions can be named, and no state runs through them."""
+        return "position_ids" in self.accepts and not self.stateful
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text as it is, or a list of messages through the chat template.
 
         Raises:
             ModelError: messages for a tokenizer without a chat template.
+            InputError: what the tokenizer or its template refuses.
         """
-        if isinstance(prompt, str):
-            return [int(token) for token in self.tokenizer(prompt)["input_ids"]]
-        if not self.tokenizer.chat_template:
+        if not isinstance(prompt, str) and not self.tokenizer.chat_template:
             raise ModelError(f"the tokenizer of {self.name} has no chat template: give prompts as plain text")
-        encoded = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-        return [int(token) for token in encoded["input_ids"]]
+        try:
+            if isinstance(prompt, str):
+                return [int(token) for token in self.tokenizer(prompt, verbose=False)["input_ids"]]
+            encoded = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            return [int(token) for token in encoded["input_ids"]]
+        except Exception as error:  # templates are programs of their own, and raise what they like
+            what = "this text" if isinstance(prompt, str) else "these messages"
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise InputError(f"the tokenizer of {self.name} cannot read {what} ({reason}): {prompt!r:.80}") from error
 
     def decode(self, tokens: Tokens, *, special: bool = True) -> str:
         """The text of some tokens, with or without special ones."""

@@ -2,81 +2,234 @@
 
 from __future__ import annotations
 
-import os
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from kullback.errors import ModelError
+from kullback.errors import KullbackError, MissingPackageError, ModelError
+from kullback.models.folders import Place, adapter_base, place_of
 from kullback.models.language_model import LanguageModel
-from kullback.models.shipped import BUILTIN
+from kullback.models.places import device_named, dtype_named
+from kullback.models.soundness import check_finite, check_loaded, listed
+
+HF: Any = transformers
 
 
-def load(name: str, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
-    """Load a model by Hugging Face id, local folder or ``builtin:base`` / ``builtin:tuned``.
+def load(
+    name: str, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto", tokenizer: Any = None
+) -> LanguageModel:
+    """Load a model by Hugging Face id, folder, adapter folder, GGUF file or ``builtin:base`` / ``builtin:tuned``.
 
-    Only safetensors are read and no code of the model's repository is run.
+    Only safetensors and GGUF are read and no code of the model's repository is run. A checkpoint whose weights are not
+    all there, or not all known to its architecture, is refused.
 
     Args:
-        name: what to load.
+        name: what to load. A folder with adapter_config.json is loaded on the model that it names, with peft; a GGUF
+            file is dequantised by transformers.
         device: "auto" takes cuda, then mps, then the CPU.
         dtype: "auto" takes the checkpoint's dtype on an accelerator and float32 on the CPU.
+        tokenizer: a transformers tokenizer, or the name of a model that has one; None for the model's own.
 
     Raises:
-        ModelError: there is no such model, or it has no safetensors weights.
+        ModelError: there is no such model, its files are not whole, or it has no tokenizer.
+        MissingPackageError: peft, gguf or what its quantisation needs is not installed.
+
+    Example:
+        >>> from kullback.models import load
+        >>> load("builtin:base", dtype="bfloat16").dtype
+        'bfloat16'
     """
-    if name.startswith(("http://", "https://")):
-        raise ModelError(f"{name} is a server, and compare reads models from a folder or the hub: name one of those")
-    path = _path(name)
-    device = _device(device)
-    if dtype != "auto" and not hasattr(torch, dtype):
-        raise ModelError(f"dtype={dtype!r} came, but a dtype is float32, bfloat16, float16 or auto")
-    wanted = torch.float32 if dtype == "auto" and device == "cpu" else dtype
-    hf: Any = transformers
-    hf.utils.logging.disable_progress_bar()
-    try:
-        model = hf.AutoModelForCausalLM.from_pretrained(
-            path, dtype=wanted, use_safetensors=True, trust_remote_code=False
-        )
-        tokenizer = hf.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        return LanguageModel(name, model.eval().to(device), tokenizer)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"{name} could not be loaded ({reason.rstrip('.')}): {_advice(name)}") from error
-
-
-def _path(name: str) -> str:
-    if name.startswith("builtin:"):
-        folder = BUILTIN / name.removeprefix("builtin:")
-        if not folder.is_dir():
-            raise ModelError(f"{name} came, but the built-in models are builtin:base and builtin:tuned")
-        return str(folder)
-    folder = Path(name).expanduser()
-    if not folder.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise ModelError(f"{name} is no folder: name a folder, a Hugging Face id or builtin:base")
-        return name
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{name} has no config.json: name the folder that holds the checkpoint itself")
-    if not any(folder.glob("*.safetensors")):
+    if isinstance(tokenizer, str):
+        tokenizer = tokenizer_of(tokenizer, place_of(tokenizer))
+    model = loaded(name, device=device, dtype=dtype, tokenizer=tokenizer)
+    if model.tokenizer is None:
         raise ModelError(
-            f"{name} holds no weights in *.safetensors: save the model with save_pretrained(…), "
-            "pickled weights are not read"
+            f"{name} has no tokenizer: save its tokenizer in the folder, or load it with tokenizer= and the name of a "
+            "model that has the same one"
         )
-    return str(folder)
+    return model
 
 
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def loaded(name: str, *, device: object, dtype: object, tokenizer: Any = None) -> LanguageModel:
+    """As `load`; the tokenizer is None where the model has none."""
+    place = place_of(name)
+    where = device_named(device)
+    wanted = dtype_named(dtype, where)
+    if place.kind == "adapter":
+        return _adapted(name, place, where, wanted, tokenizer)
+    with _reading(name, place):
+        model = _weights(name, place, where, wanted)
+    check_finite(name, model)
+    own = tokenizer or tokenizer_of(name, place)
+    return tried(LanguageModel(name, model, own, notes=tuple(_notes(name, place, model))))
 
 
-def _advice(name: str) -> str:
-    if os.path.isdir(name):
-        return "check that the folder holds a causal language model with its tokenizer"
-    return "check the name, and that this machine can reach the hub or has the model in its cache"
+def tried(model: LanguageModel) -> LanguageModel:
+    """A model whose forward pass works.
+
+    Raises:
+        ModelError: it does not: what it was quantised with does not run here, or its parts do not fit together.
+    """
+    with one_sentence(
+        model.name, "could not compute a first pass", "try another device, dtype or version of its parts"
+    ):
+        _ = model.vocab  # asked of the model itself, by a pass over one token
+    return model
+
+
+def tokenizer_of(name: str, place: Place) -> Any:
+    """The tokenizer that is with a model, or None.
+
+    Raises:
+        ModelError: there is one, and it cannot be read.
+    """
+    if not place.has_tokenizer:
+        return None
+    options = {} if place.file is None else {"gguf_file": place.file}
+    with _reading(f"the tokenizer of {name}", place):
+        return HF.AutoTokenizer.from_pretrained(place.path, trust_remote_code=False, **options)
+
+
+def _weights(name: str, place: Place, device: str, dtype: torch.dtype | str) -> Any:
+    options: dict[str, Any] = {"use_safetensors": True}
+    if place.kind == "gguf":
+        _need("gguf", "gguf")
+        options = {"gguf_file": place.file}
+    quantised = place.kind != "gguf" and _quantisation(place) is not None
+    if quantised:
+        _need("accelerate", "quantised")
+        options["device_map"] = {"": device}  # quantised weights are packed for the device they are loaded on
+    model, info = HF.AutoModelForCausalLM.from_pretrained(
+        place.path,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # else transformers raises without naming them; they are refused here
+        **options,
+    )
+    check_loaded(name, info)
+    return model.eval() if quantised else model.eval().to(device)
+
+
+def _adapted(name: str, place: Place, device: str, dtype: torch.dtype | str, tokenizer: Any) -> LanguageModel:
+    peft = _need("peft", "peft")
+    base = adapter_base(name, Path(place.path))
+    below = loaded(base, device=device, dtype=dtype, tokenizer=tokenizer)
+    with _reading(name, place):
+        model = peft.PeftModel.from_pretrained(below.model, place.path, torch_device=device).eval()
+        if model.active_peft_config.is_prompt_learning:
+            raise ModelError(
+                f"{name} is an adapter of virtual prompt tokens ({model.peft_type}), which have no log-probs of their "
+                "own: compare adapters of weights, such as LoRA"
+            )
+        _check_adapter(name, place, set(peft.get_peft_model_state_dict(model)))
+    check_finite(name, model)
+    own = tokenizer or tokenizer_of(name, place) or below.tokenizer
+    notes = (*below.notes, f"{name} is an adapter of {base}")
+    return tried(replace(below, name=name, model=model, tokenizer=own, notes=notes))
+
+
+def _check_adapter(name: str, place: Place, wanted: set[str]) -> None:
+    """Refuse an adapter file that lacks weights or has others; peft only warns, and leaves them as they were drawn."""
+    from safetensors import safe_open
+
+    with safe_open(Path(place.path) / "adapter_model.safetensors", "pt") as file:
+        found = set(file.keys())
+    for what, keys in {
+        "lacks the weights": wanted - found,
+        "has weights that it cannot place,": found - wanted,
+    }.items():
+        if keys:
+            raise ModelError(
+                f"{name} is an adapter that {what} {listed(keys)}: it was trained on another model, or saved in part"
+            )
+
+
+def _notes(name: str, place: Place, model: Any) -> Iterator[str]:
+    if place.kind == "gguf":
+        yield f"{name} is GGUF: transformers turned its weights into {str(model.dtype).removeprefix('torch.')}"
+    else:
+        asked = None if place.kind == "hub" else _quantisation(place)
+        if asked is not None and quantised_with(model) is None:
+            yield f"the config of {name} speaks of {asked}, and its weights were loaded without it"
+        yield from quantised_notes(name, model)
+
+
+def quantised_notes(name: str, model: Any) -> Iterator[str]:
+    """With what a model is quantised, if it is."""
+    method = quantised_with(model)
+    if method is not None:
+        yield f"{name} is quantised ({method})"
+
+
+def quantised_with(model: Any) -> str | None:
+    """The method by which a model's weights are quantised."""
+    config = getattr(getattr(model, "hf_quantizer", None), "quantization_config", None)
+    method = getattr(config, "quant_method", None)
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def _quantisation(place: Place) -> str | None:
+    """How a checkpoint is quantised, by its config.json."""
+    if place.kind == "hub":
+        config = HF.AutoConfig.from_pretrained(place.path, trust_remote_code=False).to_dict()
+    else:
+        config = json.loads((Path(place.path) / "config.json").read_text(encoding="utf-8"))
+    found = config.get("quantization_config") or {}
+    return found.get("quant_method") if isinstance(found, dict) else None
+
+
+def _need(package: str, extra: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError:
+        raise MissingPackageError(package, extra) from None
+
+
+@contextmanager
+def one_sentence(name: str, what: str, advice: str) -> Iterator[None]:
+    """What transformers, peft or a reader of files raises, as a ModelError; what they print is not for the user."""
+    verbosity = HF.utils.logging.get_verbosity()
+    HF.utils.logging.set_verbosity_error()
+    HF.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # What they warn of here, such as weights that were drawn at random, is refused by name.
+            warnings.simplefilter("ignore")
+            yield
+    except KullbackError:
+        raise
+    except ImportError as error:
+        raise ModelError(f"{name} needs a package that is not installed ({_reason(error)}): install it") from error
+    except Exception as error:  # a file can be wrong in as many ways as there are readers
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise ModelError(f"{name} does not fit the device's memory: pass another device or dtype") from error
+        raise ModelError(f"{name} {what} ({_reason(error)}): {advice}") from error
+    finally:
+        HF.utils.logging.set_verbosity(verbosity)
+
+
+def _reading(name: str, place: Place) -> AbstractContextManager[None]:
+    return one_sentence(name, "could not be loaded", _advice(place))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"it is not known what {error} is"
+    reason = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
+    return reason if len(reason) <= 200 else f"{reason[:200]}…"
+
+
+def _advice(place: Place) -> str:
+    if place.kind == "hub":
+        return "check the name, and that this machine can reach the hub or has the model in its cache"
+    return "check that its files are whole, and that they are a causal language model's with its tokenizer"

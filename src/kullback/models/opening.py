@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from kullback.errors import InputError, ModelError
+from kullback.models.protocols import Sampler, Scorer
 
 if TYPE_CHECKING:
     from kullback.models.language_model import LanguageModel
 
-M = TypeVar("M")
+
+def opened(model: object, *, device: str, dtype: str, tokenizer_from: Scorer | None = None) -> Any:
+    """The model that came, or the one that is loaded by the name that came.
+
+    Args:
+        model: a name, a transformers or peft model, or what samples or scores.
+        device, dtype: for models that are loaded; objects stay where they are.
+        tokenizer_from: the model whose tokenizer is taken where this one has none.
+
+    Raises:
+        InputError: nothing of these kinds.
+        ModelError: it cannot be loaded, or has no tokenizer and there is none to take.
+    """
+    found = _found(model, device=device, dtype=dtype)
+    if getattr(found, "tokenizer", found) is not None:
+        return found
+    return _with_tokenizer(found, tokenizer_from)
 
 
-def opened(model: str | M, *, device: str, dtype: str) -> M | LanguageModel:
-    """The model that came, or the one that is loaded by the name that came."""
-    if not isinstance(model, str):
+def opened_pair(policy: object, reference: object, *, device: str, dtype: str) -> tuple[Scorer, Scorer]:
+    """Two models; where one has no tokenizer it takes the other's, and its notes say so. Raises as `opened`."""
+    q, p = (_found(model, device=device, dtype=dtype) for model in (policy, reference))
+    lacking = [getattr(model, "tokenizer", model) is None for model in (q, p)]
+    return (_with_tokenizer(q, p) if lacking[0] else q), (_with_tokenizer(p, q) if lacking[1] else p)
+
+
+def _found(model: object, *, device: str, dtype: str) -> Any:
+    if isinstance(model, str | Path):
+        from kullback import models
+
+        models.load  # says in a sentence if torch or transformers is missing  # noqa: B018
+        from kullback.models.loading import loaded
+
+        return loaded(str(model), device=device, dtype=dtype)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        from kullback.models.wrapping import wrapped
+
+        return wrapped(model)
+    if isinstance(model, Scorer | Sampler):
         return model
-    from kullback.models import load
+    raise InputError(
+        f"a {type(model).__name__} came as a model, but a model is a name, a transformers or peft model, or what has "
+        "the methods of kullback.models.Scorer"
+    )
 
-    return load(model, device=device, dtype=dtype)
+
+def _with_tokenizer(model: LanguageModel, other: object) -> LanguageModel:
+    tokenizer = getattr(other, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError(
+            f"{model.name} has no tokenizer, and there is none to take from the other model: save one in its folder, "
+            "or pass kullback.models.LanguageModel(name, model, tokenizer)"
+        )
+    note = f"{model.name} has no tokenizer of its own: that of {cast(Scorer, other).name} is used for both"
+    return replace(model, tokenizer=tokenizer, notes=(*model.notes, note))

@@ -24,8 +24,11 @@ class Scores:
         token_kl: exact KL(q_t‖p_t) over the vocabulary, at each token's prefix; None, as all that follow, where one of
             the models gives log-probs only.
         reverse_token_kl: exact KL(p_t‖q_t).
-        ref_mass: p_t of the tokens that q_t does not exclude; 1 unless q is truncated.
-        top, ref_top: each model's most likely token.
+        ref_mass: p_t of the tokens that q_t does not exclude; 1 unless q is truncated, or p has tokens that q lacks.
+        top, ref_top: each model's most likely token, of those that both have.
+        outside, ref_outside: what q_t and p_t give to tokens that the other model lacks; None where there are none.
+            `logprobs` are those given that a token is shared; `ref_logprobs` and the right side of each token KL are
+            those of the whole law.
     """
 
     logprobs: Float64
@@ -35,6 +38,8 @@ class Scores:
     ref_mass: Float64 | None = None
     top: np.ndarray | None = None
     ref_top: np.ndarray | None = None
+    outside: Float64 | None = None
+    ref_outside: Float64 | None = None
 
     def column(self, name: str) -> np.ndarray:
         """A column that has to be there.
@@ -103,11 +108,17 @@ def gives_distributions(model: object) -> TypeGuard[DistributionScorer]:
 def check_same_tokens(first: Reader, second: Reader) -> None:
     """Refuse two models whose tokens differ; one that does not say what its tokens are is believed.
 
+    Where both give whole distributions, one may have tokens that the other lacks: what it gives to them is measured.
+
     Raises:
         ModelError: log-probs of the same text would not be of the same tokens.
     """
-    if first.vocabulary and second.vocabulary and first.vocabulary != second.vocabulary:
-        raise ModelError(_difference(first.name, second.name, first.vocabulary, second.vocabulary))
+    mine, theirs = first.vocabulary, second.vocabulary
+    if not mine or not theirs or mine == theirs:
+        return
+    measured = gives_distributions(first) and gives_distributions(second)
+    if not measured or _clash(mine, theirs):
+        raise ModelError(_difference(first.name, second.name, mine, theirs))
 
 
 def check_vocabulary(policy: DistributionScorer, reference: DistributionScorer) -> int:
@@ -117,14 +128,31 @@ def check_vocabulary(policy: DistributionScorer, reference: DistributionScorer) 
         ModelError: their tokenizers differ, so that log-probs of the same text are not of the same tokens.
     """
     check_same_tokens(policy, reference)
-    tokens = max(policy.vocabulary.values(), default=-1) + 1
-    shared = min(policy.vocab, reference.vocab)
-    if policy.vocab != reference.vocab and shared < tokens:
-        raise ModelError(
-            f"{policy.name} returns {policy.vocab} logits and {reference.name} {reference.vocab}, "
-            f"but their tokenizer has {tokens} tokens: one of the checkpoints is cut off"
-        )
-    return shared
+    return min(policy.vocab, reference.vocab)
+
+
+def only_in(first: Reader, second: Reader) -> dict[str, int]:
+    """Tokens that the first model has and the second lacks, where both say what theirs are."""
+    if not second.vocabulary or first.vocabulary == second.vocabulary:
+        return {}
+    return {token: number for token, number in first.vocabulary.items() if token not in second.vocabulary}
+
+
+def places(policy: Reader, reference: Reader) -> dict[str, str]:
+    """Device and dtype of both models, as far as they say; the reference's have a prefix."""
+    found: dict[str, str] = {}
+    for prefix, model in (("", policy), ("reference_", reference)):
+        if gives_distributions(model):
+            found |= {f"{prefix}device": str(model.device), f"{prefix}dtype": model.dtype}
+    return found
+
+
+def _clash(mine: Mapping[str, int], theirs: Mapping[str, int]) -> bool:
+    """Whether a token has two ids, or an id two tokens."""
+    if any(theirs.get(token, number) != number for token, number in mine.items()):
+        return True
+    names = {number: token for token, number in theirs.items()}
+    return any(names.get(number, token) != token for token, number in mine.items())
 
 
 def shared_vocab(policy: Scorer, reference: Scorer) -> int | None:

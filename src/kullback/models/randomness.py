@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from kullback.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
 
 class Randomness:
     """A seed, and the stream that it starts in each library, on the CPU; batch after batch goes on in it.
+
+    Raises:
+        InputError: a seed that torch's generator does not take: negative, 2**64 or more, no whole number.
 
     Example:
         >>> from kullback.models import Randomness
@@ -22,7 +28,9 @@ class Randomness:
     """
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 1 << 64:
+            raise InputError(f"seed={seed!r} came, but a seed is a whole number from 0 to 2**64 - 1")
+        self.seed: int = int(seed)
 
     @cached_property
     def torch(self) -> torch.Generator:

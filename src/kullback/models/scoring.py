@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kullback.arrays import Float64
+from kullback.models.evaluation import evaluating
 from kullback.models.protocols import Tokens
 from kullback.models.sampling import Sampling
 
@@ -46,8 +47,9 @@ def padded_logits(model: LanguageModel, prompts: Sequence[Tokens], completions: 
     tokens = torch.tensor([[*row, *[model.pad_token] * (longest - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
     places = [len(prompt) - 1 + t for prompt, c in zip(prompts, completions, strict=True) for t in range(len(c))]
-    with torch.inference_mode():
-        out = model.model(input_ids=tokens.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+    options = {"attention_mask": mask.to(model.device)} if "attention_mask" in model.accepts else {}
+    with torch.inference_mode(), evaluating(model.model):
+        out = model.model(input_ids=tokens.to(model.device), use_cache=False, **options)
     return PaddedLogits(
         logits=out.logits,
         row=torch.tensor([i for i, c in enumerate(completions) for _ in c], device=model.device),
@@ -63,7 +65,7 @@ def completion_logprobs(
     tokens = torch.tensor([t for c in completions for t in c], device=model.device)
     parts = []
     with torch.inference_mode():
-        for at in chunks(len(tokens), model.vocab):
+        for at in chunks(len(tokens), logits.logits.shape[-1]):
             law = sampling.logprobs(logits[at], tokens[at] if drawn else None)
             parts.append(law.gather(-1, tokens[at, None])[:, 0].cpu().double().numpy())
     return by_row(np.concatenate(parts), completions)

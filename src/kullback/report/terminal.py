@@ -148,7 +148,7 @@ def _without(table: Table, left_out: Sequence[str]) -> Table:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Rows and columns as far as there is room, or a paragraph a row where there is none for what must be shown.
+    """Rows and columns, one table or several below each other, or a paragraph a row where there is no room for that.
 
     Attributes:
         table: without columns that are never shown.
@@ -159,18 +159,39 @@ class _Grid:
     styles: Sequence[Sequence[str]] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        for count in range(len(self.table.spare) + 1):
-            left_out = self.table.spare[:count]
-            shown = _Grid(_without(self.table, left_out), self.styles)
-            if shown._width() <= options.max_width:
-                yield shown._columns(PLAIN_LINES if options.ascii_only else LINES)
-                if left_out:
-                    yield _text(f"for want of room without {', '.join(left_out)}: widen the terminal", "dim")
-                    yield Text()
-                return
+        pieces = [self] if self._width() <= options.max_width else self._pieces(options.max_width)
+        if pieces:
+            yield from (piece._columns(PLAIN_LINES if options.ascii_only else LINES) for piece in pieces)
+            return
         yield Text()
         yield from self._paragraphs()
         yield Text()
+
+    def _pieces(self, width: int) -> list[_Grid]:
+        """Tables one below another, each with the names of the rows and as many of the numbers as there is room for.
+
+        None at all where what follows the names is not all numbers, or not even one column of them fits.
+        """
+        table = self.table
+        names = [name for name in table.columns if name not in table.right]
+        numbers = list(table.columns[len(names) :])
+        if not numbers or len(set(table.columns)) < len(table.columns) or set(numbers) != set(table.right):
+            return []
+        pieces: list[_Grid] = []
+        while numbers:
+            fitting = (self._only([*names, *numbers[:count]]) for count in range(len(numbers), 0, -1))
+            piece = next((piece for piece in fitting if piece._width() <= width), None)
+            if piece is None:
+                return []
+            pieces.append(piece)
+            numbers = numbers[len(piece.table.columns) - len(names) :]
+        return pieces
+
+    def _only(self, columns: Sequence[str]) -> _Grid:
+        """Some of the columns, with their colours."""
+        kept = [place for place, name in enumerate(self.table.columns) if name in columns]
+        left_out = [name for name in self.table.columns if name not in columns]
+        return _Grid(_without(self.table, left_out), [[row[place] for place in kept] for row in self.styles])
 
     def _width(self) -> int:
         """Columns of a terminal from which it can be read."""

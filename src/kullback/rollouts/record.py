@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from kullback.arrays import to_numpy
+from kullback.arrays import column, counted, to_numpy
 from kullback.errors import InputError, ShapeError
 from kullback.estimation.sequences import TOKEN_COLUMNS as TOKEN_COLUMNS
 
@@ -68,8 +68,7 @@ class Rollout:
     def __post_init__(self) -> None:
         for name in (*TOKEN_COLUMNS, "mask"):
             if (value := getattr(self, name)) is not None:
-                array = to_numpy(value)
-                object.__setattr__(self, name, array.astype(bool, copy=False) if name == "mask" else array)
+                object.__setattr__(self, name, _counts(value) if name == "mask" else _numbers(name, value))
         for name in ("prompt_tokens", "tokens"):
             if hasattr(value := getattr(self, name), "tolist"):
                 object.__setattr__(self, name, value.tolist())
@@ -132,6 +131,31 @@ class Rollout:
 def count_tokens(rollouts: Iterable[Rollout]) -> int:
     """Counted tokens of all rollouts."""
     return sum(int(np.sum(rollout.counted)) for rollout in rollouts)
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    """A column, (tokens,); nan where a list has None, which a mask has to leave out."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and not isinstance(value, np.ma.MaskedArray):
+        return to_numpy(value)
+    nested = isinstance(value, list | tuple) and any(hasattr(part, "__len__") for part in value)
+    if nested and not any(isinstance(part, str) for part in value):
+        raise ShapeError(f"{name} has shape {np.shape(value)}, but a rollout is one sequence, with shape (tokens,)")
+    if getattr(value, "ndim", 1) != 1:
+        raise ShapeError(f"{name} has shape {tuple(value.shape)}, but a rollout is one sequence, with shape (tokens,)")
+    table = column(name, [value])
+    if table.hidden is not None and table.hidden.any():
+        raise InputError(f"{name} is a masked array, but a rollout has a mask of its own: pass mask=~{name}.mask")
+    return np.asarray(table.values[0])
+
+
+def _counts(value: Any) -> np.ndarray:
+    """A mask as bool, (tokens,); it has to be bool, or exactly 0 and 1."""
+    if isinstance(value, np.ndarray) and value.dtype == bool and not isinstance(value, np.ma.MaskedArray):
+        return value
+    if getattr(value, "ndim", 1) != 1:
+        return np.asarray(to_numpy(value))
+    table = column("mask", [value])
+    return np.asarray(counted(table, table.values.shape)[0])
 
 
 def _same(mine: object, other: object) -> bool:

