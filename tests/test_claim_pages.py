@@ -84,6 +84,8 @@ def test_a_terminal_shows_a_question_with_its_answer() -> None:
     assert record["question"]["answer"] == QUESTIONS["mismatch"].answer  # type: ignore[index]
     fewer = said("--question", "mismatch", "--verdict", "fails")["claims"]
     assert {claim["verdict"] for claim in fewer} == {"fails"}  # type: ignore[attr-defined]
+    shown = CliRunner().invoke(app, ["claims", "--question", "mismatch"])
+    assert shown.stdout.startswith(QUESTIONS["mismatch"].title)
 
 
 def test_a_terminal_shows_a_document_in_its_own_order() -> None:
@@ -91,6 +93,9 @@ def test_a_terminal_shows_a_document_in_its_own_order() -> None:
     statements = [s for s in STATEMENTS if "004" in s.documents]
     assert [row["number"] for row in record["statements"]] == [s.number for s in statements]  # type: ignore[attr-defined]
     assert record == StatementList("004", str(record["title"])).to_dict()
+    shown = CliRunner().invoke(app, ["claims", "--document", "004"])
+    assert shown.exit_code == 0, shown.output
+    assert all(statement.number in shown.stdout for statement in statements)
 
 
 @pytest.mark.parametrize(
