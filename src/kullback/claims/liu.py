@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
-from kullback.claims.sources import LIU, OPENRLHF
+from kullback.claims.sources import LIU, OPENRLHF, XU
 from kullback.claims.worlds import Gaussian, descents, followed, live_pair, live_tree, off, pair, relative
 from kullback.estimators.divergences import k1, k2, k3
 from kullback.surrogates import SURROGATES
@@ -83,8 +83,8 @@ CLAIMS = (
         source=LIU("theorem 5.1"),
         statement="On-policy, k1 in the reward and k2 in the loss have the same gradient.",
         verdict=Verdict.CONDITION,
-        why="Both are ℓ∇log q for one token. For sequences the return credits each token with later ℓ's too, which "
-        "Σ_t ½ℓ_t² does not.",
+        why="Both are ℓ∇log q for one token. For sequences the return credits each token with later ℓ's too, which Σ_t "
+        "½ℓ_t² does not.",
         condition="One token; or ½(Σ_t ℓ_t)², the square of the whole.",
         computation=_equivalence,
         code=lines(
@@ -108,6 +108,7 @@ CLAIMS = (
             "slope = (kb.K3(x + h) - kb.K3(x - h)) / (2 * h)",
             "print(abs(slope - (1 - np.exp(-x))).max().round(7))",
         ),
+        also=(XU("“For f_S, we have”"),),
     ),
     Claim(
         id="liu-k3-taylor",
@@ -118,10 +119,10 @@ CLAIMS = (
         condition="0 < δ = π_ref/π ≤ 2. Beyond, the bias is not the rest of the series but just −log δ − (1 − δ).",
         computation=_taylor,
         code=lines(
-            "import numpy as np",
-            "k = np.arange(1, 201)",
-            "for d in (0.5, 1.5):",
-            "    print(round(float(np.sum((-1.0) ** k * (d - 1) ** k / k)), 9), round(-np.log(d), 9))",
+            "import math",
+            "from kullback.claims.liu import _series as series",
+            "for d in (3.0, 0.5, 1.5):",
+            "    print(f'{series(d, 200):.6g} where -log d is {-math.log(d):.6g}')",
         ),
     ),
     Claim(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kullback.arrays import to_numpy
+from kullback.arrays import Float64, to_numpy
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import DEEPSEEK, LLAMA, NEMO, VERL
-from kullback.claims.worlds import Pair, chances, pair, ratios, sampled, texts, tree
+from kullback.claims.worlds import Pair, chances, pair, ratios, sampled, texts, token_ratios, tree
 from kullback.estimators import K1, K3
 from kullback.estimators.divergences import k3
 from kullback.targets import REVERSE_KL
@@ -41,17 +41,28 @@ def _effective(seed: int) -> Iterator[Evidence]:
         yield say(f"1/mean(w̃²), weights {which}, against 1/(1 + χ²)", 1 / world.mean(scaled**2), "=", share)
 
 
-def _token_weights() -> Iterator[Evidence]:
-    ratio = np.array([3.0, 0.5])
-    yield smallest(
-        "Π_t min(ρ_t, 2) for ρ = 3, ½, as documented, against the code's weight of the second token",
-        float(np.prod(np.minimum(ratio, 2.0))),
-        "=",
-        float(np.minimum(ratio, 2.0)[-1]),
+def token_weights(log_rho: Float64, cap: float) -> Float64:
+    """What verl gives each token with ``rollout_is="token"``: exp of the clamped log-ratio, at most the cap."""
+    return np.asarray(np.minimum(np.exp(np.clip(log_rho, -20.0, 20.0)), cap))
+
+
+def _token_weights(seed: int) -> Iterator[Evidence]:
+    weights = token_weights(np.log([3.0, 0.5]), 2.0)
+    for token, weight in zip(("first", "second"), weights, strict=True):
+        yield smallest(
+            f"Π_t min(ρ_t, 2) for ρ = 3, ½, as documented, against the code's weight of the {token} token",
+            float(np.prod(weights)),
+            "=",
+            float(weight),
+        )
+    drawn = tree(seed)
+    weights = token_weights(-token_ratios(drawn), 2.0)[drawn.policy.mask.sum(axis=1) > 1]
+    gap = np.abs(np.prod(weights, axis=1) - weights[:, 0])
+    yield stated(
+        "largest |product − weight of the first token|, sequences of a random world", float(gap.max()), "=", 0.0
     )
-    drawn = texts()
-    tokens = np.minimum(np.exp(-drawn.log_ratio), 2.0)
-    gap = np.abs(np.log(np.cumprod(tokens, axis=1)) - np.log(tokens))[drawn.mask]
+    tokens = token_weights(-texts().log_ratio, 2.0)
+    gap = np.abs(np.log(np.prod(tokens, axis=1, keepdims=True)) - np.log(tokens))[texts().mask]
     yield realistic(
         "mean |log of the product − log of the token's own weight|, realistic world", float(gap.mean()), "=", 0.0
     )
@@ -107,15 +118,16 @@ def ends_itself(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(tokens[np.arange(len(tokens)), last] == 0)
 
 
-def _iid() -> Iterator[Evidence]:
-    # A chain of two states that stays with chance s; token KL 1 in one state and 0 in the other; n tokens.
-    def ratio(stay: float, n: int = 256) -> float:
-        rho = 2 * stay - 1
-        total = n + 2 * sum((n - lag) * rho**lag for lag in range(1, n))
-        return math.sqrt(total / n)
+def error_ratio(stay: float, n: int = 256) -> float:
+    """True error of a mean over sd/√n, of n tokens in two states that are kept with a chance; their KLs are 1 and 0."""
+    rho = 2 * stay - 1
+    total = n + 2 * sum((n - lag) * rho**lag for lag in range(1, n))
+    return math.sqrt(total / n)
 
-    yield within("true error over the one printed, tokens independent", ratio(0.5), "=", 1.0)
-    yield stated("the same, neighbouring tokens alike 9 times in 10", ratio(0.9), "=", 1.0)
+
+def _iid() -> Iterator[Evidence]:
+    yield within("true error over the one printed, tokens independent", error_ratio(0.5), "=", 1.0)
+    yield stated("the same, neighbouring tokens alike 9 times in 10", error_ratio(0.9), "=", 1.0)
     drawn = texts()
     rows = drawn.mask.all(axis=1)
     kl = drawn.token_kl[rows]
@@ -167,20 +179,25 @@ CLAIMS = (
             "import numpy as np",
             "from kullback.claims.worlds import pair",
             "w = pair(0, outcomes=20, scale=1.5)",
-            "for rho in (w.r, np.minimum(w.r, np.quantile(w.r, 0.8))):",
+            "for rho in (np.minimum(w.r, np.quantile(w.r, 0.8)), w.r):",
             "    print(round(w.mean(rho) ** 2 / w.mean(rho**2), 6))",
         ),
     ),
     Claim(
         id="verl-token-truncation",
-        source=VERL("rollout correction, token-level TIS"),
-        statement="Token-level truncation weights a sequence by Π_t min(ρ_t, C).",
+        source=VERL("rollout correction, combined estimators Geo-RS-, K2-RS- and K3-RS-Token-TIS"),
+        statement="The combined estimators weight a sequence by Π_t min(ρ_t, C), implemented with rollout_is=token.",
         verdict=Verdict.FAILS,
-        why="The code weights each token's loss by its own min(ρ_t, C), without a product.",
-        condition="Read min(ρ_t, C) for token t.",
+        why="With that setting each token's loss is weighted by its own min(ρ_t, C), without a product.",
+        condition="Read min(ρ_t, C) for token t, as the page's own section on token-level aggregation has it.",
         computation=_token_weights,
-        code=lines("import numpy as np", "rho = np.minimum([3.0, 0.5], 2.0)", "print(rho.prod(), rho)"),
-        meant="The code is the usual one; the formula in the page is not its.",
+        code=lines(
+            "import numpy as np",
+            "from kullback.claims.logged import token_weights",
+            "weights = token_weights(np.log([3.0, 0.5]), 2.0)",
+            "print(weights.prod(), 'against', weights)",
+        ),
+        meant="The code is the usual one; the formula of the combined estimators is not its.",
         by_hand="ρ = 3, ½ and C = 2: 2·½ = 1 for both tokens, or 2 and ½.",
     ),
     Claim(
@@ -190,8 +207,8 @@ CLAIMS = (
         verdict=Verdict.CONDITION,
         why="The samples are the truncated policy's: k1 has mean KL(q̃‖p) + log q(S). The two sides are consistent "
         "with each other, but not with the sampler.",
-        condition="No filtering; or log-probs of q̃, with k1 or exact token KLs, for KL(q̃‖p); or both renormalised "
-        "on S.",
+        condition="No filtering; or log-probs of q̃, with k1 or exact token KLs, for KL(q̃‖p); or both renormalised on "
+        "S.",
         computation=_nucleus,
         code=lines(
             "import numpy as np; from kullback.claims.worlds import pair; w = pair(0, outcomes=6, scale=1.5)",
@@ -224,14 +241,13 @@ CLAIMS = (
         source=LLAMA("mean_and_uncertainty"),
         statement="The mean token KL of a text has the printed error, sd/√tokens.",
         verdict=Verdict.CONDITION,
-        why="Tokens of one text are not independent: with correlation ρ from one to the next the error is "
-        "√((1 + ρ)/(1 − ρ)) times as large.",
+        why="Tokens of one text are not independent: with correlation ρ from one to the next the error is √((1 + ρ)/(1 "
+        "− ρ)) times as large.",
         condition="Independent tokens; else cluster by document or window.",
         computation=_iid,
         code=lines(
-            "rho, n = 0.8, 256",
-            "total = n + 2 * sum((n - lag) * rho**lag for lag in range(1, n))",
-            "print(round((total / n) ** 0.5, 6))",
+            "from kullback.claims.logged import error_ratio",
+            "print([round(error_ratio(stay), 6) for stay in (0.9, 0.5)])",
         ),
     ),
 )

@@ -150,6 +150,24 @@ def judged(evidence: Iterable[Evidence]) -> Verdict:
     return Verdict.CONDITION if under_condition and all(under_condition) else Verdict.FAILS
 
 
+def decisive(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
+    """The numbers that a verdict rests on.
+
+    Where a statement holds they are all that were computed of it as stated; where it fails, or needs a condition, the
+    ones that are not as stated; where it is undecided, what can be said instead.
+
+    Example:
+        >>> from kullback.claims.record import decisive, instead, stated
+        >>> [f.what for f in decisive([stated("2 + 2", 4, "=", 5), instead("1 + 1", 2, "=", 2)])]
+        ['2 + 2']
+    """
+    found = list(evidence)
+    about = [f for f in found if f.role in (Role.STATED, Role.SMALLEST)]
+    if not about:
+        return tuple(f for f in found if f.role is Role.INSTEAD)
+    return tuple([f for f in about if not f.holds] or about)
+
+
 @dataclass(frozen=True)
 class Source:
     """A document, a paper or a trainer's documentation.

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, stated, within
-from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, SCHULMAN, TRL, ZHANG
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, SCHULMAN, TRL, XIHUAI, ZHANG
 from kullback.claims.worlds import (
     Gaussian,
+    pair,
     sampled,
     texts,
 )
@@ -21,15 +22,35 @@ PRINTED = 0.0051
 """Half a unit of the second decimal, and the noise of ten million samples."""
 
 
-def _half_negative() -> Iterator[Evidence]:
+def negative_share(world: Gaussian) -> float:
+    """P(k1 < 0) between Gaussians of one variance, where ℓ ~ N(μ²/2, μ²)."""
     from scipy.stats import norm
 
-    def share(shift: float) -> float:
-        return float(norm.cdf(-shift / 2))
+    return float(norm.cdf(-world.kl / math.sqrt(world.var_k1)))
 
-    yield within("P(k1 < 0), Gaussian, KL 0.005", share(0.1), "=", 0.5, tolerance=0.05)
-    yield stated("P(k1 < 0), Gaussian, KL 0.5", share(1.0), "=", 0.5, tolerance=0.05)
+
+def _half_negative() -> Iterator[Evidence]:
+    yield within("P(k1 < 0), Gaussian, KL 0.005", negative_share(NEAR), "=", 0.5, tolerance=0.05)
+    yield stated("P(k1 < 0), Gaussian, KL 0.5", negative_share(APART), "=", 0.5, tolerance=0.05)
     yield realistic("P(Σℓ < 0), sequences", sampled(texts().sums < 0), "=", 0.5, tolerance=0.05)
+
+
+def cantelli(world: Gaussian) -> tuple[float, float]:
+    """sd/KL of k1, and the least that it can be for what is negative as often: √(P/(1 − P))."""
+    negative = negative_share(world)
+    return math.sqrt(world.var_k1) / world.kl, math.sqrt(negative / (1 - negative))
+
+
+def _noisy_as_negative(seed: int) -> Iterator[Evidence]:
+    world = pair(seed)
+    negative = world.mean((world.log_ratio < 0).astype(float))
+    spread = math.sqrt(world.variance(world.log_ratio)) / world.kl
+    yield within("sd/KL, against √(P/(1 − P)), P = P(k1 < 0)", spread, "≥", math.sqrt(negative / (1 - negative)))
+    for gaussian in (NEAR, Gaussian(0.5)):
+        spread, least = cantelli(gaussian)
+        yield stated(f"share of sd/KL that P(k1 < 0) explains, KL {gaussian.kl:g}", least / spread, "≥", 0.5)
+    yield instead("sd/KL at KL 0.005", cantelli(NEAR)[0], "=", 20.0)
+    yield instead("√(P/(1 − P)) there", cantelli(NEAR)[1], "<", 1.0)
 
 
 def _table_values() -> Iterator[Evidence]:
@@ -98,13 +119,43 @@ CLAIMS = (
         source=SCHULMAN("k1"),
         statement="k1 is negative for half of the samples.",
         verdict=Verdict.CONDITION,
-        why="Between Gaussians of shift μ it is so with probability Φ(−μ/2): .480 at KL 0.005, .309 at KL 0.5. "
-        "The share falls as the models part.",
+        why="Between Gaussians of shift μ it is so with probability Φ(−μ/2): .480 at KL 0.005, .309 at KL 0.5. The "
+        "share falls as the models part.",
         condition="The models are close; then the share of negative ones tends to a half where ℓ is symmetric.",
         computation=_half_negative,
-        code=lines("from scipy.stats import norm", "print(norm.cdf(-0.1 / 2).round(6), norm.cdf(-1.0 / 2).round(6))"),
+        code=lines(
+            "from kullback.claims.schulman_tables import APART, NEAR, negative_share",
+            "print([round(negative_share(world), 6) for world in (APART, NEAR)])",
+        ),
         meant="An intuition for why KL ≥ 0 helps so little; as such it stands.",
-        also=(ZHANG("on k1"), RETHINK("“half” the sample values"), RETHINK_ZH("一半的样本是负的")),
+        also=(
+            ZHANG("on k1"),
+            RETHINK("“roughly “half” the sample values can be negative”"),
+            RETHINK_ZH("一半的样本是负的"),
+        ),
+    ),
+    Claim(
+        id="schulman-noisy-as-half-negative",
+        source=SCHULMAN("“it has high-variance, as it’s negative for half of the samples”"),
+        statement="k1 has a high variance, as it is negative for half of the samples whereas the KL is always "
+        "positive.",
+        verdict=Verdict.CONDITION,
+        why="An unbiased estimate that is negative with probability P has sd/KL ≥ √(P/(1 − P)) (Cantelli), 1 at a "
+        "half. At KL 0.005 it is 20: the sign explains a factor of 1 of the 20.",
+        condition="As a lower bound. What makes it 20 is that ℓ is of first order in the distance and the KL of "
+        "second.",
+        computation=_noisy_as_negative,
+        code=lines(
+            "from kullback.claims.schulman_tables import NEAR, cantelli",
+            "spread, least = cantelli(NEAR)",
+            "print(round(least / spread, 6), round(least, 6), round(spread, 6))",
+        ),
+        also=(
+            ZHANG("“negative for half of the samples, whereas KL is always positive”"),
+            RETHINK("“and this swings the average around a lot, hence high variance”"),
+            RETHINK_ZH("“所以他的方差很高”"),
+            XIHUAI("“giving huge variance because positive and negative samples cancel”"),
+        ),
     ),
     Claim(
         id="schulman-true-values",
@@ -113,7 +164,9 @@ CLAIMS = (
         verdict=Verdict.HOLDS,
         why="It is μ²/2.",
         computation=_table_values,
-        code=lines("print(0.1**2 / 2, 1.0**2 / 2)"),
+        code=lines(
+            "from kullback.claims.worlds import Gaussian", "print(Gaussian(1.0).kl, round(Gaussian(0.1).kl, 9))"
+        ),
     ),
     Claim(
         id="schulman-table-k1",
@@ -178,7 +231,7 @@ CLAIMS = (
         computation=_k2_quieter,
         code=lines(
             "from kullback.claims.worlds import Gaussian",
-            "print(round((5**0.5 - 1) / 2, 6), [(w.var_k1, w.var_k2) for w in map(Gaussian, (0.5, 2.0))])",
+            "print([(w.var_k2, w.var_k1) for w in map(Gaussian, (2.0, 0.5))], round((5**0.5 - 1) / 2, 6))",
         ),
         also=(
             APPLICATIONS("k2"),
@@ -191,16 +244,16 @@ CLAIMS = (
         source=SCHULMAN("after the second table"),
         statement="k3 is unbiased and has a lower standard deviation than k2, so it appears to be strictly better.",
         verdict=Verdict.CONDITION,
-        why="exp(μ²) − 1 − μ² stays below μ⁴/2 + μ⁶/4 until the KL is 0.726; before that, at 0.628, it has passed "
-        "k1's μ².",
+        why="exp(μ²) − 1 − μ² stays below μ⁴/2 + μ⁶/4 until the KL is 0.726; before that, at 0.628, it has passed k1's "
+        "μ².",
         condition="Gaussians of one variance with KL < 0.726, as in both tables.",
         computation=_better_than_k2,
         code=lines(
-            "import math",
-            "from scipy.optimize import brentq",
+            "import math; from scipy.optimize import brentq; from kullback.claims.worlds import Gaussian",
             "x = brentq(lambda x: math.expm1(x) - x - x**2 / 2 - x**3 / 4, 0.5, 3)",
             "y = brentq(lambda x: math.expm1(x) - 2 * x, 0.5, 3)",
-            "print(round(x / 2, 6), round(y / 2, 6), round(y**0.5, 6))",
+            "print(round(Gaussian(1.5).var_k3, 6), round(Gaussian(1.5).var_k2, 6))",
+            "print('noisier than k2 from KL', round(x / 2, 6), 'than k1 from', round(y / 2, 6))",
         ),
         meant="What the second table shows, at KL 0.5; it says “appears”.",
         also=(APPLICATIONS("“The best estimator”"), TRL("PPOConfig.kl_estimator")),

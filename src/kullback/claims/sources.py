@@ -6,7 +6,6 @@ are references of formulas, these are keys of claims, with what was read of each
 
 from kullback.claims.record import Source
 
-QUOTED = "public notes and code that quote it"
 FORMULAS = "its formulas as public notes and code give them"
 
 ZHANG = Source("000", "Shiyue Zhang 2025, a note on TRL's KL estimate")
@@ -15,12 +14,13 @@ RETHINK = Source("002", "“Re-understanding KL Approximation from an RL-for-LLM
 RETHINK_ZH = Source("003", "“从 RL for LLM 视角重新理解 KL 估计” (2025)")
 XU = Source("004", "Wei Xu 2025, “Estimating the gradient of KL-divergence”")
 
-SCHULMAN = Source("schulman", "Schulman 2020, “Approximating KL Divergence”", QUOTED)
+SCHULMAN = Source("schulman", "Schulman 2020, “Approximating KL Divergence”", "copies of its text")
 AMINI = Source(
     "amini", "Amini, Vieira & Cotterell 2025, arXiv 2504.10637", "the abstract, the code, notes on the theorems"
 )
 TANG = Source("tang", "Tang & Munos 2025, arXiv 2506.09477", FORMULAS)
 COMEDY = Source("comedy", "“A Comedy of Estimators” 2025, arXiv 2512.21852", FORMULAS)
+COMEDY_NOTES = Source("comedy-notes", "public notes on arXiv 2512.21852")
 LIU = Source("liu", "Liu et al. 2025, arXiv 2510.01555", FORMULAS)
 RPG = Source("rpg", "“On the Design of KL-Regularized Policy Gradient Algorithms” 2025, arXiv 2505.17508")
 DEEPSEEK = Source("deepseek", "DeepSeek: GRPO 2402.03300, R1 2501.12948, V3.2 2512.02556", FORMULAS)

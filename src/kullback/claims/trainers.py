@@ -162,10 +162,11 @@ CLAIMS = (
     Claim(
         id="trl-k3-reward",
         source=TRL("PPOConfig.kl_estimator"),
-        statement="In the reward, k3 is an unbiased estimator of lower variance and so strictly better than k1.",
+        statement="For PPO's KL, k3 is “an unbiased estimator with lower variance which ‘appears to be a strictly "
+        "better estimator’”.",
         verdict=Verdict.FAILS,
-        why="As a value, yes. In the reward it is multiplied by ∇log q, and E[k3·s] = ∇KL(q‖p) − ∇KL(p‖q), which can "
-        "even point the other way.",
+        why="Of the value that is so while the models are close. The option acts in the reward, where it is multiplied "
+        "by ∇log q: E[k3·s] = ∇KL(q‖p) − ∇KL(p‖q), which can even point the other way.",
         condition="k1 in the reward; or k3 in the reward and in the loss, β each.",
         computation=_k3_reward,
         code=lines(
@@ -189,11 +190,11 @@ CLAIMS = (
             "import numpy as np",
             "rho = np.array([1.6, 0.4])  # q = (.8, .2) over μ = p = (.5, .5)",
             "for w in (np.sqrt(rho), rho):",
-            "    print(round(float(0.5 * np.sum(w * np.log(rho))), 6))",
+            "    print(round(float(0.5 * np.sum(w * np.log(rho))), 8))",
         ),
-        meant="GSPO's ratio, which is right for its own policy loss. After a small update the value is hardly off; "
-        "the gradient is.",
-        by_hand="q = (.8, .2), μ = p = (.5, .5), a second token with ρ = 1: ½(1.265·.470 − .632·.916) = .008, not "
+        meant="GSPO's ratio, which is right for its own policy loss. After a small update the value is hardly off; the "
+        "gradient is.",
+        by_hand="q = (.8, .2), μ = p = (.5, .5), a second token with ρ = 1: ½(1.265·.470 − .632·.916) = .0075, not "
         ".193.",
     ),
     Claim(
@@ -201,8 +202,8 @@ CLAIMS = (
         source=VERL("kl_loss_type, “k1+”, “k3+”"),
         statement="With “+” the gradient is k2's, which makes it unbiased whatever the value is.",
         verdict=Verdict.CONDITION,
-        why="k2's gradient is ℓ_t∇log q_t: right for one token. Of sequences it leaves out what a token does to "
-        "later KLs.",
+        why="k2's gradient is ℓ_t∇log q_t: right for one token. Of sequences it leaves out what a token does to later "
+        "KLs.",
         condition="The KL of the next token at the sampled prefixes, on-policy.",
         computation=_plus,
         code=lines(
@@ -267,8 +268,8 @@ CLAIMS = (
         statement="Crediting each token with its own −ℓ_t minimises KL(student‖teacher).",
         verdict=Verdict.CONDITION,
         why="E[ℓ_t∇log q_t] is the gradient of the next token's KL with the prefix held fixed.",
-        condition="One token, or the KL of next tokens at the student's prefixes. With the return to go it is that "
-        "of sequences.",
+        condition="One token, or the KL of next tokens at the student's prefixes. With the return to go it is that of "
+        "sequences.",
         computation=_own_token,
         code=lines(
             "from kullback import REVERSE_KL, SURROGATES as S",

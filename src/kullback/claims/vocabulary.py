@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import stop_gradient
+from kullback.arrays import Float64, stop_gradient
 from kullback.claims.amini import designs
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated
 from kullback.claims.sources import EMA_PG, KOOL, LAMBDA, TRUST, VILNIS, VOPD
@@ -204,21 +204,30 @@ def _sets(seed: int) -> Iterator[Evidence]:
 
 def _arithmetic(seed: int) -> Iterator[Evidence]:
     world = tree(seed)
-    edges = np.concatenate([[0.0], np.cumsum(chances(world))])
-    edges[-1] = 1.0
-    n = 4
-    # Codes (u + i)/n: the batch mean is piecewise constant in u, with jumps where a code meets an edge.
-    jumps = np.unique(np.concatenate([[0.0, 1.0], (edges * n) % 1.0]))
-    middles, widths = (jumps[1:] + jumps[:-1]) / 2, np.diff(jumps)
-    codes = (middles[:, None] + np.arange(n)) / n
-    drawn = np.searchsorted(edges, codes, side="right") - 1
+    chance, n = chances(world), 4
+    drawn, widths = arithmetic_codes(chance, n)
+    for code in range(n):
+        got = np.bincount(drawn[:, code], weights=widths, minlength=len(chance))
+        gap = float(np.abs(got - chance).max())
+        yield stated(f"largest |P(sequence by code {code + 1} of 4) − q|", gap, "=", 0.0)
     values = token_ratios(world).sum(axis=1)
     batch = values[drawn].mean(axis=1)
     exact = float(world.exact(REVERSE_KL))
-    yield stated("E of k1 over 4 arithmetic codes, integrated exactly", float(widths @ batch), "=", exact)
+    yield stated("E of k1 over the 4 codes", float(widths @ batch), "=", exact)
     spread = float(widths @ (batch - exact) ** 2)
-    independent = float(chances(world) @ (values - exact) ** 2) / n
+    independent = float(chance @ (values - exact) ** 2) / n
     yield instead("its variance over that of 4 independent draws", spread / independent, "≤", 4.0)
+
+
+def arithmetic_codes(chance: Float64, n: int) -> tuple[np.ndarray, Float64]:
+    """What the codes u + i/n mod 1 decode to, (intervals, n), and how wide the intervals of u are where it stays so."""
+    edges = np.concatenate([[0.0], np.cumsum(chance)])
+    edges[-1] = 1.0
+    # A code meets an edge where u is that edge less i/n: between two such places nothing changes.
+    jumps = np.unique(np.concatenate([[0.0, 1.0], ((edges[:, None] - np.arange(n) / n) % 1.0).ravel()]))
+    middles = (jumps[1:] + jumps[:-1]) / 2
+    codes = (middles[:, None] + np.arange(n) / n) % 1.0
+    return np.searchsorted(edges, codes, side="right") - 1, np.diff(jumps)
 
 
 def _quietest(seed: int) -> Iterator[Evidence]:
@@ -280,14 +289,15 @@ CLAIMS = (
         statement="The top-k forward KL, Σ_head p log(p/q) + 1(tail)·(sg(w)log w + log(π/sg(π))), has an unbiased "
         "gradient.",
         verdict=Verdict.FAILS,
-        why="E[1(tail)∇log q] = ∇(tail mass), not 0: over the whole vocabulary it would vanish, over the tail it "
-        "does not.",
+        why="E[1(tail)∇log q] = ∇(tail mass), not 0: over the whole vocabulary it would vanish, over the tail it does "
+        "not.",
         condition="Drop log(π/sg(π)), or add m − sg(m), m the head's mass; or k = 0 or k = V.",
         computation=_top_forward,
         code=lines(
-            "q, p = 0.8, 0.5  # head = the first of two tokens, d/dq",
-            "tail = (1 - q) * ((1 - p) / (1 - q) ** 2 - 1 / (1 - q))",
-            "print(round(-p / q + tail, 6), round(-p / q + (1 - p) / (1 - q), 6))",
+            "from kullback.claims.worlds import BY_HAND as w",
+            "slopes = w.p / w.q  # of log p/q in q and 1 − q; head = the first of two tokens",
+            "tail = w.q[1] * (w.r[1] / w.q[1] - 1 / w.q[1])",
+            "print(round(tail - slopes[0], 6), round(slopes[1] - slopes[0], 6))",
         ),
         meant="As for the reverse KL; the value is right.",
         by_hand="q = (.8, .2), p = (.5, .5), head = {A}: −.625 + .2(2.5·5 − 5) = .875; d KL(p‖q)/dq = 1.875.",
@@ -403,17 +413,20 @@ CLAIMS = (
     Claim(
         id="vilnis-arithmetic",
         source=VILNIS("abstract"),
-        statement="Sequences decoded from evenly spaced arithmetic codes each have the model's distribution.",
+        statement="Evenly spaced arithmetic codes give unbiased expectations from the model.",
         verdict=Verdict.HOLDS,
-        why="u + i/N mod 1 is uniform for each i, so means are unbiased; only the draws depend on each other.",
-        condition="Errors computed as if the draws were independent are wrong, and λ fitted on the other draws is "
-        "not unbiased.",
+        why="u + i/N mod 1 is uniform, so what each code decodes to has the model's distribution; only the draws "
+        "depend on each other. Codes (u + i)/N, each kept in its own Nth, would have the right mean of the batch and "
+        "none the right distribution.",
+        condition="Errors computed as if the draws were independent are wrong, and λ fitted on the other draws is not "
+        "unbiased.",
         computation=_arithmetic,
         code=lines(
-            "import numpy as np; from kullback.claims.worlds import tree; w = tree(seed=0)",
-            "u = (np.arange(200_000)[:, None] + 0.5) / 800_000 + np.arange(4) / 4",
-            "drawn = np.searchsorted(np.cumsum(w.probability), u)",
-            "print(round(float((w.policy.logprobs - w.reference.logprobs).sum(axis=1)[drawn].mean()), 3))",
+            "import numpy as np; from kullback.claims.vocabulary import arithmetic_codes",
+            "from kullback.claims.worlds import chances, tree",
+            "q = chances(tree(seed=0)); drawn, widths = arithmetic_codes(q, 4)",
+            "got = [np.bincount(code, weights=widths, minlength=len(q)) for code in drawn.T]",
+            "print([round(float(abs(share - q).max()), 9) for share in got])",
         ),
     ),
     Claim(
@@ -424,7 +437,13 @@ CLAIMS = (
         why="All (ℓ + 1 − λ)s are unbiased; minimise E[(ℓ + 1 − λ)²‖s‖²].",
         condition="On-policy, the trace of the covariance.",
         computation=_quietest,
-        code=lines("import math", "print(round(1 / math.expm1(1), 6), 1 + 1 / 2)"),
+        code=lines(
+            "from kullback.claims.worlds import pair",
+            "w = pair(seed=0)",
+            "best = 1 + w.mean(w.log_ratio * w.score_square) / w.mean(w.score_square)",
+            "print(round(w.spread(w.log_ratio + 1 - best), 6), 'at λ =', round(best, 6))",
+            "print(round(w.spread(w.log_ratio + 1 - w.jeffreys / w.chi2), 6), 'at the one quietest for the value')",
+        ),
     ),
     Claim(
         id="lambda-worked-example",

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Float64
+from kullback.arrays import Float64, stop_gradient, to_numpy
 from kullback.claims.record import Claim, Evidence, Verdict, instead, lines, realistic, smallest, stated, within
 from kullback.claims.sources import COMEDY, DEEPSEEK, LIU, TANG, XIHUAI, XU
 from kullback.claims.worlds import (
     BY_HAND,
     BY_HAND_SCORE,
     Pair,
+    chances,
     close_pair,
     descents,
     followed,
+    live_pair,
     live_tree,
     off,
     pair,
     relative,
+    tree,
 )
+from kullback.estimators import K3
+from kullback.estimators.divergences import k3
 from kullback.surrogates import SURROGATES, squared_about
 from kullback.targets import FORWARD_KL, REVERSE_KL
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _gradient_of_k1(seed: int) -> Iterator[Evidence]:
@@ -94,13 +103,17 @@ def _any_constant(seed: int) -> Iterator[Evidence]:
     yield instead("variance at c* + 0.1 against c*", world.spread(world.log_ratio + best + 0.1), ">", quiet)
 
 
+def off_fx(world: Pair) -> float:
+    """‖E ∂f_S − E f_X‖/‖E f_X‖ in the logits of q."""
+    return relative(world.gradient(1 - world.r), world.gradient(world.log_ratio))
+
+
 def _gradient_of_k3(seed: int) -> Iterator[Evidence]:
-    for distance, say in ((0.01, within), (2.0, stated)):
-        world = close_pair(seed, distance)
-        exact = world.gradient(world.log_ratio)
-        got = world.gradient(1 - world.r)
-        yield say(f"E ∂f_S off ∇KL(q‖p) by, logits {distance:g} apart", relative(got, exact), "=", 0.0, tolerance=0.02)
-        yield instead("E ∂f_S off ∇KL(p‖q) by", relative(got, world.q - world.p), "=", 0.0)
+    near, nearer, apart = (close_pair(seed, distance) for distance in (0.01, 0.005, 2.0))
+    yield stated("E ∂f_S off E f_X by, logits 0.01 apart", off_fx(near), "=", 0.0, tolerance=0.02)
+    yield stated("the same at half the distance, over that", off_fx(nearer) / off_fx(near), "=", 0.5, tolerance=0.02)
+    yield instead("the same, logits 2 apart", off_fx(apart), ">", 0.02)
+    yield instead("there E ∂f_S off ∇KL(p‖q) by", relative(apart.gradient(1 - apart.r), apart.q - apart.p), "=", 0.0)
     live = live_tree(seed)
     got = followed(live, SURROGATES["f_S"].fn)
     yield instead("E ∂f_S of sequences off ∇KL(p‖q) by", off(got, live, FORWARD_KL), "=", 0.0)
@@ -111,9 +124,45 @@ def _gradient_of_k3(seed: int) -> Iterator[Evidence]:
 def _tempting(seed: int) -> Iterator[Evidence]:
     live = live_tree(seed)
     for name in ("f_N", "f_S"):
-        yield stated(
+        yield within(
             f"E ∂{name} off ∇KL(q‖p) by", off(followed(live, SURROGATES[name].fn), live, REVERSE_KL), ">", 0.01
         )
+    for name, loss in (("ρ·f_S, ρ = q/sg(q)", weighted), ("f = the exact KL of a token", token_kl)):
+        one = live_pair(pair(seed))
+        got = followed(one, loss)
+        yield stated(f"E ∂({name}), one token, off ∇KL(q‖p) by", off(got, one, REVERSE_KL), ">", 0.01)
+    yield stated("E ∂(ρ·f_S) of sequences, off by", off(followed(live, weighted), live, REVERSE_KL), ">", 0.01)
+    world = pair(seed)
+    for coefficient in (0.3, 2.0):
+        got = world.gradient(1 - coefficient * world.r)
+        what = f"E ∂(−log r + λ(r − 1)) off λ∇KL(p‖q) by, λ = {coefficient:g}"
+        yield instead(what, relative(got, coefficient * (world.q - world.p)), "=", 0.0)
+
+
+def weighted(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """ρ·f_S of a sequence, ρ = q/sg(q): worth f_S, and its derivative carries the score."""
+    q, p = (mask * q).sum(-1), (mask * p).sum(-1)
+    return (q - stop_gradient(q)).exp() * k3(q - p)
+
+
+def token_kl(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, token_kl: torch.Tensor) -> torch.Tensor:
+    """Σ_t KL_t, which looks at no sample but for its prefixes."""
+    return (mask * token_kl).sum(-1)
+
+
+def _of_r1(seed: int) -> Iterator[Evidence]:
+    world = tree(seed)
+    policy, reference = (np.exp(to_numpy(lm.sequence_logprobs)) for lm in (world.policy, world.reference))
+    printed = reference / policy - np.log(reference / policy) - 1
+    wanted = np.log(policy / reference) + reference / policy - 1
+    yield stated("largest |R1's (2) − f_S| of an output", float(np.abs(printed - wanted).max()), "=", 0.0)
+    gap = np.abs(to_numpy(world.summand(K3, "token")) - wanted)
+    yield instead("largest |Σ_t k3_t − f_S|, as trainers sum it", float(gap.max()), ">", 0.0)
+    old = tree(seed, off_policy=True)
+    values = to_numpy(old.summand(K3, "sequence"))
+    yield instead(
+        "E of (2) over outputs of π_old, as in R1, − KL", float(chances(old) @ values - old.exact(REVERSE_KL)), "≠", 0.0
+    )
 
 
 def _explains(seed: int) -> Iterator[Evidence]:
@@ -159,7 +208,7 @@ CLAIMS = (
             "print(round(mean_square(0 * BY_HAND.q + 1), 6), round(mean_square(BY_HAND.log_ratio - 5), 6))",
         ),
         meant="That it is useless in a loss, which is right.",
-        by_hand="q = (.8, .2), p = (.5, .5): ∂f_N = 1.25 or −5, error 8.17; ∂½(ℓ − 5)² = −5.66 or 29.6, error 198.8.",
+        by_hand="q = (.8, .2), p = (.5, .5): ∂f_N = 1.25 or −5, error 8.17; ∂½(ℓ − 5)² = −5.66 or 29.6, error 198.7.",
     ),
     Claim(
         id="004-fX-unbiased",
@@ -196,38 +245,57 @@ CLAIMS = (
     ),
     Claim(
         id="004-gradient-of-fS",
-        source=XU("last derivation"),
-        statement="∂f_S is a good approximation to the unbiased estimator of ∂KL(q‖p).",
-        verdict=Verdict.CONDITION,
-        why="E ∂f_S = E[(1 − r)∂log q] = ∂KL(p‖q) exactly: the other direction. 1 − r = ℓ + O(ℓ²), so the two agree "
-        "to first order.",
-        condition="p close to q, as it says: the error is of the order of the distance.",
+        source=XU("“So when p(x) is close to q(x)”"),
+        statement="When p is close to q, ∂f_S is a good approximation to the unbiased estimator of ∂KL(q‖p).",
+        verdict=Verdict.HOLDS,
+        why="1 − r = ℓ + O(ℓ²): the error is of the order of the distance.",
+        condition="Far apart it follows what it always follows exactly, the other KL: E ∂f_S = E[(1 − r)∂log q] = "
+        "∂KL(p‖q).",
         computation=_gradient_of_k3,
         code=lines(
-            "from kullback.claims.worlds import close_pair, relative",
-            "for distance in (0.01, 2.0):",
-            "    world = close_pair(0, distance)",
-            "    print(round(relative(world.gradient(1 - world.r), world.gradient(world.log_ratio)), 6))",
+            "from kullback.claims.worlds import close_pair",
+            "from kullback.claims.xu import off_fx",
+            "print([round(off_fx(close_pair(0, distance)), 6) for distance in (0.01, 2.0)])",
         ),
-        meant="The condition is stated; what is missing is the name of what f_S follows. Its last line means f_X.",
-        also=(TANG("pitfall 1"), LIU("k3 as loss")),
+        meant="The last line of the post writes ∂f_X for f_X.",
+        also=(LIU("k3 as loss"),),
     ),
     Claim(
         id="004-tempting",
-        source=XU("second paragraph"),
+        source=XU("“However, it is not an unbiased estimator”"),
         statement="The derivative of an unbiased estimator of the KL is not an unbiased estimator of its derivative.",
-        verdict=Verdict.HOLDS,
-        why="The distribution of the samples moves with the parameters too, and ∂f leaves that out.",
-        condition="Of f_N and f_S, the ones it treats; kullback.kl_loss carries the score and is unbiased in both.",
+        verdict=Verdict.CONDITION,
+        why="The distribution of the samples moves with the parameters too, and ∂f leaves that out. −log r + λ(r − 1) "
+        "gives λ∂KL(p‖q). An f that carries the score in itself is worth the same and has the right derivative.",
+        condition="f looks at the ratio only, as f_N and f_S do. ρ·f_S with ρ = q/sg(q), the exact KL of a token, and "
+        "kullback.kl_loss are unbiased in both.",
         computation=_tempting,
         code=lines(
             "import kullback as kb",
             "from kullback.claims.worlds import followed, live_tree, off",
-            "world = live_tree(seed=0)",
-            'for name in ("f_N", "f_S"):',
-            "    print(round(off(followed(world, kb.SURROGATES[name].fn), world, kb.REVERSE_KL), 6))",
+            "from kullback.claims.xu import weighted",
+            "world, losses = live_tree(seed=0), (weighted, kb.SURROGATES['f_S'].fn, kb.SURROGATES['f_N'].fn)",
+            "print([round(off(followed(world, loss), world, kb.REVERSE_KL), 6) for loss in losses])",
         ),
         also=(TANG("pitfall 1"),),
+    ),
+    Claim(
+        id="004-R1-equation",
+        source=XU("“e.g. DeepSeek R1 eq (2)”"),
+        statement="DeepSeek-R1's equation (2) is f_S.",
+        verdict=Verdict.HOLDS,
+        why="π_ref/π_θ − log(π_ref/π_θ) − 1 of a whole output is f_S of it.",
+        condition="As a formula. R1 averages it over outputs of π_old, where its mean is another number; trainers sum "
+        "tokens.",
+        computation=_of_r1,
+        code=lines(
+            "import numpy as np, kullback as kb",
+            "from kullback.claims.worlds import tree",
+            "w = tree(seed=0); x = w.policy.sequence_logprobs - w.reference.sequence_logprobs",
+            "for level in ('sequence', 'token'):",
+            "    print(round(float(abs(w.summand(kb.K3, level) - (np.exp(-x) + x - 1)).max()), 6))",
+        ),
+        also=(DEEPSEEK("R1, eq. (2)"),),
     ),
     Claim(
         id="004-explains-R1",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -20,12 +20,14 @@ from kullback.claims.record import (
     stated,
     within,
 )
-from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, ZHANG
+from kullback.claims.sources import APPLICATIONS, RETHINK, RETHINK_ZH, SCHULMAN, ZHANG
 from kullback.claims.worlds import (
     ENDLESS,
     Gaussian,
     Pair,
     chances,
+    close_pair,
+    language,
     pair,
     ratios,
     sampled,
@@ -71,15 +73,50 @@ def _steps(ratio: Float64) -> Float64:
     return np.asarray(np.sum(before * (ratio - 1), axis=-1))
 
 
+def _high_variance(seed: int) -> Iterator[Evidence]:
+    def spread(distance: float) -> float:
+        world = close_pair(seed, distance)
+        return math.sqrt(world.variance(world.log_ratio)) / world.kl
+
+    yield stated("sd(k1)/KL, logits 0.01 apart", spread(0.01), ">", 10.0)
+    world = close_pair(seed, 1e-3)
+    yield instead(
+        "Var(k1)/(2KL), logits 0.001 apart", world.variance(world.log_ratio) / (2 * world.kl), "=", 1.0, tolerance=0.01
+    )
+    yield instead("sd(k1)/KL, Gaussian, KL 4.5", math.sqrt(Gaussian(3.0).var_k1) / Gaussian(3.0).kl, "<", 1.0)
+    policy, reference = language()
+    kl = policy.reverse_kl(reference)
+    yield realistic("sd(Σ_t k1_t)/KL of sequences", math.sqrt(policy.variance(reference, "k1")) / kl, ">", 1.0)
+
+
+def trl_penalty(log_ratio: Float64, kl_estimator: str) -> Float64:
+    """The KL a token that TRL's PPO trainer takes from the reward, of ℓ_t, by `kl_estimator`."""
+    return log_ratio if kl_estimator == "k1" else k3(log_ratio)
+
+
+def _trl(seed: int) -> Iterator[Evidence]:
+    world = tree(seed)
+    ratio = token_ratios(world)
+    wanted = to_numpy(world.summand(K3, "token"))
+    for kind, say in (("k3", within), ("k1", stated)):
+        gap = np.abs(trl_penalty(ratio, kind).sum(axis=1) - wanted)
+        yield say(f'largest |Σ_t kl_t − Eq. 2| of a sequence, kl_estimator="{kind}"', float(gap.max()), "=", 0.0)
+    whole = to_numpy(world.summand(K3, "sequence"))
+    gap = np.abs(trl_penalty(ratio, "k3").sum(axis=1) - whole)
+    yield instead(
+        'the same against Schulman\'s k3 of the sequence, Eq. 1, kl_estimator="k3"', float(gap.max()), ">", 0.0
+    )
+
+
 def _no_steps() -> Iterator[Evidence]:
     ratio = np.array([2.0, 0.5])
-    yield smallest(
+    yield stated(
         "Σ_t r_{1:t−1}(r_t − 1) for r = 2, ½, against Π r_t − 1", float(_steps(ratio)), "≠", float(np.prod(ratio) - 1)
     )
     a, b = np.log(2.0), np.log(0.5)
     mixed = np.exp(-(a + b)) - np.exp(-a) - np.exp(-b) + 1
-    yield instead(
-        "mixed difference (r_1 − 1)(r_2 − 1) of what is added, 0 for a sum of functions of one token each",
+    yield within(
+        "mixed difference (r_1 − 1)(r_2 − 1) of what is added, 0 for a sum of functions of one step each",
         float(mixed),
         "≠",
         0.0,
@@ -108,6 +145,10 @@ def _biased(seed: int) -> Iterator[Evidence]:
     going_on = world.policy.mask & (world.policy.tokens != world.policy.eos)
     rest = float(np.sum(chances(world) * np.sum(extra * going_on, axis=1)))
     yield instead("the same without the tokens that end a sequence", rest, "≠", 0.0)
+    q, p = np.array([0.5, 0.5]), np.array([0.5, 0.25])
+    yield instead(
+        "the same of two tokens of q = (.5, .5, 0), p = (.5, .25, .25)", float(2 * q @ (p / q - 1)), "=", -0.5
+    )
     drawn = texts()
     yield realistic(
         "E Σ_t (r_t − 1), 20,000 sequences",
@@ -153,12 +194,16 @@ def _variance(chance: Float64, values: Float64) -> float:
     return float(chance @ (values - chance @ values) ** 2)
 
 
+_SIZES: tuple[tuple[int, Callable[..., Evidence], Relation], ...] = ((10, stated, "<"), (100, instead, ">"))
+
+
 def _biased_is_fine() -> Iterator[Evidence]:
     world = Gaussian(1.0)
     bias = world.mean_k2 - world.kl
     limit = (world.var_k1 - world.var_k2) / bias**2
-    for n, say in ((10, within), (100, stated)):
-        yield say(f"mean squared error of k2 at KL 0.5, n = {n}", world.var_k2 / n + bias**2, "<", world.var_k1 / n)
+    for n, say, relation in _SIZES:
+        error = world.var_k2 / n + bias**2
+        yield say(f"mean squared error of k2 at KL 0.5, n = {n}, against k1's", error, relation, world.var_k1 / n)
     yield instead("n up to which k2 is better at KL 0.5", limit, "=", 16.0)
     near = Gaussian(0.1)
     yield instead(
@@ -196,6 +241,44 @@ CLAIMS = (
         ),
     ),
     Claim(
+        id="000-k1-high-variance",
+        source=ZHANG("“but it can have high variance”"),
+        statement="The sample mean of log q/p can have a high variance.",
+        verdict=Verdict.HOLDS,
+        why="ℓ is of first order in the distance of the models and the KL of second: Var(k1) → 2KL, so sd/KL grows "
+        "like √(2/KL) as the models come close.",
+        condition="Models close. Far apart it is low: sd/KL is 0.67 at KL 4.5 between Gaussians of one variance.",
+        computation=_high_variance,
+        code=lines(
+            "from kullback.claims.worlds import close_pair",
+            "world = close_pair(0, 0.01)",
+            "print(round(world.variance(world.log_ratio) ** 0.5 / world.kl, 6))",
+        ),
+        also=(
+            SCHULMAN("“it has high-variance”"),
+            APPLICATIONS("“However, it is high variance”"),
+            RETHINK("“But it has high variance”"),
+            RETHINK_ZH("“但它的方差很高”"),
+        ),
+    ),
+    Claim(
+        id="000-trl-implements-eq2",
+        source=ZHANG("“what is implemented in TRL is”"),
+        statement="What TRL implements is Eq. 2, Σ_t k3(ℓ_t), and not Schulman's k3.",
+        verdict=Verdict.CONDITION,
+        why="The line that is linked to, in TRL's PPO trainer, takes k1 or k3 of each token by the option "
+        "`kl_estimator`, whose default is k1. Either is taken from the reward of its token.",
+        condition='kl_estimator="k3". Then the tokens\' sum is Eq. 2, and never Eq. 1.',
+        computation=_trl,
+        code=lines(
+            "import kullback as kb; from kullback.claims.worlds import token_ratios, tree",
+            "from kullback.claims.zhang import trl_penalty",
+            "world = tree(seed=0); kinds = {k: trl_penalty(token_ratios(world), k).sum(axis=1) for k in ('k1', 'k3')}",
+            "print([round(float(abs(v - world.summand(kb.K3, 'token')).max()), 6) for v in kinds.values()])",
+        ),
+        meant="What TRL's GRPO has in its loss, and its PPO as an option.",
+    ),
+    Claim(
         id="000-always-positive",
         source=ZHANG("on k1"),
         statement="KL is always positive.",
@@ -208,11 +291,11 @@ CLAIMS = (
     ),
     Claim(
         id="000-control-mean-zero",
-        source=ZHANG("“unbiased because”"),
+        source=ZHANG("“This estimation is unbiased because”"),
         statement="E_q[p(x)/q(x) − 1] = 0 over sequences.",
         verdict=Verdict.CONDITION,
-        why="Σ_x p(x) over the sequences that q can draw is 1 only if p puts all its mass there. A p that goes on "
-        "for ever with probability ½ gives −½.",
+        why="Σ_x p(x) over the sequences that q can draw is 1 only if p puts all its mass there. A p that goes on for "
+        "ever with probability ½ gives −½.",
         condition="supp p ⊆ supp q, and p ends almost surely, or both are cut at the same horizon.",
         computation=_mean_zero,
         code=lines(
@@ -226,11 +309,13 @@ CLAIMS = (
     Claim(
         id="000-no-steps",
         source=ZHANG("after Eq. 1"),
-        statement="There is no way to write the k3 of a sequence as a sum over steps.",
-        verdict=Verdict.FAILS,
-        why="Π_t r_t − 1 = Σ_t r_{1:t−1}(r_t − 1) telescopes: each step adds (ratio so far)·(r_t − 1), "
-        "which is known when the step is reached.",
-        condition="A step may look at its prefix. As a sum of functions of one token's ratio each it is impossible.",
+        statement="Due to the product of the ratios, there is no way to write the k3 of a sequence as a sum over "
+        "steps.",
+        verdict=Verdict.CONDITION,
+        why="A sum of functions of one step's two conditionals each has no mixed difference; Π_t r_t has (r_1 − 1)(r_2 "
+        "− 1).",
+        condition="A step sees its own two conditionals only, as in Eq. 2. One that also knows the ratio so far can: "
+        "Π_t r_t − 1 = Σ_t r_{1:t−1}(r_t − 1) telescopes.",
         computation=_no_steps,
         code=lines(
             "import numpy as np",
@@ -238,8 +323,8 @@ CLAIMS = (
             "before = np.array([1.0, 2.0])",
             "print(before @ (r - 1), r.prod() - 1)",
         ),
-        meant="That token-level k3 is another estimator than Eq. 1, which is right.",
-        by_hand="r = 2, then ½: 1·(2 − 1) + 2·(½ − 1) = 0 = 2·½ − 1.",
+        meant="That Eq. 2 is another estimator than Eq. 1, which is right.",
+        by_hand="r = 2, then ½: 1·(2 − 1) + 2·(½ − 1) = 0 = 2·½ − 1. Mixed: (½ − 1)(2 − 1) = −½.",
     ),
     Claim(
         id="000-eq2-is-not-eq1",
@@ -257,20 +342,21 @@ CLAIMS = (
     ),
     Claim(
         id="000-eq2-biased",
-        source=ZHANG("“biased because”"),
+        source=ZHANG("“this estimation is biased because”"),
         statement="Σ_t k3(ℓ_t) is biased, because Σ_x Π_t q_t Σ_t (r_t − 1) is not 0.",
         verdict=Verdict.FAILS,
-        why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: "
-        "by the tower rule the sum has mean 0.",
+        why="Given the prefix E[r_t − 1] = Σ_v p_t(v) − 1 = 0, and whether token t exists is known from the prefix: by "
+        "the tower rule the sum has mean 0.",
         condition="It is biased only if a drawn token is left out, weighted by something that is not known beforehand "
-        "(such as the final length), or drawn from another distribution than q.",
+        "(such as the final length), or drawn from another distribution than q; if q_t excludes a token that p_t "
+        "allows; or if the expected length is infinite.",
         computation=_biased,
         code=lines(
             "import kullback as kb",
             "from kullback.claims.worlds import tree",
             "world = tree(0, vocab=3, horizon=4)",
-            "for value in (world.value(kb.K3, 'token'), world.value(kb.K3, 'sequence'), world.exact(kb.REVERSE_KL)):",
-            "    print(round(float(value), 9))",
+            "bias = world.value(kb.K3, 'token') - world.exact(kb.REVERSE_KL)",
+            "print(round(float(bias), 9), round(float(world.exact(kb.REVERSE_KL)), 9))",
         ),
         meant="That Eq. 2 is another estimator; its real trouble is the gradient, in the loss and in the reward.",
         by_hand="Two tokens, each r = ½ or 3/2 with probability ½: Σ(r − 1) is −1, 0, 0 or 1, in the mean 0.",
@@ -302,29 +388,31 @@ CLAIMS = (
             "import numpy as np, kullback as kb",
             "from kullback.claims.worlds import ENDLESS as lm",
             "x = lm.token.log_ratio",
-            "print(round(lm.growth, 6), [round(lm.variance(k(x)) ** 0.5, 6) for k in (kb.K1, kb.K3)])",
+            "print(np.inf if lm.growth >= 1 else 0.0, [round(lm.variance(k(x)) ** 0.5, 6) for k in (kb.K1, kb.K3)])",
         ),
         meant="What Schulman's post says of single draws; Amini et al. measure 2.54 against k1's 0.16 on strings.",
     ),
     Claim(
         id="000-biased-is-fine",
         source=ZHANG("last paragraphs"),
-        statement="Being biased is not necessarily bad: k2 may be the better estimate.",
-        verdict=Verdict.CONDITION,
-        why="Mean squared error is variance/n + bias². k2 wins for n < (Var k1 − Var k2)/bias²: 16 samples at KL 0.5, "
-        "64 million at KL 0.005.",
+        statement="Being biased is not necessarily bad.",
+        verdict=Verdict.HOLDS,
+        why="Mean squared error is variance/n + bias². k2, which is biased, beats k1 for n < (Var k1 − Var k2)/bias²: "
+        "16 samples at KL 0.5, 64 million at KL 0.005.",
         condition="Few samples for the distance; a mean over a long run keeps the bias and loses the variance.",
         computation=_biased_is_fine,
         code=lines(
             "from kullback.claims.worlds import Gaussian",
             "world = Gaussian(1.0)",
-            "print(round((world.var_k1 - world.var_k2) / (world.mean_k2 - world.kl) ** 2, 6))",
+            "bias = world.mean_k2 - world.kl",
+            "print(round(world.var_k2 / 10 + bias**2, 6), 'for k2,', round(world.var_k1 / 10, 6), 'for k1')",
         ),
     ),
     Claim(
         id="000-any-divergence",
         source=ZHANG("last paragraph"),
-        statement="It just needs to be some kind of divergence; nothing is special about the KL.",
+        statement="Is the KL special? It feels as if it just needs to be some kind of divergence between two "
+        "distributions.",
         verdict=Verdict.UNDECIDED,
         why="Whether another divergence trains as well is no computation. What can be said: the KL is the one whose "
         "value for sequences is the sum of its values for the next tokens (chain rule).",

@@ -1,8 +1,10 @@
 """The worlds that claims are decided in: drawn from a seed, small enough for a hand, or of a realistic size.
 
-`pairs` of distributions, `trees` of sequences, `tokens` and `gaussian` in closed form, and the `realistic` world.
+`pairs` of distributions, `trees` of sequences, `tokens` and `gaussians` in closed form, and the `realistic` world;
+`counting` counts what a computation costs.
 """
 
+from kullback.claims.worlds.counting import drawn_k3, operations, token_kl
 from kullback.claims.worlds.gaussians import Gaussian
 from kullback.claims.worlds.pairs import BY_HAND, BY_HAND_SCORE, CROSSED, EVEN, Pair, close_pair, pair, softmax
 from kullback.claims.worlds.realistic import (
@@ -48,11 +50,13 @@ __all__ = [
     "chances",
     "close_pair",
     "descents",
+    "drawn_k3",
     "followed",
     "language",
     "live_pair",
     "live_tree",
     "off",
+    "operations",
     "pair",
     "ratios",
     "relative",
@@ -60,6 +64,7 @@ __all__ = [
     "softmax",
     "tensor",
     "texts",
+    "token_kl",
     "token_ratios",
     "tree",
     "updated",
