@@ -24,6 +24,7 @@ from kullback.documents import (
     Code,
     Document,
     Facts,
+    Fold,
     Heading,
     HeatMap,
     Interval,
@@ -169,6 +170,16 @@ BLOCKS: dict[str, tuple[Block, dict[str, list[str]]]] = {
             "terminal": [CHART.text],
             "markdown": [f"{CHART.text}\n"],
             "html": ["<figure>\n<svg ", f"<figcaption>{CHART.text}</figcaption>"],
+        },
+    ),
+    "fold": (
+        Fold("more <b>", (Note("inside"), Code("x = 1"))),
+        {
+            "terminal": ["more <b>", "inside", "x = 1"],
+            "markdown": [
+                "<details>\n<summary>more &lt;b></summary>\n\ninside\n\n```python\nx = 1\n```\n\n</details>\n"
+            ],
+            "html": ["<details>\n<summary>more &lt;b&gt;</summary>\n", "inside", "x = 1", "</details>"],
         },
     ),
     "heat-map": (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kullback.auditing.rules import RULES
 from kullback.auditing.rules.record import Rule
-from kullback.claims import pages as claims
+from kullback.claims import index as claims
 from kullback.documents import Block, Code, Document, Heading, Note, Table
 from kullback.jobs.catalogue import catalogued
 from kullback.report import markdown
@@ -64,7 +64,7 @@ def _rule(rule: Rule) -> Iterator[Block]:
 
 DOCUMENTS: dict[str, Callable[[], Document]] = {
     "estimators.md": estimators,
-    "claims.md": claims.page,
+    **claims.PAGES,
     "rules.md": rules,
 }
 """What each generated page says."""
@@ -80,4 +80,5 @@ PAGES: dict[str, Callable[[], str]] = {name: partial(_page, said) for name, said
 
 if __name__ == "__main__":
     for name, written in PAGES.items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(written(), encoding="utf-8")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import page_numbers
 
 import kullback as kb
 from kullback import lab
@@ -271,13 +272,31 @@ def _rao_blackwell(q: Any, p: Any, mask: Any, token_kl: Any) -> Any:
     return kb.kl_loss(q, p, mask, objective=kb.REVERSE_KL, estimator=kb.RAO_BLACKWELL, token_kl=token_kl)
 
 
+def beta_numbers() -> dict[str, str]:
+    """What β weighs in each trainer's average, in both languages."""
+    numbers, table = page_numbers.beta()
+    return {**numbers, **_both(table)}
+
+
+def floor_numbers() -> dict[str, str]:
+    """What a bfloat16 head adds to a KL."""
+    numbers, table = page_numbers.floors()
+    return {**numbers, "table": _block(table)}
+
+
+def mismatch_numbers() -> dict[str, str]:
+    """The KLs of some mismatches, and what importance weights then do."""
+    numbers, table = page_numbers.mismatch()
+    return {**numbers, "table": _block(table)}
+
+
 CHINESE = {
     "KL(q‖p), nats": "KL(q‖p)，nat",
     "estimator": "估计量",
     "bias/KL": "偏差/KL",
     "stdev/KL": "标准差/KL",
     "printed, bias / stdev": "原文，偏差 / 标准差",
-    "horizon, tokens": "序列长度上限",
+    "horizon, tokens": "序列长度上限（token 数）",
     "k2, sequence": "k2，整条序列",
     "k3, sequence": "k3，整条序列",
     "k3, token": "k3，逐 token",
@@ -293,8 +312,23 @@ CHINESE = {
     "exact KL, nats": "精确 KL，nat",
     "logged KL, nats": "日志里的 KL，nat",
     "shortfall": "差距",
+    "how the KL term is averaged": "KL 项如何平均",
+    "where": "哪里这样做",
+    "KL term, nats": "KL 项，nat",
+    "as strong in `kl_loss`": "`kl_loss` 中同样强的系数",
+    "sum of a sequence, mean over sequences": "每条序列求和，再对序列平均",
+    "mean over all tokens": "对所有 token 平均",
+    "mean of each sequence, then over sequences": "先对每条序列平均，再对序列平均",
+    "sum over the length limit": "求和后除以长度上限",
+    "`kl_loss`; KL in the reward; `seq-mean-token-sum`": "`kl_loss`；奖励里的 KL；`seq-mean-token-sum`",
+    "TRL `dapo`, `bnpo`; verl `token-mean`": "TRL `dapo`、`bnpo`；verl `token-mean`",
+    "TRL `grpo`; verl `seq-mean-token-mean`": "TRL `grpo`；verl `seq-mean-token-mean`",
+    "TRL `dr_grpo`; verl `seq-mean-token-sum-norm`": "TRL `dr_grpo`；verl `seq-mean-token-sum-norm`",
 }
 """Words of the guide's tables."""
+
+SETTINGS = {"on": "on-policy", "off": "off-policy", "noise": "噪声"}
+"""What stands before a KL in the head of the table of gradients."""
 
 
 def _block(table: Table) -> str:
@@ -303,10 +337,16 @@ def _block(table: Table) -> str:
 
 def _both(table: Table) -> dict[str, str]:
     """A table for the English and for the Chinese page."""
-    right = tuple(CHINESE.get(name, name) for name in table.right)
-    columns = tuple(CHINESE.get(name, name) for name in table.columns)
-    rows = tuple(tuple(CHINESE.get(text_of(cell), cell) for cell in row) for row in table.rows)
+    rows = tuple(tuple(_chinese(text_of(cell)) for cell in row) for row in table.rows)
+    columns, right = (tuple(map(_chinese, names)) for names in (table.columns, table.right))
     return {"table": _block(table), "table-zh": _block(Table("", "", columns, rows, right=right))}
+
+
+def _chinese(text: str) -> str:
+    """A cell of the guide's tables: known words, or a setting and its number (“on, KL 0.39”)."""
+    setting, comma, number = text.partition(", KL ")
+    known = SETTINGS.get(setting) if comma else None
+    return f"{known}，KL {number}" if known else CHINESE.get(text, text)
 
 
 def _degrees(angle: float) -> str:
@@ -321,6 +361,12 @@ SOURCES = {
         Source("iid", iid_numbers),
         Source("lambda", coefficients_numbers, lambda: coefficients().chart()),
         Source("theory", theory_numbers),
+        Source("beta", beta_numbers),
+        Source("rounding", page_numbers.rounding),
+        Source("floor", floor_numbers),
+        Source("mismatch", mismatch_numbers),
+        Source("zero", page_numbers.zero),
+        Source("quantised", page_numbers.quantised),
         Source("compare", compare_numbers, slow=True),
         Source("ways", ways_numbers, slow=True),
         Source("gradients", gradients_numbers, lambda: gradients().chart(), slow=True),

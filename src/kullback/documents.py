@@ -211,6 +211,14 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Blocks for those who ask, below a line that says what they are; a face that cannot fold shows them."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """A titled table: one cell a column in every row."""
 
@@ -312,7 +320,7 @@ class HeatMap:
         return (known - low) / (high - low) if high > low else np.where(np.isnan(known), np.nan, 0.0)
 
 
-Block = Heading | Verdict | Note | Facts | Item | Code | Table | Chart | HeatMap
+Block = Heading | Verdict | Note | Facts | Item | Code | Fold | Table | Chart | HeatMap
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ A claim is a record: where it is made, what it says, the verdict, and the number
 
 A module that holds the claims of one source bears its name: its author (`amini`, `liu`, `schulman`, `xu`, `zhang`), or
 its title where there is none (`applications`, `rethink`). Where several sources speak of one thing the module bears the
-name of that (`placement`, `offpolicy`, `mismatch`, `vocabulary`, `trainers`, `logged`), and its first line names them.
+name of that (`placement`, `offpolicy`, `mismatch`, `vocabulary`, `trainers`, `logged`, and what practitioners meet:
+`objectives`, `metrics`, `controller`, `corrections`, `distillation`, `rounding`), and its first line names them.
+
+`questions` lists claims by what people ask, `statements` by what the five documents say; `pages` shows them on a
+terminal, `index` as pages of the docs.
 """
 
 from kullback.claims.family import CLAIMS

@@ -1,22 +1,23 @@
-"""Claims as people read them: in a list, one by one, and as a page of the docs."""
+"""Claims as people read them on a terminal: in a list, by question, by document, and one by one."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite
 
 from kullback.claims.family import CLAIMS
-from kullback.claims.record import Claim, Evidence, Source, Verdict
+from kullback.claims.questions import QUESTIONS, Question
+from kullback.claims.record import Claim, Evidence, Verdict, decisive
+from kullback.claims.statements import STATEMENTS, Statement
 from kullback.documents import (
-    Block,
     Cell,
     Code,
     Document,
     Facts,
-    Heading,
     Note,
     Number,
     Record,
@@ -39,23 +40,103 @@ TONES: dict[Verdict, Tone] = {
 
 @dataclass(frozen=True)
 class ClaimList:
-    """Some of the claims."""
+    """Some of the claims, in answer to a question if there is one."""
 
     claims: tuple[Claim, ...]
+    question: Question | None = None
 
     def to_dict(self) -> Record:
         """What ``--json`` prints."""
-        return {"claims": [record(claim) for claim in self.claims]}
+        shown: Record = {"claims": [record(claim) for claim in self.claims]}
+        if self.question is not None:
+            shown["question"] = {
+                "name": self.question.name,
+                "title": self.question.title,
+                "answer": self.question.answer,
+            }
+        return shown
 
     def document(self) -> Document:
-        """One line a claim."""
+        """One line a claim, below the question and its answer."""
+        names = ", ".join(question.name for question in QUESTIONS)
+        note = f"`kullback claims ID` shows one, its numbers computed on the spot. Questions, for --question: {names}."
         table = Table(
-            title="Claims",
-            note="`kullback claims ID` shows one, its numbers computed on the spot.",
+            title="" if self.question else "Claims",
+            note=note,
             columns=("claim", "statement", "verdict"),
             rows=tuple((claim.id, claim.statement, claim.verdict.name.lower()) for claim in self.claims),
         )
-        return Document("", (table,))
+        if self.question is None:
+            return Document("", (table,))
+        return Document(self.question.title, (Note(self.question.answer), table))
+
+
+@dataclass(frozen=True)
+class StatementList:
+    """What a document says, in its own order, each statement with what became of it."""
+
+    document_key: str
+    title: str
+    seed: int = 0
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """Its statements."""
+        return tuple(statement for statement in STATEMENTS if self.document_key in statement.documents)
+
+    def to_dict(self) -> Record:
+        """What ``--json`` prints."""
+        return {"document": self.document_key, "title": self.title, "statements": [*map(self._record, self.statements)]}
+
+    def _record(self, statement: Statement) -> Record:
+        return {
+            "number": statement.number,
+            "says": statement.says,
+            "quote": statement.quote(self.document_key),
+            "reason": statement.reason,
+            "claims": [
+                {"id": claim.id, "verdict": claim.verdict.value, "number": resting(claim, self.seed)}
+                for claim in deciding(statement)
+            ],
+        }
+
+    def document(self) -> Document:
+        """One line a statement and claim."""
+        rows = []
+        for statement in self.statements:
+            found = deciding(statement)
+            rows += [
+                (
+                    statement.number if i == 0 else "",
+                    statement.says if i == 0 else "",
+                    claim.verdict.name.lower(),
+                    resting(claim, self.seed),
+                    claim.id,
+                )
+                for i, claim in enumerate(found)
+            ]
+            if not found:
+                rows.append((statement.number, statement.says, "no claim", statement.reason, ""))
+        columns = ("no.", "says", "verdict", "by the number", "claim")
+        note = "`kullback claims ID` shows a claim with all of its numbers."
+        return Document("", (Table(self.title, note, columns, tuple(rows), spare=("by the number",)),))
+
+
+def deciding(statement: Statement) -> tuple[Claim, ...]:
+    """The claims that decide a statement, the one that does so most directly first."""
+    return tuple(CLAIMS[name] for name in statement.claims)
+
+
+def resting(claim: Claim, seed: int = 0) -> str:
+    """The first number that a verdict rests on, in words."""
+    first = decisive(numbers(claim.id, seed))[0]
+    return f"{first.what}: {text_of(computed(first))}, said to be {claimed(first)}"
+
+
+@cache
+def numbers(claim_id: str, seed: int = 0) -> tuple[Evidence, ...]:
+    """The numbers of a claim, computed once."""
+    return CLAIMS[claim_id].evidence(seed)
 
 
 @dataclass(frozen=True)
@@ -178,61 +259,3 @@ def output(claim: Claim) -> str:
     with contextlib.redirect_stdout(written):
         exec(claim.code, {})
     return written.getvalue().rstrip("\n")
-
-
-def page() -> Document:
-    """All claims by source, their numbers and outputs computed; in Markdown, it is a page of the docs."""
-    sources = list(dict.fromkeys(claim.source.source for claim in CLAIMS))
-    blocks = (*_head(sources), _index(), *(block for source in sources for block in _section(source)))
-    return Document("Claims", blocks)
-
-
-def _index() -> Table:
-    rows = tuple((f"[{c.id}](#{c.id.lower()})", c.statement, c.verdict.value) for c in CLAIMS)
-    return Table("All of them", "", ("claim", "statement", "verdict"), rows)
-
-
-def _head(sources: list[Source]) -> Iterator[Block]:
-    counts = {verdict: sum(claim.verdict is verdict for claim in CLAIMS) for verdict in Verdict}
-    totals = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items())
-    yield Note(
-        "Written by `make docs` from `kb.CLAIMS`: published statements about estimating a KL divergence, each with the "
-        "computation that decides it. `kullback claims` lists them, `kullback claims ID` shows one. "
-        f"Of {len(CLAIMS)}: {totals}."
-    )
-    yield Note(
-        "Samples come from the policy q, p is the reference, r = p/q, ℓ = log q − log p, J = KL(q‖p) + KL(p‖q), "
-        "χ² = χ²(p‖q); s = ∇log q. A statement about all worlds is tested in ten random ones; the numbers shown are of "
-        "the first. The realistic world is a pair of Markov models with 64 tokens and at most 48 steps, "
-        "1.47 nats a sequence apart."
-    )
-    yield Facts(
-        tuple(
-            (f"[{s.title}](#{s.key})", f"{sum(c.source.source is s for c in CLAIMS)}; read in {s.read}")
-            for s in sources
-        )
-    )
-
-
-def _section(source: Source) -> Iterator[Block]:
-    yield Heading(source.title, anchor=source.key)
-    for claim in CLAIMS:
-        if claim.source.source is source:
-            yield from _entry(claim)
-
-
-def _entry(claim: Claim) -> Iterator[Block]:
-    where = "; ".join([claim.source.where, *(f"{p.source.key}: {p.where}" for p in claim.also)])
-    yield Heading(claim.id, level=3)
-    yield Note(f"**{claim.verdict.value}** ({where})")
-    yield Facts(paragraphs(claim)[1:])
-    yield Note("Numbers:")
-    yield Facts(
-        tuple(
-            (f.role.value, f"{f.what} is {text_of(computed(f))}; said to be {claimed(f)}: {said(f)}")
-            for f in claim.evidence()
-        )
-    )
-    yield Code(claim.code)
-    yield Note("prints")
-    yield Code(output(claim), language="")

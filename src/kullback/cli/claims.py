@@ -16,6 +16,16 @@ VERDICTS = ("holds", "condition", "fails", "undecided")
 
 def claims(
     claim_id: Annotated[str, typer.Argument(metavar="[ID]", help="Show this claim, its numbers computed now.")] = "",
+    question: Annotated[
+        str,
+        typer.Option(
+            help="Only what answers a question: estimator, noise, placement, level, direction, mismatch, memory, "
+            "log, training.",
+        ),
+    ] = "",
+    document: Annotated[
+        str, typer.Option(help="What a document says, 000 to 004, in its own order with verdicts and numbers.")
+    ] = "",
     source: Annotated[str, typer.Option(help="Only claims of a source: 000 to 004, schulman, amini, trl, …")] = "",
     verdict: Annotated[str, typer.Option(help="Only holds, condition, fails or undecided.")] = "",
     seed: Annotated[
@@ -25,25 +35,39 @@ def claims(
 ) -> None:
     """What has been published about estimating a KL divergence, and what a computation makes of it.
 
-    For example, all that fails, then one claim with its numbers and the code behind them:
+    For example, what is known of a question, what a document says, then one claim with its numbers and code:
 
-        kullback claims --verdict fails
+        kullback claims --question mismatch
+
+        kullback claims --document 000
 
         kullback claims 004-gradient-of-fS
     """
     from kullback.claims import CLAIMS
-    from kullback.claims.pages import ClaimList, decided
+    from kullback.claims.pages import ClaimList, StatementList, decided
+    from kullback.claims.questions import QUESTIONS
+    from kullback.claims.statements import STATEMENTS
     from kullback.errors import KullbackError
 
-    sources = dict.fromkeys(key for claim in CLAIMS for key in claim.sources)
-    _known(source, ["", *sources], "source")
+    titles = {place.key: place.title for statement in STATEMENTS for place, _ in statement.quotes}
+    _known(question, ["", *QUESTIONS.names], "question")
+    _known(document, ["", *titles], "document")
+    _known(source, ["", *dict.fromkeys(key for claim in CLAIMS for key in claim.sources)], "source")
     _known(verdict, ["", *VERDICTS], "verdict")
+    filters = [name for name in (question, source, verdict) if name]
+    if (claim_id and (filters or document)) or (document and filters):
+        fail("an ID and --document each stand alone: leave out --question, --source and --verdict")
     try:
         if claim_id:
             show(decided(CLAIMS[_known(claim_id, CLAIMS.names, "claim")], seed), as_json)
             return
-        wanted = (claim for claim in CLAIMS if not source or source in claim.sources)
-        show(ClaimList(tuple(c for c in wanted if not verdict or c.verdict.name == verdict.upper())), as_json)
+        if document:
+            show(StatementList(document, titles[document], seed), as_json)
+            return
+        asked = QUESTIONS[question] if question else None
+        wanted = asked.claims if asked else tuple(CLAIMS)
+        kept = (c for c in wanted if (not source or source in c.sources) and verdict.upper() in ("", c.verdict.name))
+        show(ClaimList(tuple(kept), asked), as_json)
     except KullbackError as error:
         fail(str(error))
 

@@ -36,6 +36,8 @@ def comparison_document(found: Comparison) -> Document:
             *(Note(sentence, tone="warning") for sentence in found.notes),
             *_differences(found),
             Note(
+                "±: one standard error; it and the interval are for prompts drawn anew. Quote rao_blackwell or "
+                "rao_blackwell_controlled where they stand, else k3 by token; k3 by sequence is shown as a warning. "
                 "var/k1: variance against k1 on the same samples. n for ±1%: sequences at which the 95% interval "
                 "would be ±1% of the value. Where models differ is by the exact KL of their next-token distributions, "
                 "in nats.",

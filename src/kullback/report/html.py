@@ -13,6 +13,7 @@ from kullback.documents import (
     Code,
     Document,
     Facts,
+    Fold,
     Heading,
     HeatMap,
     Item,
@@ -94,6 +95,9 @@ def _written(block: Block, ids: str) -> str:
             return "\n".join(['<section class="item">', *words, "</section>"])
         case Code():
             return f"<pre><code>{_safe(block.text)}</code></pre>"
+        case Fold():
+            inside = "\n".join(_written(each, f"{ids}{i}-") for i, each in enumerate(block.blocks))
+            return f"<details>\n<summary>{_safe(block.summary)}</summary>\n{inside}\n</details>"
         case Table():
             return _table(block)
         case Chart():

@@ -17,6 +17,7 @@ from kullback.documents import (
     Code,
     Document,
     Facts,
+    Fold,
     Heading,
     HeatMap,
     Item,
@@ -66,6 +67,9 @@ def _written(block: Block) -> str:
         case Code():
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
             return f"{fence}{block.language}\n{visible(block.text)}\n{fence}"
+        case Fold():
+            inside = "\n\n".join(map(_written, block.blocks))
+            return f"<details>\n<summary>{_line(block.summary)}</summary>\n\n{inside}\n\n</details>"
         case Table():
             return table(block)
         case HeatMap():

@@ -20,6 +20,7 @@ from kullback.documents import (
     Code,
     Document,
     Facts,
+    Fold,
     Heading,
     HeatMap,
     Item,
@@ -89,6 +90,10 @@ def _drawn(block: Block) -> Iterator[RenderableType]:
             yield Padding(Group(_text(block.text), *notes), (0, 0, 0, 6))
         case Code():
             yield Text(visible(block.text), no_wrap=True, overflow="ignore")
+        case Fold():
+            yield _text(block.summary, "dim")
+            for each in block.blocks:
+                yield from _drawn(each)
         case Table():
             yield from _titled(block, _Grid(_without(block, block.wide)))
         case Chart():
