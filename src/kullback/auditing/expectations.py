@@ -63,10 +63,11 @@ class Placed:
     credit: Credit
 
     def carried(self, tokens: Tensor, mask: Tensor, logprobs: Tensor) -> Tensor:
-        """What is differentiated, a number a row: the results, or in the reward what carries them as credit."""
-        if self.placement != "reward":
+        """What is minimised, a number a row: the results, or in the reward what carries them as credit."""
+        if self.placement not in ("reward", "bonus"):
             return tokens.sum(-1)
-        credited = CREDITED[self.credit](tokens.detach()) * mask
+        sign = -1.0 if self.placement == "bonus" else 1.0
+        credited = sign * CREDITED[self.credit](tokens.detach()) * mask
         return (credited * logprobs).sum(-1)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from kullback.arrays import A, Elementwise, Float64, namespace
-from kullback.auditing.probes import Probe
+from kullback.auditing.probes import HALF, Probe
 from kullback.auditing.subject.failures import CallFailed
 from kullback.estimators import ESTIMATORS, Estimator, divergences
 from kullback.families import Family
@@ -136,7 +136,7 @@ class Form:
 
 def form(probe: Probe, tolerance: float) -> Form | None:
     """A function's form, or None where it does not take single tokens."""
-    if not probe.works:
+    if not probe.works or tolerance >= HALF:
         return None
     try:
         return _form(probe, max(1e-7, 10 * tolerance))

@@ -26,6 +26,13 @@ class Numerics:
         bfloat16_error: the largest relative error of bfloat16 for 0.01 ≤ |ℓ| ≤ 8.
         bfloat16_failed: why bfloat16 could not be computed.
         arithmetic: relative error of the function's own arithmetic on float64 inputs.
+        half_error: what the function's own half precision does to its result, relative; 0 where it has none.
+        swallowed: what float32 gives where the formula itself is beyond its range: 0, a large number or nan, and not
+            inf; as "0", "3.4e+38" or "nan"; empty where it is inf.
+        swallowed_from: the smallest |ℓ| at which it does.
+        excluded_words: whether two words that both models exclude change the result of whole distributions.
+        step: the steps in which the result moves, where it is rounded to few digits; 0 where it is not.
+        zero_keeps: whether with a coefficient of 0 one far token still makes the result nan or infinite.
     """
 
     lost_below: float = np.nan
@@ -36,6 +43,12 @@ class Numerics:
     bfloat16_error: float = np.nan
     bfloat16_failed: str = ""
     arithmetic: float = FLOAT64
+    half_error: float = 0.0
+    swallowed: str = ""
+    swallowed_from: float = np.nan
+    excluded_words: bool | None = None
+    zero_keeps: bool = False
+    step: float = 0.0
 
 
 def numerics(probe: Probe, found: Form | None, arithmetic: float) -> Numerics:
@@ -80,8 +93,13 @@ def _far(single: Probe, found: Form, seen: Numerics) -> Numerics:
     want = found.exact(grid)
     # A small coefficient does not make an overflow of the formula itself avoidable.
     fits = np.abs(grid) < 80 if want is None else np.abs(want) < FLOAT32_MAX / 2 * min(1.0, abs(found.scale))
+    beyond = np.zeros(grid.shape, dtype=bool) if want is None else np.abs(want) > 2 * FLOAT32_MAX
+    swallowed = beyond & ~np.isinf(got)
+    where = int(np.argmin(np.where(swallowed, np.abs(grid), np.inf)))
     return replace(
         seen,
+        swallowed=f"{got[where]:.2g}" if swallowed.any() else "",
+        swallowed_from=_smallest(grid, swallowed),
         overflow=_smallest(grid, fits & ~np.isfinite(got)),
         nan_gradient=_smallest(grid, fits & ~np.isfinite(slope)),
     )

@@ -22,8 +22,8 @@ Precision = Literal["float64", "float32", "bfloat16"]
 FLOAT64 = 5e-8
 """What counts as equal in float64: rounding, and an epsilon of 1e-8 that a mean divides by."""
 
-FULL = frozenset({"token_kl", "reverse_token_kl", "log_distributions", "ref_log_distributions"})
-"""Columns that a hand-set log-prob of one token does not determine."""
+HALF = 0.01
+"""From this relative error on a function's arithmetic is half precision."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Probe:
     @property
     def possible(self) -> bool:
         """Whether log-probs of sampled tokens are all that the function reads."""
-        return not self.subject.columns & FULL
+        return not self.subject.full
 
     @property
     def works(self) -> bool:
@@ -109,7 +109,7 @@ def _columns(live: Tensor, p: Tensor, mu: Float64 | None, mask: Mask | None) -> 
 
 def precision(subject: Subject, given: Columns, rows: Rows) -> float:
     """The relative error that the function's own arithmetic makes: float64, float32 or half precision."""
-    floating = [name for name in subject.columns if given[name].is_floating_point()]
+    floating = [name for name in subject.columns if name in given and given[name].is_floating_point()]
     return max((_precision(subject, given, rows, name) for name in floating), default=FLOAT64)
 
 
@@ -125,6 +125,13 @@ def _precision(subject: Subject, given: Columns, rows: Rows, column: str) -> flo
         if not torch.equal(nudged(step), still):
             return error
     return 0.05 if not torch.equal(nudged(0.05), still) else FLOAT64
+
+
+def half_error(rounded: Subject, wide: Subject, given: Columns, rows: Rows) -> float:
+    """What half precision does to a function's result: the largest relative error over some rows."""
+    got, want = (subject(given, rows).detach().double().numpy() for subject in (rounded, wide))
+    size = np.abs(want).max()
+    return float(np.abs(got - want).max() / size) if size > 0 else 0.0
 
 
 def same(a: float, b: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kullback.auditing.report import Audited
-from kullback.auditing.rules.record import Rule
+from kullback.auditing.rules.record import Rule, meant
 from kullback.auditing.words import for_one_token, name, range_of_errors
 
 EXAMPLE = """\
@@ -16,8 +16,9 @@ def _find(report: Audited) -> str:
     value = report.value
     if value.named is not None or not value.errors:
         return ""
+    missed = meant(report, "value")
     return (
-        f"the value is no named quantity: the nearest, {name(value.nearest)}, is missed by {range_of_errors(value)} "
+        f"the value is no named quantity: {missed}{name(value.nearest)} is missed by {range_of_errors(value)} "
         f"across the exact worlds{for_one_token(value)}"
     )
 
@@ -50,5 +51,12 @@ RULE = Rule(
         "KB402",
         "KB403",
         "KB404",
+        "KB112",
+        "KB114",
+        "KB305",
+        "KB310",
+        "KB407",
+        "KB409",
+        "KB410",
     ),
 )

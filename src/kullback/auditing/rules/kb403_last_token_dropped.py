@@ -31,4 +31,5 @@ RULE = Rule(
     instead="Count every sampled token, the one that ends the sequence included.",
     references=("docs/theory.md, “Losses”",),
     find=_find,
+    covered_by=("KB410",),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.subject.columns import BESIDE
 
 EXAMPLE = """\
 def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
@@ -12,7 +13,10 @@ def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
 
 
 def _find(report: Audited) -> str:
-    if report.weighting is None or report.weighting.ratio != "ignored":
+    if report.weighting is None or report.weighting.ratio != "ignored" or report.paired:
+        return ""
+    if report.conduct.isolated or set(report.columns) & set(BESIDE):
+        # They are the policy gradient's, which is switched off.
         return ""
     return "behaviour log-probs are taken and have no effect on the result"
 
@@ -28,4 +32,6 @@ RULE = Rule(
     instead="kb.kl_loss(…, behavior_logprobs=…).",
     references=("docs/theory.md, “Losses”",),
     find=_find,
+    covered_by=("KB112", "KB509"),
+    severity="warn",
 )

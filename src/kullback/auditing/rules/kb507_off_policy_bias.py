@@ -27,5 +27,5 @@ RULE = Rule(
     instead="kb.kl_loss(…, behavior_logprobs=…).",
     references=("docs/theory.md, “Losses”",),
     find=_find,
-    covered_by=("KB501", "KB502", "KB503", "KB504", "KB505", "KB506"),
+    covered_by=("KB501", "KB502", "KB503", "KB504", "KB505", "KB506", "KB508", "KB509"),
 )

@@ -1,0 +1,32 @@
+"""KB408 mask-type: another type of mask gives another result."""
+
+from __future__ import annotations
+
+from kullback.auditing.report import Audited
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def kl(logprobs, ref_logprobs, mask):
+    return (logprobs - ref_logprobs).masked_fill(~mask.bool() | (~mask != 0), 0).sum(-1)
+"""
+
+
+def _find(report: Audited) -> str:
+    found = report.handling.mask_types
+    return f"a mask of type {' or '.join(found)} silently gives another result" if found else ""
+
+
+RULE = Rule(
+    code="KB408",
+    slug="mask-type",
+    group="masking",
+    title="Another type of mask gives another result",
+    checks="Whether a mask of bool, of integers and of floats gives the same result, where it gives one.",
+    why="~mask of integers is −1 and −2, and indexing with integers picks rows: the result is wrong without an error.",
+    example=EXAMPLE,
+    instead="Convert once, at the top: mask = mask.bool().",
+    references=("docs/audit.md",),
+    find=_find,
+    severity="warn",
+    covered_by=("KB401", "KB402"),
+)
