@@ -18,7 +18,7 @@ from kullback.auditing.lookup import Lookup, relative_error
 from kullback.auditing.masking import masking
 from kullback.auditing.numerics import numerics
 from kullback.auditing.options import SAMPLERS, Options, Sampler
-from kullback.auditing.probes import HALF, Probe, half_error, precision
+from kullback.auditing.probes import HALF, Probe, half_error, precision, rounding_step
 from kullback.auditing.repairs import Fault, Repair, repairs
 from kullback.auditing.report import Audited, Conduct, Limits
 from kullback.auditing.subject.failures import CallFailed
@@ -115,11 +115,12 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
         numerics=replace(
             numerics(probe, found, arithmetic),
             half_error=half,
+            step=rounding_step(probe) if arithmetic >= HALF else 0.0,
             excluded_words=without_words(subject, arithmetic),
             zero_keeps=zero_keeps_nan(subject),
         ),
         masking=masking(probe),
-        handling=handling(subject, arithmetic),
+        handling=handling(subject, arithmetic, coupled=rows_are == "coupled"),
         effects=effects(probe),
         weighting=weighted,
         vocabulary=seen_vocabulary(subject),

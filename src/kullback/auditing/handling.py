@@ -95,8 +95,12 @@ class Arrangement:
     unmasked: bool = False
 
 
-def handling(subject: Subject, tolerance: float) -> Handling:
-    """Look at a batch of four rows, and at the same rows laid out in other ways."""
+def handling(subject: Subject, tolerance: float, *, coupled: bool = False) -> Handling:
+    """Look at a batch of four rows, and at the same rows laid out in other ways.
+
+    Of a function that couples rows only the value has to stay: a baseline at each place is another one where rows
+    lie elsewhere, and as good.
+    """
     if subject.level == "sequence" or subject.layout != "padded":
         return Handling()
     try:
@@ -106,9 +110,11 @@ def handling(subject: Subject, tolerance: float) -> Handling:
 
     def changes(arrangement: Arrangement) -> bool | None:
         try:
-            return not _same(plain, _outcome(subject, arrangement), tolerance)
+            other = _outcome(subject, arrangement)
         except CallFailed:
             return None
+        moved = coupled and not arrangement.fill
+        return not (_same(plain[:1], other[:1], tolerance) if moved else _same(plain, other, tolerance))
 
     def first(fillings: Mapping[str, Mapping[str, float]]) -> str:
         return next((name for name, fill in fillings.items() if changes(Arrangement(fill=fill))), "")

@@ -14,7 +14,7 @@ from kullback.auditing.subject.tensors import Rows, differentiate
 if TYPE_CHECKING:
     from kullback.auditing.subject.tensors import Columns, Tensor
 
-FAR = ((-200.0, -0.5), (-0.5, -200.0), (-0.5, -float("inf")))
+FAR = ((-200.0, -0.5), (-0.5, -200.0))
 """Log-probs of the policy and the reference at which a formula may overflow."""
 
 

@@ -50,11 +50,12 @@ def audit_table(reports: Sequence[AuditReport]) -> Table:
             "Exact, over enumerated worlds. “≈” marks what holds where the models are close and not where they are "
             "far apart."
         ),
-        columns=("function", "placed", "value", "gradient", "findings"),
+        columns=("function", "verdict", "placed", "value", "gradient", "findings"),
         rows=tuple(
             (
                 report.subject,
-                report.placement + (f", {report.credit.replace('_', ' ')}" if report.placement == "reward" else ""),
+                report.status,
+                report.placement + (f", {report.credit.replace('_', ' ')}" if report.options.credited else ""),
                 "not audited" if report.failed else words.short(report.value),
                 "–" if report.failed or report.placement == "metric" else words.short(report.gradient),
                 ", ".join(finding.code for finding in report.findings) or "none",
@@ -73,16 +74,35 @@ def _chapters(reports: Sequence[AuditReport]) -> Iterator[Block]:
 
 
 def _codes(reports: Sequence[AuditReport]) -> Iterator[Block]:
-    """A line for every code in a table."""
-    codes = sorted({finding.code for report in reports for finding in report.findings})
-    if codes:
-        yield Facts(tuple((code, RULES[code].title) for code in codes))
+    """A line for every code in a table, with the functions that it is found in; and what parameters got."""
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        for finding in report.findings:
+            found.setdefault(finding.code, []).append(report.subject)
+    if found:
+        yield Facts(tuple((code, f"{RULES[code].title} ({_several(found[code])})") for code in sorted(found)))
+    wirings = dict.fromkeys(_wired(report) for report in reports if report.wiring)
+    if wirings:
+        yield Facts(tuple(("parameters", text) for text in wirings), tone="quiet")
+
+
+def _several(subjects: Sequence[str]) -> str:
+    """Up to three names, and how many more there are."""
+    names = list(dict.fromkeys(subjects))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _wired(report: AuditReport) -> str:
+    return ", ".join(f"{name} → {column}" for name, column in report.wiring.items())
 
 
 def _body(report: AuditReport) -> Iterator[Block]:
     if not isinstance(report, Audited):
         yield Verdict(words.NOT_AUDITED, tone="bad")
         yield from map(_item, report.findings)
+        if report.wiring:
+            yield Facts((("parameters", _wired(report)),), tone="quiet")
         return
     if report.findings:
         yield Verdict(report.answer, tone="warning")
@@ -90,19 +110,26 @@ def _body(report: AuditReport) -> Iterator[Block]:
     else:
         yield Verdict(report.verdict, tone="good")
     yield from map(_item, report.findings)
+    for repair in report.repairs:
+        yield Note(words.sentence(words.repaired(repair, report.placement)), tone="hint")
+    for note in report.notes:
+        yield Note(words.sentence(note), tone="quiet")
     yield Facts(tuple(_measured(report)), tone="quiet")
 
 
 def _item(finding: Finding) -> Item:
-    notes = (Note(finding.why, tone="quiet"), Note(f"Instead: {words.stopped(finding.instead)}", tone="hint"))
-    return Item(f"{finding.code} {finding.slug}", words.sentence(finding.message), notes)
+    notes = [Note(finding.why, tone="quiet"), Note(f"Instead: {words.stopped(finding.instead)}", tone="hint")]
+    if finding.note:
+        notes.append(Note(words.stopped(finding.note), tone="quiet"))
+    return Item(f"{finding.code} {finding.slug}", words.sentence(finding.message), tuple(notes))
 
 
 def _measured(report: Audited) -> Iterator[tuple[str, str]]:
     """What was measured, as pairs of words."""
+    yield "parameters", _wired(report)
     yield from _errors(report)
     yield from _other_samplers(report)
-    if report.placement == "reward":
+    if report.options.credited:
         yield "credit", words.CREDITS[report.credit]
     if (text := words.one_token_formula(report.form)) is not None:
         yield "one token's formula", text
@@ -124,6 +151,9 @@ def _errors(report: Audited) -> Iterator[tuple[str, str]]:
         yield "value's error, by world", words.errors_by_world(report.value)
     if report.placement != "metric" and report.gradient.target is None:
         yield "gradient's error, by world", words.errors_by_world(report.gradient)
+    for aspect, distance in report.meant.items():
+        if 1e-6 < distance.most:
+            yield f"{aspect} to what is meant, {words.name(distance.target)}", words.away(distance)
     if report.value.growth:
         yield "value's error, by KL", ", ".join(f"{words.percent(e)} at {kl:.2g}" for kl, e in report.value.growth)
 

@@ -51,10 +51,9 @@ class Probe:
         if not self.possible:
             return False
         try:
-            self.ratio(np.array([0.5]))
+            return bool(np.isfinite(self.ratio(np.array([0.5]))[0]).all())
         except CallFailed:
             return False
-        return True
 
     def at(
         self, q: Float64, p: Float64, mu: Float64 | None = None, mask: Mask | None = None
@@ -132,6 +131,16 @@ def half_error(rounded: Subject, wide: Subject, given: Columns, rows: Rows) -> f
     got, want = (subject(given, rows).detach().double().numpy() for subject in (rounded, wide))
     size = np.abs(want).max()
     return float(np.abs(got - want).max() / size) if size > 0 else 0.0
+
+
+def rounding_step(probe: Probe) -> float:
+    """The steps in which the result moves where a token's log-ratio grows evenly; 0 where it has none of one size."""
+    if not probe.works:
+        return 0.0
+    seen = np.unique([probe.tokens([x], [0.0]) for x in np.linspace(0.1, 2.1, 101)])
+    steps = np.diff(seen)
+    even = len(seen) < 60 and len(steps) > 0 and bool(np.allclose(steps, steps.min(), rtol=1e-3))
+    return float(steps.min()) if even else 0.0
 
 
 def same(a: float, b: float) -> bool:

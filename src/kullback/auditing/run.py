@@ -150,7 +150,8 @@ def report_of(
 
 def _handed(message: str, code: str, wires: Wires | None) -> str:
     """What the user's own code raised, with what it was handed."""
-    if wires is None or code not in ("KB001", "KB002") or not wires.table:
+    # Names that are the columns' own say it already.
+    if wires is None or code not in ("KB001", "KB002") or all(name == column for name, column in wires.table.items()):
         return message
     table = ", ".join(f"{name} → {column}" for name, column in wires.table.items())
     return f"{message} (handed: {table})"
@@ -163,7 +164,7 @@ def _findings(report: Audited) -> tuple[Finding, ...]:
     messages = {rule.code: rule.find(report) for rule in RULES if _counts(rule, report)}
     fired = {code for code, message in messages.items() if message}
     return tuple(
-        rule.finding(messages[rule.code]) for rule in RULES if rule.code in fired and not fired & set(rule.covered_by)
+        rule.finding(messages[rule.code], report) for rule in RULES if rule.code in fired and not fired & set(rule.covered_by)
     )
 
 

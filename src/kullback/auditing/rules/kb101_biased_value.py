@@ -37,6 +37,7 @@ RULE = Rule(
     instead="Log kb.estimate(logprobs, ref_logprobs, mask, estimator=kb.K3): unbiased, with an error.",
     references=("Schulman 2020, “Approximating KL Divergence”", "docs/estimators.md"),
     find=_find,
+    call=True,
     covered_by=(
         "KB007",
         "KB102",

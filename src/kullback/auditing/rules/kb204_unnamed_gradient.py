@@ -38,5 +38,6 @@ RULE = Rule(
     instead="kb.kl_loss, or kb.kl_reward with k1.",
     references=("Tang & Munos 2025, arXiv 2506.09477", "docs/theory.md, “Losses”"),
     find=_find,
+    call=True,
     covered_by=("KB210", "KB105", "KB208", "KB401", "KB402", "KB403", "KB404", "KB110", "KB112", "KB114", "KB209", "KB409", "KB410"),
 )

@@ -39,4 +39,5 @@ RULE = Rule(
     instead="kb.kl_reward(logprobs, ref_logprobs, mask, estimator=kb.K1).",
     references=("Tang & Munos 2025, arXiv 2506.09477", "https://github.com/huggingface/trl/issues/7086"),
     find=_find,
+    call=True,
 )

@@ -15,7 +15,7 @@ def k3(logprobs, ref_logprobs):  # bfloat16 in, bfloat16 throughout
 
 
 def _find(report: Audited) -> str:
-    if report.numerics.half_error > 0 or report.numerics.arithmetic >= HALF:
+    if report.numerics.half_error > 0 or (report.numerics.arithmetic >= HALF and not report.numerics.step):
         size = report.numerics.half_error
         by = f": near the reference the result is off by up to {percent(size)}" if size > 0 else ""
         return f"the function computes in half precision, whatever it is given{by}"

@@ -14,7 +14,7 @@ def k3(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     found = report.numerics
-    if not found.swallowed:
+    if found.swallowed in ("", "nan"):
         return ""
     return f"from |ℓ| = {found.swallowed_from:.3g} nats on, where the formula overflows, it gives {found.swallowed} and not inf"
 

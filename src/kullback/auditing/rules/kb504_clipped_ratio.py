@@ -31,5 +31,6 @@ RULE = Rule(
     instead="State the clip: kb.kl_loss(…, truncate=…) declares it.",
     references=("docs/theory.md",),
     find=_find,
+    covered_by=("KB112",),
     severity="warn",
 )

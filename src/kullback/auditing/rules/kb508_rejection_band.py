@@ -35,5 +35,6 @@ RULE = Rule(
     instead="Truncate instead of dropping, and say so: kb.kl_loss(…, behavior_logprobs=…, truncate=…).",
     references=("docs/audit.md",),
     find=_find,
+    covered_by=("KB112",),
     severity="warn",
 )

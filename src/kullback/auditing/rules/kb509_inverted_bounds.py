@@ -32,4 +32,5 @@ RULE = Rule(
     instead="rho.clamp(min=low, max=high) with low < 1 < high.",
     references=("docs/audit.md",),
     find=_find,
+    covered_by=("KB112",),
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kullback.auditing.identification import Identification
 from kullback.auditing.options import Sampler
 from kullback.auditing.report import Audited, Finding, Severity, statewise
+from kullback.auditing.subject.columns import BESIDE
 from kullback.auditing.words import away, name, percent
 from kullback.auditing.worlds import Aspect
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_FORWARD_KL, SAMPLED_REVERSE_KL, Target
@@ -36,6 +37,7 @@ class Rule:
         find: what a report shows, in one or two sentences; empty where it does not.
         covered_by: codes that say the same more exactly; where one of them is found, this is not.
         severity: "wrong" where the number or the gradient is not what it is taken for, else "warn".
+        call: whether what to do instead is the call that the report proposes, in the user's own names.
         stops: whether it stops the audit: the call itself says so, and no report is left to look at.
     """
 
@@ -52,15 +54,17 @@ class Rule:
     covered_by: tuple[str, ...] = ()
     severity: Severity = "wrong"
     stops: bool = False
+    call: bool = False
 
     @property
     def name(self) -> str:
         """Its code, by which a family finds it."""
         return self.code
 
-    def finding(self, message: str) -> Finding:
+    def finding(self, message: str, report: Audited | None = None) -> Finding:
         """What a report says where the rule applies."""
-        return Finding(self.code, self.slug, self.group, message, self.why, self.instead, self.severity)
+        instead = self.instead if report is None or not self.call else report.instead
+        return Finding(self.code, self.slug, self.group, message, self.why, instead, self.severity)
 
 
 def versions(goal: Target) -> tuple[Target, ...]:
@@ -94,6 +98,11 @@ def off_policy(report: Audited, ratio: str, what: str) -> str:
             nearest = f"that of {name(other.named)}" if other.named else "no named target's"
             parts.append(f"the gradient is {nearest} instead of that of {name(own.named)}")
     return f"{what}; off-policy {' and '.join(parts)}" if parts else ""
+
+
+def whole(report: Audited) -> bool:
+    """Whether it is a whole loss, whose policy gradient is switched off and may have a weight of its own."""
+    return bool(report.conduct.isolated) or bool(set(report.columns) & set(BESIDE))
 
 
 def meant(report: Audited, aspect: Aspect) -> str:
