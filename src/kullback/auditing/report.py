@@ -80,6 +80,7 @@ class AuditReport:
         seconds: how long it took.
         wires: which parameter got which column; None where that could not be decided.
         place: file and line of the function, "" and 0 where they are not known.
+        default: whether it is what a trainer does where nobody says otherwise.
     """
 
     subject: str
@@ -93,6 +94,7 @@ class AuditReport:
     seconds: float
     wires: Wires | None = None
     place: tuple[str, int] = ("", 0)
+    default: bool = False
 
     failed: ClassVar[bool]
     """Whether the function could not be audited at all."""
@@ -199,6 +201,7 @@ class AuditReport:
             "instead": self.instead,
             "file": self.place[0] or None,
             "line": self.place[1] or None,
+            "default": self.default,
             "value": None if self.failed else self.value.to_dict(),
             "gradient": None if self.failed or self.placement == "metric" else self.gradient.to_dict(),
             "values": {sampler: found.to_dict() for sampler, found in self.values.items()},

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 LEGEND = "q is the policy, p the reference, μ what drew the samples; ℓ = log q − log p and r = p/q of one token; nats."
 
+FOOTNOTES = {
+    "statewise": "token by token, with the prefixes drawn from the policy and held fixed",
+    "sampled_": "the same over the prefixes of whatever drew the samples",
+    "kl_gap": "KL(q‖p) − KL(p‖q), whose gradient k3 in the reward has for one token",
+    "jeffreys": "KL(q‖p) + KL(p‖q)",
+    "pearson_chi2": "the mean of (p/q − 1)² under q",
+    "cross_entropy": "the mean of −log p under q",
+}
+"""Words of reports that not every reader knows."""
+
 PLACES: dict[Placement, str] = {
     "loss": "in the loss",
     "reward": "in the reward",
