@@ -35,6 +35,7 @@ class Effects:
         twice: tokens, counted from 0, that count twice in a row of equal ones.
         bonus: what each token adds where the models agree, whatever it is.
         temperature: how many times the policy's log-prob counts for one of the reference's.
+        end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
         scaled: whose logits are divided by which temperature, and the target that the value then is; None if neither.
     """
 
@@ -45,6 +46,7 @@ class Effects:
     bonus: float = 0.0
     temperature: float = 1.0
     scaled: tuple[str, float, str] | None = None
+    end: bool | None = None
 
 
 def effects(probe: Probe) -> Effects:
@@ -66,7 +68,26 @@ def effects(probe: Probe) -> Effects:
         temperature = _temperature(probe)
     except CallFailed:
         pass
-    return Effects(reference, behavior, shift, twice, bonus, temperature)
+    return Effects(reference, behavior, shift, twice, bonus, temperature, end=_end(subject))
+
+
+def _end(subject: Subject) -> bool | None:
+    """Whether the token that ends a row, of number 0, has any effect."""
+    if "tokens" not in subject.columns or not {"logprobs", "log_ratio"} & subject.columns:
+        return None
+    base = rows_of_every_length()
+    row = int((base["mask"].sum(-1) == 2).nonzero()[0, 0])
+    try:
+        seen = []
+        for place in (0, 1):
+            moved = {name: array.clone() for name, array in base.items()}
+            for name in ("logprobs", "log_ratio"):
+                moved[name][row, place] -= 0.3
+            pairs = zip(_result(subject, base), _result(subject, moved), strict=True)
+            seen.append(not all(bool((a == b).all()) for a, b in pairs))
+    except CallFailed:
+        return None
+    return seen[1] if seen[0] else None
 
 
 TEMPERATURES = np.exp(np.linspace(np.log(0.2), np.log(5.0), 161))

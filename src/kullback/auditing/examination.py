@@ -9,7 +9,7 @@ import numpy as np
 
 from kullback.auditing.coupling import coupling
 from kullback.auditing.effects import effects
-from kullback.auditing.expectations import Expectation, Placed, Weight, batch_expectation, expectation
+from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectations
 from kullback.auditing.formula import form
 from kullback.auditing.handling import handling, without_words
 from kullback.auditing.identification import UNKNOWN, Distance, Identification
@@ -170,7 +170,7 @@ class Separable:
     tolerance: float
     objective: Target | None
     clamped: bool
-    _known: dict[tuple[Setting, Sampler, Weight], Expectation] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[tuple[Setting, Sampler], Mapping[Weight, Expectation]] = field(default_factory=dict, init=False, repr=False)
 
     def identified(self) -> Identified:
         """What value and gradient are, for every sampler."""
@@ -199,16 +199,16 @@ class Separable:
         return factor if value.named is not None and factor > 0 else 1.0
 
     def _at(self, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
-        asked = (setting, sampler, weight)
-        if asked not in self._known:
-            self._known[asked] = expectation(self.placed, setting, sampler, weight)
-        return self._known[asked]
+        if (setting, sampler) not in self._known:
+            self._known[setting, sampler] = expectations(self.placed, setting, sampler, self._weights)
+        return self._known[setting, sampler][weight]
+
+    @property
+    def _weights(self) -> tuple[Weight, ...]:
+        return ("sequence",) if self.placed.subject.kind == "token" else WEIGHTS
 
     def _look(self, aspect: Aspect, settings: Sequence[Setting], sampler: Sampler, unit: float = 1.0) -> Identification:
-        weights: tuple[Weight, ...] = ("sequence", "width", "length")
-        if self.placed.subject.kind == "token":
-            weights = ("sequence",)
-        found = {weight: [self._at(setting, sampler, weight) for setting in settings] for weight in weights}
+        found = {weight: [self._at(setting, sampler, weight) for setting in settings] for weight in self._weights}
         return Lookup(aspect, settings, sampler, self.tolerance).identify(found, unit)
 
     def _meant(self, goal: Target, unit: float) -> Mapping[Aspect, Distance]:

@@ -113,7 +113,7 @@ def handling(subject: Subject, tolerance: float, *, coupled: bool = False) -> Ha
             other = _outcome(subject, arrangement)
         except CallFailed:
             return None
-        moved = coupled and not arrangement.fill
+        moved = coupled and (arrangement.left or arrangement.places != RIGHT)
         return not (_same(plain[:1], other[:1], tolerance) if moved else _same(plain, other, tolerance))
 
     def first(fillings: Mapping[str, Mapping[str, float]]) -> str:
@@ -124,8 +124,8 @@ def handling(subject: Subject, tolerance: float, *, coupled: bool = False) -> Ha
     return Handling(
         reads_mask=changes(Arrangement(unmasked=True)) if takes_mask else None,
         leaks=leaks,
-        holes=changes(Arrangement(HOLES)) if takes_mask else None,
-        left=changes(Arrangement(left=True)) if takes_mask else None,
+        holes=changes(Arrangement(HOLES, MODERATE[0])) if takes_mask else None,
+        left=changes(Arrangement(left=True, fill=MODERATE[0])) if takes_mask else None,
         poisoned_by="" if leaks or not takes_mask else first(FAR),
         broken_by="" if leaks or not takes_mask else first(WORST),
         mask_types=_mask_types(subject, plain, tolerance) if takes_mask else (),
