@@ -200,14 +200,17 @@ class _Off:
 
 
 def _with_clamps(probe: Probe, found: Form, tolerance: float) -> Form:
-    coarse = _Off.of(probe, found, np.arange(-60.0, 60.25, 0.25), tolerance)
+    # One number for a batch is had row by row, and costs a call for each.
+    step = 1.0 if probe.subject.kind == "scalar" else 0.25
+    coarse = _Off.of(probe, found, np.arange(-60.0, 60.0 + step, step), tolerance)
 
     def clamp(sign: int, end: int, otherwise: Clamp) -> Clamp:
         if not coarse.wrong[end]:
             return otherwise
-        first = coarse.nearest(sign)
-        fine = _Off.of(probe, found, first - sign * np.arange(0.0, 0.26, 0.01), tolerance)
-        first = fine.nearest(sign)
+        first, width = coarse.nearest(sign), step
+        while width > 0.01:
+            grid = first - sign * np.linspace(0.0, width, 6 if width > 0.05 else 1 + round(width / 0.01))
+            first, width = _Off.of(probe, found, grid, tolerance).nearest(sign), width / 5
         beyond = coarse.slopes[sign * coarse.grid > abs(first) + 0.3]
         return Clamp(round(first, 2), bool((beyond == 0).all()), float(coarse.values[end]))
 

@@ -69,7 +69,7 @@ def numerics(probe: Probe, found: Form | None, arithmetic: float) -> Numerics:
 
 
 def _near_zero(single: Probe, found: Form, seen: Numerics) -> Numerics:
-    sizes = 10.0 ** np.linspace(-8, -0.5, 76)
+    sizes = 10.0 ** np.linspace(-8, -0.5, 31 if single.subject.kind == "scalar" else 76)
     grid = np.concatenate([sizes, -sizes]).astype(np.float32).astype(np.float64)
     want = found.exact(grid)
     got = single.ratio(grid)[0] - found.at_zero
@@ -81,13 +81,14 @@ def _near_zero(single: Probe, found: Form, seen: Numerics) -> Numerics:
     return replace(
         seen,
         lost_below=_largest(grid, error > 0.01),
-        error_at_milli=float(error[np.abs(np.abs(grid) - 1e-3) < 2e-4].max()),
+        error_at_milli=float(error[np.abs(np.log10(np.abs(grid)) + 3) < 0.13].max()),
         negative_at=_largest(grid, (got < 0) & (want >= 0)) if nonnegative else np.nan,
     )
 
 
 def _far(single: Probe, found: Form, seen: Numerics) -> Numerics:
-    sizes = np.concatenate([np.arange(1.0, 120.0, 1.0), [150.0, 200.0, 400.0, 1000.0]])
+    step = 4.0 if single.subject.kind == "scalar" else 1.0
+    sizes = np.concatenate([np.arange(1.0, 120.0, step), [150.0, 200.0, 400.0, 1000.0]])
     grid = np.concatenate([sizes, -sizes])
     got, slope = single.ratio(grid)
     want = found.exact(grid)
