@@ -239,6 +239,8 @@ def notes(report: Audited) -> Iterator[str]:
             f"{report.handling.broken_by} in masked places makes the result no number: "
             "multiplication by the mask keeps it, a selection with where does not"
         )
+    if report.handling.mask_types:
+        yield f"a mask of type {' or '.join(report.handling.mask_types)} would silently give another result"
     if report.numerics.swallowed == "nan":
         yield f"in float32 it is nan, and not inf, from |ℓ| = {report.numerics.swallowed_from:.3g} nats on"
     surrogate = report.placement == "loss" and report.objective is None and report.options.role == "value"

@@ -11,9 +11,16 @@ def kl(logprobs, ref_logprobs, mask):
 """
 
 
+INTEGERS = ("attention_mask", "completion_mask", "response_mask", "action_mask", "loss_mask", "assistant_mask")
+"""Masks that trainers make of integers or floats; of another one it is only said what would happen."""
+
+
 def _find(report: Audited) -> str:
     found = report.handling.mask_types
-    return f"a mask of type {' or '.join(found)} silently gives another result" if found else ""
+    named = "" if report.wires is None else report.wires.parameter("mask")
+    if not found or named not in INTEGERS:
+        return ""
+    return f"a mask of type {' or '.join(found)}, as trainers' {named} is, silently gives another result"
 
 
 RULE = Rule(
