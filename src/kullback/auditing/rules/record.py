@@ -9,6 +9,7 @@ from kullback.auditing.identification import Identification
 from kullback.auditing.options import Sampler
 from kullback.auditing.report import Audited, Finding, Severity, statewise
 from kullback.auditing.subject.columns import BESIDE
+from kullback.auditing.subject.naming import column_of
 from kullback.auditing.words import away, name, percent
 from kullback.auditing.worlds import Aspect
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_FORWARD_KL, SAMPLED_REVERSE_KL, Target
@@ -102,7 +103,8 @@ def off_policy(report: Audited, ratio: str, what: str) -> str:
 
 def whole(report: Audited) -> bool:
     """Whether it is a whole loss, whose policy gradient is switched off and may have a weight of its own."""
-    return bool(report.conduct.isolated) or bool(set(report.columns) & set(BESIDE))
+    beside = set(report.columns) | {column_of(name) for name in report.wiring}
+    return bool(report.conduct.isolated) or bool(beside & set(BESIDE))
 
 
 def meant(report: Audited, aspect: Aspect) -> str:

@@ -198,6 +198,9 @@ class _Wiring:
         # What has a value of its own keeps it, unless the value says that nothing was given.
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.default not in (p.empty, None):
             return None
+        if p.default is None and p.name != "ratio" and column_of(p.name) == "ratio":
+            # A weight that is off by default stays off.
+            return None
         if self.beside_q and p.name.lower().strip("_") in ("logp", "log_p", "logps", "p"):
             return "ref_logprobs"
         return column_of(p.name)

@@ -67,12 +67,14 @@ class Trainer:
         package: the folder that is imported.
         install: how to get it.
         members: its KL terms.
+        checkout_only: whether an installed package of this name is another one, as of a fork.
     """
 
     name: str
     package: str
     install: str
     members: Family[Member]
+    checkout_only: bool = False
 
     def root(self, source: Path | None) -> Path:
         """The folder that holds the package, installed or in a checkout; nothing is imported.
@@ -86,7 +88,7 @@ class Trainer:
                 if (folder / self.package).is_dir():
                     return folder
             raise ModelError(f"{source} has no folder {self.package}: --source is a checkout of {self.name}")
-        spec = importlib.util.find_spec(self.package)
+        spec = None if self.checkout_only else importlib.util.find_spec(self.package)
         if spec is None or not spec.submodule_search_locations:
             missing = MissingPackageError(self.name, "torch")
             missing.args = (f"{self.name} is not installed: {self.install}, or pass --source with a checkout of it",)
