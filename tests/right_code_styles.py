@@ -298,7 +298,13 @@ def ours(objective: kb.targets.Target, baseline: str | None, estimator: Any, beh
 
 
 OURS = tuple(
-    (f"{objective.name}-{baseline}-{estimator.name}-{'off' if behavior else 'on'}", objective, baseline, estimator, behavior)
+    (
+        f"{objective.name}-{baseline}-{estimator.name}-{'off' if behavior else 'on'}",
+        objective,
+        baseline,
+        estimator,
+        behavior,
+    )
     for objective in (kb.REVERSE_KL, kb.FORWARD_KL, kb.STATEWISE_REVERSE_KL, kb.STATEWISE_FORWARD_KL)
     for baseline in (None, "leave_one_out")
     for estimator in ((kb.K1, kb.K3) if "reverse" in objective.name else (kb.K1,))

@@ -1,4 +1,4 @@
-"""Findings that explain: distances to what was meant, one change that mends, halves, surrogates, what is not accused."""
+"""Findings that explain: distances to what was meant, one change that mends, half precision, surrogates."""
 
 from __future__ import annotations
 
@@ -89,19 +89,25 @@ def test_one_change_that_mends_is_computed() -> None:
         rho = torch.exp(torch.cumsum((logprobs - old_logprobs) * mask, -1)).detach()
         return rho * (logprobs - ref_logprobs)
 
-    assert "without the detach the gradient would be that of KL(q‖p) (reverse_kl)" in repaired(detached, placement="loss")
+    assert "without the detach the gradient would be that of KL(q‖p) (reverse_kl)" in repaired(
+        detached, placement="loss"
+    )
 
     def weighted(logprobs, ref_logprobs, mask, old_logprobs):
         rho = torch.exp(logprobs - old_logprobs)
         return rho * 0.5 * (logprobs - ref_logprobs) ** 2
 
     found = repaired(weighted, placement="loss")
-    assert any(text.startswith("without the weight the gradient would be that of Σ_t E_q[KL(q_t‖p_t)]") for text in found)
+    assert any(
+        text.startswith("without the weight the gradient would be that of Σ_t E_q[KL(q_t‖p_t)]") for text in found
+    )
 
     def clamped(logprobs, ref_logprobs, mask):
         return (logprobs - ref_logprobs).clamp(-5, 5)
 
-    assert "without the clamp the gradient would be that of KL(q‖p) (reverse_kl)" in repaired(clamped, placement="reward")
+    assert "without the clamp the gradient would be that of KL(q‖p) (reverse_kl)" in repaired(
+        clamped, placement="reward"
+    )
 
     def own(logprobs, ref_logprobs, mask):
         return logprobs - ref_logprobs

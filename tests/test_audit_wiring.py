@@ -15,8 +15,14 @@ from kullback.auditing.subject.naming import column_of, is_coefficient
 @pytest.mark.parametrize(
     ("column", "names"),
     [
-        ("logprobs", "new current policy_logprobs logprobs_current student_logps trainer_logprobs log_pi log_q q newLogProbs"),
-        ("ref_logprobs", "ref teacher teacher_logprobs logprobs_ref base_logprobs sft_logps ref_policy_logps log_probs_base p"),
+        (
+            "logprobs",
+            "new current policy_logprobs logprobs_current student_logps trainer_logprobs log_pi log_q q newLogProbs",
+        ),
+        (
+            "ref_logprobs",
+            "ref teacher teacher_logprobs logprobs_ref base_logprobs sft_logps ref_policy_logps log_probs_base p",
+        ),
         ("behavior_logprobs", "old old_logprobs rollout_logprobs vllm_logps inference_logprobs behaviour_logprobs mu"),
         ("log_distributions", "logits policy_logits student_logits logits_new"),
         ("ref_log_distributions", "ref_logits teacher_logits target_logits"),
@@ -27,7 +33,10 @@ from kullback.auditing.subject.naming import column_of, is_coefficient
         ("rewards", "reward scores"),
         ("groups", "group_ids uids"),
         ("ratio", "rho importance_ratio"),
-        (None, "a x kl padding_mask prompt_mask temperature clip_ratio target_policy_logprobs old_ref_logprobs entropy value"),
+        (
+            None,
+            "a x kl padding_mask prompt_mask temperature clip_ratio target_policy_logprobs old_ref_logprobs entropy",
+        ),
     ],
 )
 def test_names_say_which_column(column: str | None, names: str) -> None:
@@ -100,7 +109,9 @@ def test_arrays_by_a_word_have_the_shape_that_works(shape: Any) -> None:
 
     def loss(logprobs, ref_logprobs, mask, advantages):
         wanted = {"row": 1, "token": 2, "column": 2}[shape]
-        if advantages.ndim != wanted or (shape != "row" and (advantages.shape[1] == 1) == (logprobs.shape[1] > 1 and shape == "token")):
+        if advantages.ndim != wanted or (
+            shape != "row" and (advantages.shape[1] == 1) == (logprobs.shape[1] > 1 and shape == "token")
+        ):
             raise ValueError("another shape")
         seen.add(tuple(advantages.shape))
         gain = advantages[:, None] if shape == "row" else advantages

@@ -122,8 +122,9 @@ def scaled_logits(subject: Subject) -> tuple[str, float, str] | None:
 
 
 def _softened(logits: Float64, temperature: float) -> Float64:
-    scaled = logits / temperature
-    return scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
+    scaled: Float64 = logits / temperature
+    normalised: Float64 = scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
+    return normalised
 
 
 def _kl(a: Float64, b: Float64) -> Float64:
@@ -160,8 +161,9 @@ def _matters(subject: Subject, group: frozenset[str]) -> bool | None:
         return array - (noise if array.ndim == 2 else noise[..., None] * torch.arange(1.0, 1 + array.shape[-1]))
 
     try:
-        plain, moved = _result(subject, base), _result(
-            subject, {name: other(name, array) if name in group else array for name, array in base.items()}
+        plain, moved = (
+            _result(subject, base),
+            _result(subject, {name: other(name, array) if name in group else array for name, array in base.items()}),
         )
     except CallFailed:
         return None
@@ -254,9 +256,7 @@ def _twice(probe: Probe) -> tuple[int, ...]:
 
 def _bonus(probe: Probe) -> float:
     """What each token adds where the models agree."""
-    one, two, four = (
-        float(probe.at(np.full((1, n), -0.9), np.full((1, n), -0.9))[0][0]) for n in (1, 2, 4)
-    )
+    one, two, four = (float(probe.at(np.full((1, n), -0.9), np.full((1, n), -0.9))[0][0]) for n in (1, 2, 4))
     return one if abs(one) > 1e-5 and same(two, 2 * one) and same(four, 4 * one) else 0.0
 
 
@@ -267,9 +267,7 @@ def _temperature(probe: Probe) -> float:
     slopes = []
     for q, p in points:
         rows = np.array([[q + step], [q - step], [q], [q]]), np.array([[p], [p], [p + step], [p - step]])
-        up_q, down_q, up_p, down_p = (
-            float(probe.at(rows[0][i : i + 1], rows[1][i : i + 1])[0][0]) for i in range(4)
-        )
+        up_q, down_q, up_p, down_p = (float(probe.at(rows[0][i : i + 1], rows[1][i : i + 1])[0][0]) for i in range(4))
         if abs(up_p - down_p) < 1e-9:
             return 1.0
         slopes.append(-(up_q - down_q) / (up_p - down_p))

@@ -170,7 +170,9 @@ class Separable:
     tolerance: float
     objective: Target | None
     clamped: bool
-    _known: dict[tuple[Setting, Sampler], Mapping[Weight, Expectation]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[tuple[Setting, Sampler], Mapping[Weight, Expectation]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def identified(self) -> Identified:
         """What value and gradient are, for every sampler."""

@@ -236,4 +236,3 @@ def _of_words(subject: Subject, base: Columns, more: int) -> tuple[Tensor, Tenso
     result = subject(given).double()
     values = result[mask] if subject.kind == "token" else result.reshape(-1)
     return values.detach(), differentiate(values.sum(), [live])[0]
-

@@ -225,7 +225,7 @@ def _errors(report: Audited) -> Iterator[tuple[str, str]]:
     if report.placement != "metric" and report.gradient.target is None:
         yield "gradient's error, by world", words.errors_by_world(report.gradient)
     for aspect, distance in report.meant.items():
-        if 1e-6 < distance.most:
+        if distance.most > 1e-6:
             yield f"{aspect} to what is meant, {words.name(distance.target)}", words.away(distance)
     if report.value.growth:
         yield "value's error, by KL", ", ".join(f"{words.percent(e)} at {kl:.2g}" for kl, e in report.value.growth)

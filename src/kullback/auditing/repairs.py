@@ -68,7 +68,7 @@ def repairs(placed: Placed, fault: Fault, look: Look) -> tuple[Repair, ...]:
 
 
 def _better(made: Identification, now: Identification, goal: Target) -> bool:
-    """Whether a change that does not mend all of it is worth a word: a target where there was none, of the goal's kin."""
+    """Whether a change that does not mend all of it is worth a word: it makes a target where there was none."""
     return now.named in (None, ZERO) or (now.named is not goal and made.target is STATEWISE_REVERSE_KL)
 
 

@@ -12,19 +12,19 @@ from kullback.documents import Document, Record, plain
 from kullback.targets import REVERSE_KL, TARGETS, ZERO, Target
 
 if TYPE_CHECKING:
+    from kullback.auditing.coupling import Coupling
     from kullback.auditing.effects import Effects
+    from kullback.auditing.formula import Form
     from kullback.auditing.handling import Handling
     from kullback.auditing.identification import Distance
-    from kullback.auditing.repairs import Repair
-    from kullback.auditing.subject.wiring import Wires
-    from kullback.auditing.worlds import Aspect
-    from kullback.auditing.coupling import Coupling
-    from kullback.auditing.formula import Form
     from kullback.auditing.masking import Masking
     from kullback.auditing.numerics import Numerics
     from kullback.auditing.options import Credit, Options, Placement, Sampler
+    from kullback.auditing.repairs import Repair
     from kullback.auditing.subject.shapes import Kind
+    from kullback.auditing.subject.wiring import Wires
     from kullback.auditing.weighting import Weighting
+    from kullback.auditing.worlds import Aspect
 
 
 Severity = Literal["warn", "wrong"]

@@ -118,7 +118,7 @@ def report_of(
     from kullback.auditing.subject.members import plain_function
     from kullback.auditing.subject.subject import Subject
     from kullback.auditing.subject.tensors import require_torch
-    from kullback.auditing.subject.wiring import Wires, wiring
+    from kullback.auditing.subject.wiring import wiring
 
     require_torch()
     start = time.perf_counter()
@@ -164,7 +164,9 @@ def _findings(report: Audited) -> tuple[Finding, ...]:
     messages = {rule.code: rule.find(report) for rule in RULES if _counts(rule, report)}
     fired = {code for code, message in messages.items() if message}
     return tuple(
-        rule.finding(messages[rule.code], report) for rule in RULES if rule.code in fired and not fired & set(rule.covered_by)
+        rule.finding(messages[rule.code], report)
+        for rule in RULES
+        if rule.code in fired and not fired & set(rule.covered_by)
     )
 
 
@@ -174,5 +176,7 @@ def _counts(rule: Rule, report: Audited) -> bool:
     """
     if rule.group != "biased-value" or report.placement != "loss":
         return True
-    asked_for = report.objective is not None and report.gradient.target is report.objective and report.gradient.scale > 0
+    asked_for = (
+        report.objective is not None and report.gradient.target is report.objective and report.gradient.scale > 0
+    )
     return report.options.role != "surrogate" and not (asked_for and report.gradient.weight == "sequence")

@@ -130,7 +130,7 @@ def _band(probe: Probe) -> tuple[float, float]:
     reach = 6.0
 
     def kept(s: float) -> bool:
-        return abs(_weight_of(probe, s)) > 1e-9 * np.exp(s)
+        return abs(_weight_of(probe, s)) > 1e-9 * float(np.exp(s))
 
     ends = []
     for sign in (-1.0, 1.0):

@@ -220,7 +220,9 @@ def repaired(repair: Repair, placement: Placement) -> str:
     if placement == "metric":
         return f"{repair.change} the value would be {times(repair.value.scale)}{name_or_none(repair.value)}"
     found = repair.gradient
-    return f"{repair.change} the gradient would be that of {times(found.scale)}{name_or_none(found)}{_PER[found.weight]}"
+    return (
+        f"{repair.change} the gradient would be that of {times(found.scale)}{name_or_none(found)}{_PER[found.weight]}"
+    )
 
 
 def name_or_none(found: Identification) -> str:

@@ -28,7 +28,10 @@ RULE = Rule(
     group="biased-value",
     title="A temperature on one side only",
     checks="Whether the log-probs of the two models count as much as each other, by moving one at a time.",
-    why="Log-probs at a temperature are those of another model: where policy and reference agree the term is not 0, and its minimum is elsewhere.",
+    why=(
+        "Log-probs at a temperature are those of another model: where policy and reference agree the term is not 0, "
+        "and its minimum is elsewhere."
+    ),
     example=EXAMPLE,
     instead="Divide both models' logits by the temperature, or neither's.",
     references=("docs/audit.md",),

@@ -23,7 +23,10 @@ RULE = Rule(
     slug="excluded-words",
     group="numerics",
     title="Words that both models exclude make it nan",
-    checks="Whether two more words of the vocabulary, of probability 0 under both models, change the result or its gradient.",
+    checks=(
+        "Whether two more words of the vocabulary, of probability 0 under both models, change the result or its "
+        "gradient."
+    ),
     why="Masked vocabularies, top-p and grammars give whole distributions entries of −inf, and 0·(−inf − −inf) is nan.",
     example=EXAMPLE,
     instead="Select before the difference: torch.where(q > -inf, q - p, 0).",

@@ -16,7 +16,8 @@ def _find(report: Audited) -> str:
     found = report.numerics
     if found.swallowed in ("", "nan"):
         return ""
-    return f"from |ℓ| = {found.swallowed_from:.3g} nats on, where the formula overflows, it gives {found.swallowed} and not inf"
+    where = f"from |ℓ| = {found.swallowed_from:.3g} nats on, where the formula overflows"
+    return f"{where}, it gives {found.swallowed} and not inf"
 
 
 RULE = Rule(
@@ -25,7 +26,10 @@ RULE = Rule(
     group="numerics",
     title="An overflow is replaced by a number",
     checks="What float32 gives at log-ratios at which the formula itself is beyond float32's range.",
-    why="The tokens furthest from the reference count for nothing or for an arbitrary number, without a sign of it in the logs.",
+    why=(
+        "The tokens furthest from the reference count for nothing or for an arbitrary number, without a sign of it "
+        "in the logs."
+    ),
     example=EXAMPLE,
     instead="Let it be inf and count how often, or use a formula that does not overflow: k1 has none.",
     references=("docs/audit.md",),

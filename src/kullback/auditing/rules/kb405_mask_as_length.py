@@ -17,7 +17,9 @@ def _find(report: Audited) -> str:
     places = [words for words, found in (("before", seen.left), ("between", seen.holes)) if found]
     if not places:
         return ""
-    return f"masked places {' and '.join(places)} the counted tokens change the result, though padding after them does not"
+    return (
+        f"masked places {' and '.join(places)} the counted tokens change the result, though padding after them does not"
+    )
 
 
 RULE = Rule(
@@ -26,7 +28,10 @@ RULE = Rule(
     group="masking",
     title="The mask is taken for a length",
     checks="Whether masked places before or between the counted tokens change what counts.",
-    why="Prompts, tool results and left padding put masked places before and between the tokens that count: other tokens are then penalised, and some of those that count are not.",
+    why=(
+        "Prompts, tool results and left padding put masked places before and between the tokens that count: other "
+        "tokens are then penalised, and some of those that count are not."
+    ),
     example=EXAMPLE,
     instead="Multiply by the mask itself, or select with where.",
     references=("docs/audit.md",),

@@ -14,7 +14,11 @@ def k3(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     what = report.handling.poisoned_by
-    return f"{what} in masked places changes the result or makes it no number: what is masked is read before" if what else ""
+    return (
+        f"{what} in masked places changes the result or makes it no number: what is masked is read before"
+        if what
+        else ""
+    )
 
 
 RULE = Rule(
@@ -23,7 +27,10 @@ RULE = Rule(
     group="masking",
     title="What trainers fill padding with makes it nan",
     checks="Whether −1e10, or the least float32, in masked places changes the result or makes it no number.",
-    why="Padding is filled with −1e10 or a dtype's minimum, whose exponential overflows, and inf times a mask of 0 is nan.",
+    why=(
+        "Padding is filled with −1e10 or a dtype's minimum, whose exponential overflows, and inf times a mask of 0 "
+        "is nan."
+    ),
     example=EXAMPLE,
     instead="Select before the exponential: x = torch.where(mask, ref_logprobs - logprobs, 0).",
     references=("docs/audit.md",),

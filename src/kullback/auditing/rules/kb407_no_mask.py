@@ -23,7 +23,10 @@ RULE = Rule(
     group="masking",
     title="It takes no mask, and padding counts",
     checks="Whether log-probs in padding change the result of a function that takes no mask.",
-    why="A batch has rows of different lengths. What padding holds is summed with the tokens unless every caller masks both inputs first.",
+    why=(
+        "A batch has rows of different lengths. What padding holds is summed with the tokens unless every caller "
+        "masks both inputs first."
+    ),
     example=EXAMPLE,
     instead="Take the mask: ((logprobs - ref_logprobs) * mask).sum(1).mean().",
     references=("docs/audit.md",),

@@ -24,8 +24,14 @@ RULE = Rule(
     slug="misaligned",
     group="masking",
     title="Tokens of different places are compared",
-    checks="Whether moving the policy's log-prob of a token and the reference's of its neighbour by as much leaves the result as it is.",
-    why="Log-probs of two models that are shifted against each other are of different tokens: their difference is no log-ratio.",
+    checks=(
+        "Whether moving the policy's log-prob of a token and the reference's of its neighbour by as much leaves the "
+        "result as it is."
+    ),
+    why=(
+        "Log-probs of two models that are shifted against each other are of different tokens: their difference is "
+        "no log-ratio."
+    ),
     example=EXAMPLE,
     instead="Slice both the same way: log-prob t of both is of the token at t.",
     references=("docs/audit.md",),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 

@@ -30,7 +30,10 @@ RULE = Rule(
     group="off-policy",
     title="Terms outside a band of ratios are dropped",
     checks="From which ratio on a token's term is 0.",
-    why="What is dropped is not random: the tokens on which the two policies differ most have no weight, and the KL of the rest is another one.",
+    why=(
+        "What is dropped is not random: the tokens on which the two policies differ most have no weight, and the KL "
+        "of the rest is another one."
+    ),
     example=EXAMPLE,
     instead="Truncate instead of dropping, and say so: kb.kl_loss(…, behavior_logprobs=…, truncate=…).",
     references=("docs/audit.md",),

@@ -27,7 +27,10 @@ RULE = Rule(
     group="off-policy",
     title="The bounds of the ratio are inverted",
     checks="Whether a ratio far from 1 counts and one of 1 does not, or every ratio becomes one number.",
-    why="clamp(min, max) with min above max gives max everywhere, and a band with its signs turned keeps what it should drop: without an error.",
+    why=(
+        "clamp(min, max) with min above max gives max everywhere, and a band with its signs turned keeps what it "
+        "should drop: without an error."
+    ),
     example=EXAMPLE,
     instead="rho.clamp(min=low, max=high) with low < 1 < high.",
     references=("docs/audit.md",),

@@ -71,7 +71,10 @@ class Batch(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """A column, or what stands for a missing one."""
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def pop(self, key: str, default: Any = None) -> Any:
         """The same: nothing is taken out of an exact world."""
@@ -131,9 +134,9 @@ class Model:
             logits = torch.cat([logits, torch.zeros_like(logits[:, : width - logits.shape[1]])], 1)
         return SimpleNamespace(logits=logits, loss=None)
 
-    def forward(self, *ids: Tensor, **more: object) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor | None = None, *_: object, **__: object) -> SimpleNamespace:
         """The same."""
-        return self(*ids, **more)
+        return self(input_ids)
 
     def eval(self) -> Model:
         """The same: it has no dropout."""
@@ -161,7 +164,9 @@ class Config(SimpleNamespace):
         """A copy with another value, ``algorithm.beta`` in an object of it."""
         first, _, rest = name.partition(".")
         inner = vars(self).get(first)
-        return Config(**{**vars(self), first: inner.having(rest, value) if rest and isinstance(inner, Config) else value})
+        return Config(
+            **{**vars(self), first: inner.having(rest, value) if rest and isinstance(inner, Config) else value}
+        )
 
     def flat(self) -> Iterator[tuple[str, object]]:
         """Every attribute, those of inner objects by ``inner.name``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kullback.arrays import Array, namespace
 
@@ -23,12 +23,13 @@ class Filled:
 
     def of(self, logprobs: Array) -> Array:
         """The array for a batch whose log-probs these are, of the same library."""
-        xp = namespace(logprobs)
-        token = xp.zeros_like(logprobs) if self.word == "zeros" else xp.ones_like(logprobs)
+        xp: Any = namespace(logprobs)
+        token: Any = xp.zeros_like(logprobs) if self.word == "zeros" else xp.ones_like(logprobs)
         if self.word == "signs":
-            token = token * xp.cumprod(-token, 0) * -1.0
+            token = 2.0 * (xp.cumsum(token, 0) % 2) - 1.0
         row = token[:, 0]
-        return {"row": row, "token": token, "column": row[:, None]}[self.shape]
+        made: dict[Shape, Array] = {"row": row, "token": token, "column": row[:, None]}
+        return made[self.shape]
 
     def __str__(self) -> str:
         return self.word

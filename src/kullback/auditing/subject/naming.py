@@ -86,29 +86,39 @@ COEFFICIENTS = frozenset(
 )
 """Names of the KL's own coefficient, which is 1 where nobody says otherwise."""
 
-POLICY = frozenset(
-    "policy new current curr cur student actor pi trainer train training trained learner theta online live pol".split()
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+POLICY = _words_of(
+    "policy new current curr cur student actor pi trainer train training trained learner theta online live pol"
 )
-REFERENCE = frozenset(
-    "ref reference refs base teacher sft anchor frozen init initial original orig prior target pretrained".split()
+REFERENCE = _words_of(
+    "ref reference refs base teacher sft anchor frozen init initial original orig prior target pretrained"
 )
-BEHAVIOR = frozenset(
-    "old behavior behaviour beh rollout sampler sampling inference vllm sglang generator generation prev previous "
-    "engine mu".split()
+BEHAVIOR = _words_of(
+    "old behavior behaviour beh rollout sampler sampling inference vllm sglang generator generation prev "
+    "previous engine mu"
 )
-LOGPROBS = frozenset("logprobs logprob logps logp logpi logpis lps lp logprobabilities loglikelihoods logpdf".split())
-LOGITS = frozenset("logits logit logdistributions logsoftmax logdists logprobsfull".split())
-PROBABILITIES = frozenset("probs probabilities distributions distribution dist dists".split())
-MASKS = frozenset("mask masks keep valid".split())
-MASKED = frozenset("response responses completion completions action actions loss token tokens answer".split())
-FILLER = frozenset(
-    "per token tokens sampled selected gathered chosen all batch model seq sequence policy pi the t action actions "
-    "response responses completion completions answer generated output full vocab vocabulary".split()
+LOGPROBS = _words_of("logprobs logprob logps logp logpi logpis lps lp logprobabilities loglikelihoods logpdf")
+LOGITS = _words_of("logits logit logdistributions logsoftmax logdists logprobsfull")
+PROBABILITIES = _words_of("probs probabilities distributions distribution dist dists")
+MASKS = _words_of("mask masks keep valid")
+MASKED = _words_of("response responses completion completions action actions loss token tokens answer")
+FILLER = _words_of(
+    "per token tokens sampled selected gathered chosen all batch model seq sequence policy pi the t "
+    "action actions response responses completion completions answer generated output full vocab "
+    "vocabulary"
 )
-ALONE = frozenset("new current curr cur student policy actor old behavior behaviour rollout ref reference teacher".split())
+ALONE = _words_of("new current curr cur student policy actor old behavior behaviour rollout ref reference teacher")
 """Words that stand for log-probs when they are the whole name."""
 
-JOINED = {"log": frozenset("prob probs probabilities p ps pi pis softmax likelihoods distributions dists".split())}
+JOINED = {
+    "log": frozenset(
+        ["prob", "probs", "probabilities", "p", "ps", "pi", "pis", "softmax", "likelihoods", "distributions", "dists"]
+    )
+}
 
 
 def column_of(name: str) -> str | None:
@@ -160,7 +170,7 @@ def _words(name: str) -> list[str]:
 
 
 def _owner(words: list[str]) -> str | None:
-    """"policy", "reference" or "behavior"; None where words contradict one another or are not known."""
+    """ "policy", "reference" or "behavior"; None where words contradict one another or are not known."""
     of = {"policy": POLICY, "reference": REFERENCE, "behavior": BEHAVIOR}
     owners = {owner for owner, known in of.items() if set(words) & known}
     if not set(words) <= POLICY | REFERENCE | BEHAVIOR | FILLER:

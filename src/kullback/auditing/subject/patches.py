@@ -8,7 +8,9 @@ from typing import Any, Literal
 Patch = Literal["half", "detach", "clamp"]
 """What is left out: rounding to half precision, cutting the graph, or clamping."""
 
-CLAMPS = frozenset({"clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max", "clamp_min_", "clamp_max_", "hardtanh"})
+CLAMPS = frozenset(
+    {"clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max", "clamp_min_", "clamp_max_", "hardtanh"}
+)
 CUTS = frozenset({"detach", "detach_"})
 HALVES = frozenset({"bfloat16", "half"})
 

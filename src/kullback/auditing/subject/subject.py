@@ -15,7 +15,7 @@ from kullback.auditing.subject.columns import BESIDE, FULL
 from kullback.auditing.subject.failures import CallFailed, failure
 from kullback.auditing.subject.filled import SHAPES, Filled, Shape
 from kullback.auditing.subject.functions import Function
-from kullback.auditing.subject.layouts import LAYOUTS, Layout, Laid
+from kullback.auditing.subject.layouts import LAYOUTS, Laid, Layout
 from kullback.auditing.subject.libraries import CALLS
 from kullback.auditing.subject.patches import Patch, without
 from kullback.auditing.subject.shapes import Kind, fits, kind_of, wrong_shape
@@ -74,6 +74,7 @@ class Subject:
         self._call = CALLS[arrays](self._fn, wires)
         self._off: Wires | None = None
         self.isolation = ""
+        self._without_kl = self._call
         self._patches: tuple[Patch, ...] = ()
         self._shape: Shape = "row"
         self.exchanged: dict[str, str] = {}
@@ -165,12 +166,16 @@ class Subject:
         given = {name: array[rows] for name, array in columns.items()}
         if self.level == "sequence":
             given = _summed(given)
-        given = self._completed(given)
+        given = dict(self._completed(given))
         if self.wires.pair:
             given = {
                 **given,
                 "behavior_logprobs": given["ref_logprobs"],
-                **({"behavior_log_distributions": given["ref_log_distributions"]} if "ref_log_distributions" in given else {}),
+                **(
+                    {"behavior_log_distributions": given["ref_log_distributions"]}
+                    if "ref_log_distributions" in given
+                    else {}
+                ),
             }
         given = {**given, **{taker: given[column] for taker, column in self.exchanged.items()}}
         wanted = {name: self._typed(name, given[name]) for name in self.wires.wanted if name in given}

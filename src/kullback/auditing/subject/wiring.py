@@ -68,7 +68,7 @@ class Wires:
             **placed,
             **self.named,
             **self.of,
-            **{name: "a batch of columns" for name in self.batches},
+            **dict.fromkeys(self.batches, "a batch of columns"),
             **{name: f"a model of the {whose}" for name, whose in self.models.items()},
             **{name: _shown(value) for name, value in self.constants.items()},
         }
@@ -155,7 +155,9 @@ class _Wiring:
         """What each of them takes."""
         found = [(p, self._column(p)) for p in self.open]
         self._refuse([p.name for p, column in found if column is None and self._needed(p)])
-        self._refuse(_twice([(p.name, column) for p, column in found if column is not None and p.name not in self.names]))
+        self._refuse(
+            _twice([(p.name, column) for p, column in found if column is not None and p.name not in self.names])
+        )
         positional: list[str] = []
         labels: list[str] = []
         named: dict[str, str] = {}
@@ -164,7 +166,9 @@ class _Wiring:
                 free = [c for c in LEADING if c not in {c for _, c in found}]
                 labels += [f"*{p.name}[{i}]" for i in range(len(free))]
                 positional += free
-            elif column is not None and (p.kind is p.POSITIONAL_ONLY or (self.starred and p.kind is not p.KEYWORD_ONLY)):
+            elif column is not None and (
+                p.kind is p.POSITIONAL_ONLY or (self.starred and p.kind is not p.KEYWORD_ONLY)
+            ):
                 positional.append(column)
                 labels.append(p.name)
             elif column is not None:
@@ -185,7 +189,9 @@ class _Wiring:
         """Numbers whose names are those of the KL's coefficient, given or with a value of their own."""
         for name, value in self.constants.items():
             if isinstance(value, Config):
-                yield from (f"{name}.{inner}" for inner, number in value.flat() if _number(number) and is_coefficient(inner))
+                yield from (
+                    f"{name}.{inner}" for inner, number in value.flat() if _number(number) and is_coefficient(inner)
+                )
             elif _number(value) and is_coefficient(name):
                 yield name
         for p in self.open:

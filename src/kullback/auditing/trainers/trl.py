@@ -98,7 +98,9 @@ TRL = Trainer(
     package="trl",
     install="pip install trl",
     members=members(
-        replace(_grpo("grpo", "GRPOConfig's defaults: loss_type=dapo, use_bias_correction_kl=True", "dapo"), default=True),
+        replace(
+            _grpo("grpo", "GRPOConfig's defaults: loss_type=dapo, use_bias_correction_kl=True", "dapo"), default=True
+        ),
         _grpo("grpo-uncorrected", "loss_type=dapo, use_bias_correction_kl=False", "dapo", corrected=False),
         *(
             _grpo(f"grpo-{kind}", f"loss_type={kind}, use_bias_correction_kl=True", kind)
