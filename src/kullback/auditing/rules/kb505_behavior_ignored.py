@@ -14,6 +14,9 @@ def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
 def _find(report: Audited) -> str:
     if report.weighting is None or report.weighting.ratio != "ignored" or report.paired:
         return ""
+    if report.effects.behavior:
+        # They weight the gradient alone, as a straight-through loss does.
+        return ""
     if whole(report):
         # They are the policy gradient's, which is switched off.
         return ""
