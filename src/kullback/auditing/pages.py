@@ -149,21 +149,22 @@ def _chapters(reports: Sequence[AuditReport]) -> Iterator[Block]:
 def _codes(reports: Sequence[AuditReport]) -> Iterator[Block]:
     """A line for every code in a table, with the functions that it is found in; and what parameters got."""
     found: dict[str, list[str]] = {}
+    subjects = {report.subject for report in reports}
     for report in reports:
         for finding in report.findings:
             found.setdefault(finding.code, []).append(report.subject)
     if found:
-        yield Facts(tuple((code, f"{RULES[code].title} ({_several(found[code])})") for code in sorted(found)))
+        yield Facts(tuple((code, RULES[code].title + _several(found[code], len(subjects))) for code in sorted(found)))
     wirings = dict.fromkeys(_wired(report) for report in reports if report.wiring)
     if wirings:
         yield Facts(tuple(("parameters", text) for text in wirings), tone="quiet")
 
 
-def _several(subjects: Sequence[str]) -> str:
-    """Up to three names, and how many more there are."""
+def _several(subjects: Sequence[str], count: int) -> str:
+    """Where a code is found, of several functions: up to three names, and how many more there are."""
     names = list(dict.fromkeys(subjects))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return "" if count == 1 else f" ({', '.join(names[:3])}{more})"
 
 
 def _wired(report: AuditReport) -> str:

@@ -17,9 +17,9 @@ def _find(report: Audited) -> str:
     gradient = report.gradient
     if report.placement == "metric" or gradient.named is not None or not gradient.errors:
         return ""
+    nearest = f"{meant(report, 'gradient')}that of {name(gradient.nearest)}"
     return (
-        f"the gradient {PLACES[report.placement]} is no named target's: {meant(report, 'gradient')}that of "
-        f"{name(gradient.nearest)} is missed by "
+        f"the gradient {PLACES[report.placement]} is no named target's: {nearest} is missed by "
         f"{range_of_errors(gradient)} across the exact worlds{for_one_token(gradient, 'that of ')}"
     )
 
