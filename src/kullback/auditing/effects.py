@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +13,6 @@ from kullback.auditing.probes import Probe, same
 from kullback.auditing.subject.columns import BEHAVIOR, REFERENCE
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.subject import Subject
-from kullback.targets import FORWARD_KL, REVERSE_KL
 
 if TYPE_CHECKING:
     from kullback.auditing.subject.tensors import Columns, Tensor
@@ -36,7 +34,7 @@ class Effects:
         bonus: what each token adds where the models agree, whatever it is.
         temperature: how many times the policy's log-prob counts for one of the reference's.
         end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
-        scaled: whose logits are divided by which temperature, and the target that the value then is; None if neither.
+        scaled: by what the policy's logits are divided more than the reference's; 1 but for a temperature on one side.
     """
 
     reference: bool | None = None
@@ -45,7 +43,7 @@ class Effects:
     twice: tuple[int, ...] = ()
     bonus: float = 0.0
     temperature: float = 1.0
-    scaled: tuple[str, float, str] | None = None
+    scaled: float = 1.0
     end: bool | None = None
 
 
@@ -90,61 +88,43 @@ def _end(subject: Subject) -> bool | None:
     return seen[1] if seen[0] else None
 
 
-TEMPERATURES = np.exp(np.linspace(np.log(0.2), np.log(5.0), 161))
+TEMPERATURES = np.exp(np.linspace(np.log(0.2), np.log(5.0), 81))
 
 
-def scaled_logits(subject: Subject) -> tuple[str, float, str] | None:
-    """Whose logits a function of whole distributions divides by a temperature, as far as the four KLs tell.
+def scaled_logits(subject: Subject) -> float:
+    """By what the policy's logits are divided more than the reference's, in a function of whole distributions.
 
-    The temperature at which a world's value is met is looked for, and has to be the same in another world.
+    Of two models that are one a divergence is 0. Where it is not, the temperature is looked for at which it is.
     """
-    if not {"log_distributions", "ref_log_distributions"} <= subject.columns or subject.kind != "token":
-        return None
-    base = rows_of_every_length()
+    if not {"log_distributions", "ref_log_distributions"} <= subject.columns:
+        return 1.0
+
+    def size(temperature: float) -> float:
+        return float(np.abs(_of_one_model(subject, temperature)).sum())
+
     try:
-        got = subject(base)[base["mask"]].double().detach().numpy()
+        if size(1.0) < 1e-6:
+            return 1.0
+        best = int(np.argmin([size(t) for t in TEMPERATURES]))
+        low, high = TEMPERATURES[max(0, best - 1)], TEMPERATURES[min(len(TEMPERATURES) - 1, best + 1)]
+        for _ in range(50):
+            a, b = high - 0.618 * (high - low), low + 0.618 * (high - low)
+            low, high = (low, b) if size(a) < size(b) else (a, high)
+        found = float(0.5 * (low + high))
+        return found if size(found) < 1e-5 * max(1.0, size(1.0)) else 1.0
     except CallFailed:
-        return None
-    q, p = (base[name][base["mask"]].numpy() for name in ("log_distributions", "ref_log_distributions"))
-    if not np.isfinite(got).all():
-        return None
-    for side in ("policy", "reference"):
-        for target, turned in ((REVERSE_KL, False), (FORWARD_KL, True)):
-
-            def value(temperature: float, side: str = side, turned: bool = turned) -> Float64:
-                a, b = (_softened(q, temperature), p) if side == "policy" else (q, _softened(p, temperature))
-                return _kl(b, a) if turned else _kl(a, b)
-
-            found = _met(got, value)
-            if found is not None and abs(found - 1.0) > 1e-3:
-                return side, found, f"{target.formula} ({target.name})"
-    return None
+        return 1.0
 
 
-def _softened(logits: Float64, temperature: float) -> Float64:
-    scaled: Float64 = logits / temperature
-    normalised: Float64 = scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
-    return normalised
-
-
-def _kl(a: Float64, b: Float64) -> Float64:
-    found: Float64 = (np.exp(a) * (a - b)).sum(-1)
+def _of_one_model(subject: Subject, temperature: float) -> Float64:
+    """The result where both models have the same logits, the policy's multiplied by a temperature."""
+    base = rows_of_every_length()
+    logits = base["log_distributions"]
+    same_one = dict.fromkeys(("logprobs", "ref_logprobs", "behavior_logprobs"), base["logprobs"])
+    given = {**base, **same_one, "log_distributions": temperature * logits, "ref_log_distributions": logits}
+    result = subject(given).detach().double()
+    found: Float64 = (result[base["mask"]] if subject.kind == "token" else result.reshape(-1)).numpy()
     return found
-
-
-def _met(got: Float64, value: Callable[[float], Float64]) -> float | None:
-    """The temperature at which all of some values are met: on a grid, then by golden section."""
-    errors = [float(np.abs(value(t) - got).max()) for t in TEMPERATURES]
-    best = int(np.argmin(errors))
-    low, high = TEMPERATURES[max(0, best - 1)], TEMPERATURES[min(len(errors) - 1, best + 1)]
-    for _ in range(60):
-        a, b = high - 0.618 * (high - low), low + 0.618 * (high - low)
-        if np.abs(value(a) - got).max() < np.abs(value(b) - got).max():
-            high = b
-        else:
-            low = a
-    found = float(0.5 * (low + high))
-    return found if np.allclose(value(found), got, rtol=1e-4, atol=1e-6) else None
 
 
 def _matters(subject: Subject, group: frozenset[str]) -> bool | None:

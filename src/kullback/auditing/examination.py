@@ -115,7 +115,7 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
         numerics=replace(
             numerics(probe, found, arithmetic),
             half_error=half,
-            step=rounding_step(probe) if arithmetic >= HALF else 0.0,
+            step=rounding_step(probe) if identified.value.target in (None, ZERO) else 0.0,
             excluded_words=without_words(subject, arithmetic),
             zero_keeps=zero_keeps_nan(subject),
         ),

@@ -145,7 +145,8 @@ def form(probe: Probe, tolerance: float) -> Form | None:
 
 
 def _form(probe: Probe, tolerance: float) -> Form:
-    grid = np.concatenate([np.linspace(-1.5, -0.1, 8), np.linspace(0.1, 1.5, 8)])
+    # Near 0, so that a clamp at 1 nat is a clamp and not another formula.
+    grid = np.concatenate([np.linspace(-0.8, -0.1, 8), np.linspace(0.1, 0.8, 8)])
     zero = float(probe.ratio(np.array([0.0]), -1.0)[0][0])
     here, there = probe.ratio(grid, -1.0)[0], probe.ratio(grid, -1.7)[0]
     if np.allclose(here, there, rtol=1e-5, atol=1e-8):

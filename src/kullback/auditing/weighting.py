@@ -65,10 +65,10 @@ def weighting(probe: Probe) -> Weighting | None:
         ratio = _ratio(probe)
         if ratio == "ignored" and _constant(probe):
             return Weighting(ratio, inverted=True)
+        band = _band(probe)
         if ratio in ("ignored", "other", "upside down"):
-            return Weighting(ratio)
+            return Weighting(ratio, band=band)
         low, high = _clip(probe, ratio)
-        band = _band(probe) if ratio == "token" else (0.0, float("inf"))
         return Weighting(ratio, low, high, _detached(probe), band)
     except CallFailed:
         return None
@@ -128,6 +128,8 @@ def _constant(probe: Probe) -> bool:
 def _band(probe: Probe) -> tuple[float, float]:
     """The ratios outside which a term is dropped, from a grid of log q/μ and bisection."""
     reach = 6.0
+    if abs(_weight_of(probe, 0.0)) < 1e-9:
+        return 0.0, float("inf")
 
     def kept(s: float) -> bool:
         return abs(_weight_of(probe, s)) > 1e-9 * float(np.exp(s))

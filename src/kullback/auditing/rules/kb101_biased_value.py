@@ -5,6 +5,7 @@ from __future__ import annotations
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule, meant
 from kullback.auditing.words import for_one_token, name, range_of_errors
+from kullback.targets import ZERO
 
 EXAMPLE = """\
 def k2(logprobs, ref_logprobs, mask):
@@ -14,6 +15,8 @@ def k2(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     value = report.value
+    if value.named is ZERO and report.placement == "metric":
+        return "the value is 0 on average, whatever the models are"
     if value.named is not None or not value.errors:
         return ""
     missed = meant(report, "value")

@@ -40,4 +40,5 @@ RULE = Rule(
     instead="For samples of the policy the log-ratio is logprobs − ref_logprobs.",
     references=("Schulman 2020, “Approximating KL Divergence”",),
     find=_find,
+    covered_by=("KB112",),
 )

@@ -16,9 +16,11 @@ def _find(report: Audited) -> str:
     share = report.effects.temperature
     if share != 1.0:
         return f"the policy's log-prob counts {share:.3g} times as much as the reference's: a temperature on one side"
-    if (found := report.effects.scaled) is not None:
-        side, temperature, target = found
-        return f"the value is {target} with the {side}'s logits divided by {temperature:.3g}, and not the other's"
+    if (scaled := report.effects.scaled) != 1.0:
+        return (
+            f"the policy's logits are divided by {scaled:.3g} and the reference's are not (or these by {1 / scaled:.3g}): "
+            "of two models that are one the result is not 0"
+        )
     return ""
 
 

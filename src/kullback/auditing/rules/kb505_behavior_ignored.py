@@ -35,6 +35,6 @@ RULE = Rule(
     references=("docs/theory.md, “Losses”",),
     find=_find,
     call=True,
-    covered_by=("KB112", "KB509"),
+    covered_by=("KB112", "KB508", "KB509"),
     severity="warn",
 )

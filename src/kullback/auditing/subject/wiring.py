@@ -153,6 +153,11 @@ class _Wiring:
 
     def wires(self) -> Wires:
         """What each of them takes."""
+        # A term that is switched off is audited as it is when it is on.
+        self.constants |= {
+            p.name: 1.0 for p in self.open if is_coefficient(p.name) and _number(p.default) and p.default == 0
+        }
+        self.open = [p for p in self.open if p.name not in self.constants]
         found = [(p, self._column(p)) for p in self.open]
         self._refuse([p.name for p, column in found if column is None and self._needed(p)])
         self._refuse(
