@@ -119,7 +119,7 @@ class StatementList:
                 rows.append((statement.number, statement.says, "no claim", statement.reason, ""))
         columns = ("no.", "says", "verdict", "by the number", "claim")
         note = "`kullback claims ID` shows a claim with all of its numbers."
-        return Document("", (Table(self.title, note, columns, tuple(rows), spare=("by the number",)),))
+        return Document("", (Table(self.title, note, columns, tuple(rows), wide=("by the number",)),))
 
 
 def deciding(statement: Statement) -> tuple[Claim, ...]:
