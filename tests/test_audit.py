@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from right_code_styles import OURS, STYLES, ours
 from wrong_code import RIGHT, WRONG, Case
+from wrong_code_batches import BATCHES
 
 import kullback as kb
 from kullback.auditing.options import SAMPLERS
@@ -17,11 +19,11 @@ from kullback.estimators import LEVELS, Estimator
 from kullback.surrogates import Surrogate
 from kullback.targets import TARGETS, Target
 
-SECONDS = 10.0
+SECONDS = 5.0
 """Of CPU time, so that other work on the machine does not count."""
 
 
-@pytest.mark.parametrize("case", WRONG, ids=str)
+@pytest.mark.parametrize("case", [*WRONG, *BATCHES], ids=lambda case: f"{case}-{case.code}")
 def test_every_mistake_is_named(case: Case) -> None:
     start = time.process_time()
     report = kb.audit(case.fn, **case.options)
@@ -29,18 +31,39 @@ def test_every_mistake_is_named(case: Case) -> None:
     assert time.process_time() - start < SECONDS
 
 
-@pytest.mark.parametrize("case", RIGHT, ids=lambda case: f"{case}-{case.options['placement']}")
+@pytest.mark.parametrize("case", [*RIGHT, *STYLES], ids=lambda case: f"{case}-{case.options['placement']}")
 def test_nothing_is_found_in_right_code(case: Case) -> None:
     report = kb.audit(case.fn, **case.options)
     assert [str(finding) for finding in report.findings] == []
-    assert report.value.target is not None
+    assert report.status == "ok"
+    judged = report.value if report.placement == "metric" else report.gradient
+    assert judged.target is not None
+    assert judged.target is not kb.ZERO
+
+
+@pytest.mark.parametrize("ours_is", OURS, ids=lambda given: given[0])
+def test_nothing_is_found_in_our_own_loss(ours_is: tuple[Any, ...]) -> None:
+    _, objective, *others = ours_is
+    report = kb.audit(ours(objective, *others), placement="loss", objective=objective)
+    assert [str(finding) for finding in report.findings] == []
+    assert report.gradient.target is objective
+
+
+@pytest.mark.parametrize("placement", ["reward", "metric"])
+@pytest.mark.parametrize("credit", ["return", "reward_to_go"])
+def test_nothing_is_found_in_our_own_reward(placement: Any, credit: Any) -> None:
+    report = kb.audit(kb.kl_reward, placement=placement, credit=credit, settings={"estimator": "k1"})
+    assert report.findings == ()
+    assert report.value.target is kb.REVERSE_KL
 
 
 def test_there_is_a_mistake_for_every_rule_that_can_be_found() -> None:
-    named = {case.code for case in WRONG}
+    named = {case.code for case in (*WRONG, *BATCHES)}
     calls = {rule.code for rule in RULES if rule.group == "call"}
     combined = {"KB204", "KB206", "KB302", "KB305", "KB507"}
     assert {rule.code for rule in RULES} - calls - combined <= named
+    assert len(WRONG) + len(BATCHES) >= 80
+    assert len(RIGHT) + len(STYLES) >= 40
 
 
 def same(promised: Target | None, found: kb.AuditReport, kind: str, sampler: str) -> bool:
@@ -199,7 +222,7 @@ def test_a_call_that_goes_wrong_is_one_sentence(
     assert report.to_dict()["findings"]
 
 
-def test_parameters_take_columns_by_name_then_by_place() -> None:
+def test_parameters_take_columns_by_name() -> None:
     def named(mask, old_log_probs, ref_log_prob, log_prob):
         assert mask.dtype == torch.bool
         return torch.exp(log_prob - old_log_probs) * (log_prob - ref_log_prob)

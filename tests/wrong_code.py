@@ -23,7 +23,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=lambda: {"placement": "loss"})
 
     def __str__(self) -> str:
-        return self.fn.__name__
+        return str(getattr(self.fn, "__name__", type(self.fn).__name__))
 
 
 REWARD = {"placement": "reward"}

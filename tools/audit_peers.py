@@ -21,10 +21,14 @@ HEAD = """\
 # The KL terms of today's trainers, audited
 
 Written by `make audit-peers`, which runs `kullback audit TRAINER` on each trainer's own functions, as installed
-from PyPI or from a checkout, on exact worlds. Nothing here is sampled, and nothing is an opinion about a training
+or from a checkout, on exact worlds. Nothing here is sampled, and nothing is an opinion about a training
 run: it says what the code computes, in which world, and by how much that differs. What a code means is in
 [rules.md](rules.md). A term that is none of the named targets may still train well.
 
+- *verdict*: `ok`: nothing was found. `warn`: what was found holds under conditions, such as half precision, a clamp
+  that binds, or single tokens. `wrong`: the number or the gradient is not what it is taken for. The finding that matters
+  most comes first.
+- *(default)*: what the trainer does where nobody says otherwise.
 - *value*: the target that the expectation of the term equals, for samples of the policy unless said otherwise.
 - *gradient*: the target whose gradient the expectation of its gradient equals, where the trainer puts it: in the
   loss with the samples held fixed, or in the reward with the credit that is named.
@@ -33,7 +37,8 @@ run: it says what the code computes, in which world, and by how much that differ
 - *off by … near, … far*: the relative error in the world “near”, where KL(q‖p) is 0.04 nats a sequence, and the
   largest one over the exact worlds, in the farthest of which KL(q‖p) is 10 nats and log-ratios go beyond 20.
 
-A function of log-probs alone is audited as it is, its tokens summed. Where the KL is a few lines in a method, marked *,
+A function of log-probs alone is audited as it is, its tokens summed. Its parameters are handed to it by their
+names. Where the KL is a few lines in a method, marked *,
 the method is driven by a stand-in for the trainer, with advantages of 0 and a coefficient of 1. No function was
 changed; each was taken out of its file with the helpers that it calls.
 """
@@ -55,7 +60,8 @@ def page(sources: Path | None) -> str:
         parts += [f"## {version}", _table(reports)]
     parts += ["## The codes", "\n".join(f"- [{c}](rules.md#{c.lower()}) {RULES[c].title}" for c in sorted(codes))]
     if missing:
-        parts.append(f"Not installed or checked out when this was written: {', '.join(missing)}.")
+        said = [f"{name} ({TRAINERS[name].install})" for name in missing]
+        parts.append(f"Not installed or checked out when this was written: {', '.join(said)}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,11 +74,17 @@ def _table(reports: list[AuditReport]) -> str:
     table = audit_table([replace(r, subject=r.subject.partition(":")[2]) for r in reports])
     options = [report.origin.partition(": ")[2].partition(";")[0] for report in reports]
     rows = [
-        (f"`{name}`" + "*" * option.endswith(DRIVEN), option.removesuffix(DRIVEN), *rest)
+        (_name(str(name)) + "*" * option.endswith(DRIVEN), option.removesuffix(DRIVEN), *rest)
         for (name, *rest), option in zip(table.rows, options, strict=True)
     ]
     columns = (table.columns[0], "options", *table.columns[1:])
     return markdown.grid(replace(table, columns=columns, rows=tuple(rows)))
+
+
+def _name(name: str) -> str:
+    """A term's name as code, and whether it is the trainer's default."""
+    plain, default, _ = name.partition(" (default)")
+    return f"`{plain}`{default}"
 
 
 def main() -> None:

@@ -44,8 +44,8 @@ def rules() -> Document:
         "code, a name or a group. q is the policy, p the reference, μ what drew the samples. "
         "How to audit is in [audit.md](audit.md)."
     )
-    rows = tuple((f"[{r.code}](#{r.code.lower()})", r.slug, r.title) for r in RULES)
-    blocks: list[Block] = [head, Table("", "", ("code", "name", "what is wrong"), rows)]
+    rows = tuple((f"[{r.code}](#{r.code.lower()})", r.slug, r.severity, r.title) for r in RULES)
+    blocks: list[Block] = [head, Table("", "", ("code", "name", "verdict", "what is wrong"), rows)]
     for group, title in GROUPS.items():
         blocks.append(Heading(f"{title} (`{group}`)"))
         blocks += [block for rule in RULES if rule.group == group for block in _rule(rule)]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kullback.auditing.options import CREDITS, LEVELS, PLACEMENTS, SAMPLERS, Options, Placement, known
-from kullback.auditing.report import AuditReport
+from kullback.auditing import words
+from kullback.auditing.options import (
+    CREDITS,
+    LAYOUTS,
+    LEVELS,
+    PLACEMENTS,
+    ROLES,
+    SAMPLERS,
+    Options,
+    Placement,
+    known,
+)
+from kullback.auditing.report import AuditReport, Finding
 from kullback.auditing.run import report_of
 from kullback.auditing.subject.source import Located, locate
 from kullback.auditing.trainers import TRAINERS, Member, Trainer
@@ -23,7 +34,7 @@ class Request:
     """What was asked for, which leaves open what a trainer's term knows of itself.
 
     Attributes:
-        placement: "loss", "reward" or "metric"; None for a trainer's own, else for both of the first two.
+        placement: "loss", "reward", "bonus" or "metric"; None for a trainer's own, else for both of the first two.
         settings: values of further parameters; ``self.NAME`` is an attribute of a method's object.
 
     The others are those of `Options`.
@@ -38,6 +49,8 @@ class Request:
     objective: Target | None = None
     arrays: str = "torch"
     output: int | str | None = None
+    role: str = "value"
+    layout: str = "padded"
 
     @property
     def attributes(self) -> dict[str, object]:
@@ -60,6 +73,8 @@ class Request:
             objective=self.objective,
             arrays=self.arrays,
             output=self.output,
+            role=known("role", self.role, ROLES),
+            layout=known("layout", self.layout, LAYOUTS),
         )
 
     def member_options(self, member: Member) -> Options:
@@ -98,7 +113,7 @@ class Term:
     def located(self) -> Located:
         """The function, and the version that it is of."""
         found = self.member.function(self.root)
-        return Located(found.fn, f"{self.trainer.version(self.root)}: {found.origin}")
+        return replace(found, origin=f"{self.trainer.version(self.root)}: {found.origin}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,31 @@ class Assignment:
     def report(self) -> AuditReport:
         """Make it."""
         found = self.code.located()
-        return report_of(found.fn, self.options, subject=self.subject, origin=found.origin)
+        place = (found.file, found.line)
+        made = report_of(found.fn, self.options, subject=self.subject, origin=found.origin, place=place)
+        return replace(made, default=isinstance(self.code, Term) and self.code.member.default)
+
+
+def compared(reports: Sequence[AuditReport]) -> list[AuditReport]:
+    """The reports of a function in several placements, each finding with a word where it is of one placement only."""
+    by_subject: dict[str, list[AuditReport]] = {}
+    for report in reports:
+        by_subject.setdefault(report.subject, []).append(report)
+    return [_noted(report, by_subject[report.subject]) for report in reports]
+
+
+def _noted(report: AuditReport, all_of_it: Sequence[AuditReport]) -> AuditReport:
+    others = [other for other in all_of_it if other.placement != report.placement and not other.failed]
+    if not others or report.failed:
+        return report
+
+    def noted(finding: Finding) -> Finding:
+        without = [words.PLACES[o.placement] for o in others if finding.code not in {f.code for f in o.findings}]
+        if not without:
+            return finding
+        return replace(finding, note=f"Only {words.PLACES[report.placement]}: {' and '.join(without)} it is not found")
+
+    return replace(report, findings=tuple(map(noted, report.findings)))
 
 
 def assignments(target: str, source: Path | None, request: Request) -> Iterator[Assignment]:

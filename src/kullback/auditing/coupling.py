@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.subject import Subject
 from kullback.auditing.worlds import Setting, columns
 
@@ -21,7 +22,11 @@ SEPARABLE: tuple[Coupling, ...] = ("mean", "sum", "token mean")
 def coupling(subject: Subject, setting: Setting) -> Coupling:
     """How rows are put together, from batches of two sequences of different lengths."""
     given = {name: array.detach() for name, array in columns(setting).items()}
-    seen = list(_possible(subject, given))
+    try:
+        seen = list(_possible(subject, given))
+    except CallFailed:
+        # A baseline that leaves the row out needs another row.
+        return "coupled"
     return next((kind for kind in SEPARABLE if all(kind in fitting for fitting in seen)), "coupled")
 
 

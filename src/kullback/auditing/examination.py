@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from kullback.auditing.coupling import coupling
-from kullback.auditing.expectations import Expectation, Placed, Weight, batch_expectation, expectation
+from kullback.auditing.effects import effects
+from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectations
 from kullback.auditing.formula import form
-from kullback.auditing.identification import UNKNOWN, Identification
+from kullback.auditing.handling import handling, without_words
+from kullback.auditing.identification import UNKNOWN, Distance, Identification
+from kullback.auditing.isolation import isolated, zero_keeps_nan
 from kullback.auditing.lookup import Lookup, relative_error
 from kullback.auditing.masking import masking
 from kullback.auditing.numerics import numerics
 from kullback.auditing.options import SAMPLERS, Options, Sampler
-from kullback.auditing.probes import Probe, precision
+from kullback.auditing.probes import HALF, Probe, half_error, precision, rounding_step
+from kullback.auditing.repairs import Fault, Repair, repairs
 from kullback.auditing.report import Audited, Conduct, Limits
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.subject import Subject
@@ -33,7 +37,7 @@ from kullback.auditing.worlds import (
     columns,
     exact,
 )
-from kullback.targets import REVERSE_KL
+from kullback.targets import REVERSE_KL, ZERO, Target
 
 MEETING = IDENTIFYING[2]
 ROWS = [0, 4, 9, 14]
@@ -49,6 +53,8 @@ class Identified:
         values, gradients: by sampler.
         batches: the gradient's scale by the rows of a batch.
         limits: what happens at the ends.
+        meant: how far value and gradient are from the target that was meant; None where they are it.
+        repairs: what one change would make of it.
     """
 
     value: Identification
@@ -57,6 +63,8 @@ class Identified:
     gradients: Mapping[Sampler, Identification]
     batches: Mapping[int, float]
     limits: Limits
+    meant: Mapping[Aspect, Distance]
+    repairs: tuple[Repair, ...] = ()
 
 
 def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audited:
@@ -71,15 +79,27 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
     Raises:
         CallFailed: it cannot be called.
     """
-    subject, met = placed.subject, columns(MEETING)
-    subject.meet(met, ROWS)
-    arithmetic = precision(subject, met, ROWS)
+    met = columns(MEETING)
+    placed.subject.meet(met, ROWS)
+    placed = replace(placed, subject=isolated(placed.subject, met, ROWS))
+    rounded = placed.subject
+    arithmetic = precision(rounded, met, ROWS)
+    half = 0.0
+    if arithmetic >= HALF and rounded.arrays == "torch" and precision(rounded.without("half"), met, ROWS) < HALF:
+        # What half precision leaves of a formula is told apart from the formula.
+        placed = replace(placed, subject=rounded.without("half"))
+        half = half_error(rounded, placed.subject, met, ROWS)
+        arithmetic = precision(placed.subject, met, ROWS)
+    subject = placed.subject
     rows_are = coupling(subject, MEETING)
     probe = Probe(subject, rows_are != "coupled")
     found = form(probe, arithmetic)
     differentiable, random = bool(subject(met, ROWS).requires_grad), _random(subject)
+    weighted = weighting(probe)
+    clamped = (found is not None and found.clamped) or (weighted is not None and weighted.clipped)
     world_by_world = Coupled if rows_are == "coupled" else Separable
-    identified = world_by_world(placed, options.sampler, arithmetic).identified()
+    with np.errstate(all="ignore"):
+        identified = world_by_world(placed, options.sampler, arithmetic, options.objective, clamped).identified()
     return Audited(
         subject=name,
         options=options,
@@ -89,19 +109,31 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
         gradients=identified.gradients,
         batches=identified.batches,
         limits=identified.limits,
+        meant=identified.meant,
+        repairs=identified.repairs,
         form=found,
-        numerics=numerics(probe, found, arithmetic),
+        numerics=replace(
+            numerics(probe, found, arithmetic),
+            half_error=half,
+            step=rounding_step(probe) if identified.value.target in (None, ZERO) else 0.0,
+            excluded_words=without_words(subject, arithmetic),
+            zero_keeps=zero_keeps_nan(subject),
+        ),
         masking=masking(probe),
-        weighting=weighting(probe),
+        handling=handling(subject, arithmetic, coupled=rows_are == "coupled"),
+        effects=effects(probe),
+        weighting=weighted,
         vocabulary=seen_vocabulary(subject),
-        # Last, so that it has what any of the calls printed.
+        # Last, so that it has what any of the calls printed and asked for.
+        wires=subject.wires,
         conduct=Conduct(
             kind=subject.kind,
             coupling=rows_are,
             columns=tuple(sorted(subject.columns)),
             differentiable=differentiable,
             random=random,
-            printed=subject.printed,
+            printed=rounded.printed or subject.printed,
+            isolated=subject.isolation,
         ),
         findings=(),
         origin=origin,
@@ -114,6 +146,13 @@ def _random(subject: Subject) -> bool:
     return not np.allclose(first, second, rtol=1e-12, atol=0, equal_nan=True)
 
 
+def goal_of(objective: Target | None, value: Identification) -> Target:
+    """The target whose gradient something should follow: the one asked for, or the one that its value is."""
+    if objective is not None:
+        return objective
+    return value.named if value.named is not None and value.named is not ZERO else REVERSE_KL
+
+
 @dataclass(frozen=True)
 class Separable:
     """A function whose every row can be had from a batch of its own.
@@ -122,39 +161,80 @@ class Separable:
         placed: the function where it stands.
         sampler: what drew the sequences that the answer is for.
         tolerance: relative, what rounding allows.
+        objective: the target that is meant, if anybody said so.
+        clamped: whether anything is clamped.
     """
 
     placed: Placed
     sampler: Sampler
     tolerance: float
+    objective: Target | None
+    clamped: bool
+    _known: dict[tuple[Setting, Sampler], Mapping[Weight, Expectation]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def identified(self) -> Identified:
         """What value and gradient are, for every sampler."""
         values = {sampler: self._look("value", IDENTIFYING, sampler) for sampler in SAMPLERS}
         value = values[self.sampler]
-        # A coefficient of the term is not held against its gradient.
-        unit = value.factor if value.named is not None and value.factor > 0 else 1.0
+        unit = self._unit(value)
         gradients: dict[Sampler, Identification] = {}
         if self.placed.placement != "metric":
             gradients = {sampler: self._look("gradient", IDENTIFYING, sampler, unit) for sampler in SAMPLERS}
+        gradient = gradients[self.sampler] if gradients else UNKNOWN
+        goal = goal_of(self.objective, value)
         return Identified(
             value=self._further("value", value),
-            gradient=self._further("gradient", gradients[self.sampler]) if gradients else UNKNOWN,
+            gradient=self._further("gradient", gradient) if gradients else UNKNOWN,
             values=values,
             gradients=gradients,
             batches={},
             limits=self._limits(),
+            meant=self._meant(goal, unit),
+            repairs=self._repairs(Fault(goal, self.clamped, value, gradient)),
         )
 
+    def _unit(self, value: Identification) -> float:
+        """A coefficient of the term, which is not held against its gradient."""
+        factor = -value.factor if self.placed.placement == "bonus" else value.factor
+        return factor if value.named is not None and factor > 0 else 1.0
+
     def _at(self, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
-        return expectation(self.placed, setting, sampler, weight)
+        if (setting, sampler) not in self._known:
+            self._known[setting, sampler] = expectations(self.placed, setting, sampler, self._weights)
+        return self._known[setting, sampler][weight]
+
+    @property
+    def _weights(self) -> tuple[Weight, ...]:
+        return ("sequence",) if self.placed.subject.kind == "token" else WEIGHTS
 
     def _look(self, aspect: Aspect, settings: Sequence[Setting], sampler: Sampler, unit: float = 1.0) -> Identification:
-        weights: tuple[Weight, ...] = ("sequence", "width", "length")
-        if self.placed.subject.kind == "token":
-            weights = ("sequence",)
-        found = {weight: [self._at(setting, sampler, weight) for setting in settings] for weight in weights}
+        found = {weight: [self._at(setting, sampler, weight) for setting in settings] for weight in self._weights}
         return Lookup(aspect, settings, sampler, self.tolerance).identify(found, unit)
+
+    def _meant(self, goal: Target, unit: float) -> Mapping[Aspect, Distance]:
+        across = [self._at(setting, self.sampler) for setting in IDENTIFYING]
+        sign = -1.0 if self.placed.placement == "bonus" else 1.0
+        units: dict[Aspect, float] = {"value": sign * unit, "gradient": unit}
+        aspects: tuple[Aspect, ...] = ("value",) if self.placed.placement == "metric" else ("value", "gradient")
+        return {
+            aspect: Lookup(aspect, IDENTIFYING, self.sampler, self.tolerance).distance(across, goal, units[aspect])
+            for aspect in aspects
+        }
+
+    def _repairs(self, fault: Fault) -> tuple[Repair, ...]:
+        now = fault.value if self.placed.placement == "metric" else fault.gradient
+        if now.target is fault.goal and now.scale > 0 and now.weight == "sequence":
+            return ()
+        return repairs(self.placed, fault, lambda other: replace(self, placed=other).answer())
+
+    def answer(self) -> tuple[Identification, Identification]:
+        """Value and gradient for the sampler that was asked for, and no more."""
+        value = self._look("value", IDENTIFYING, self.sampler)
+        if self.placed.placement == "metric":
+            return value, UNKNOWN
+        return value, self._look("gradient", IDENTIFYING, self.sampler, self._unit(value))
 
     def _further(self, aspect: Aspect, found: Identification) -> Identification:
         """What it is for one token, and how its error grows, where sequences do not make it a target."""
@@ -193,11 +273,16 @@ class Coupled:
         placed: the function where it stands.
         sampler: what drew the sequences.
         tolerance: relative, what rounding allows.
+        objective: the target that is meant, if anybody said so.
+        clamped: whether anything is clamped.
     """
 
     placed: Placed
     sampler: Sampler
     tolerance: float
+    objective: Target | None
+    clamped: bool
+    _known: dict[tuple[Setting, int], Expectation] = field(default_factory=dict, init=False, repr=False)
 
     def identified(self) -> Identified:
         """What value and gradient are, for the sampler that was asked for alone."""
@@ -209,8 +294,24 @@ class Coupled:
             three = self._look("gradient", SMALL[:1] + SMALL[3:4], rows=3)
             if gradient.target is not None and three.target is not None:
                 batches = {2: gradient.scale, 3: three.scale}
-        return Identified(value, gradient, values, gradients, batches, Limits())
+        meant = self._meant(goal_of(self.objective, value))
+        return Identified(value, gradient, values, gradients, batches, Limits(), meant)
 
     def _look(self, aspect: Aspect, settings: Sequence[Setting], rows: int) -> Identification:
-        found = [batch_expectation(self.placed, setting, self.sampler, rows) for setting in settings]
+        found = self._found(settings, rows)
         return Lookup(aspect, settings, self.sampler, self.tolerance).identify({"sequence": found})
+
+    def _found(self, settings: Sequence[Setting], rows: int) -> list[Expectation]:
+        return [self._batches(setting, rows) for setting in settings]
+
+    def _batches(self, setting: Setting, rows: int) -> Expectation:
+        if (setting, rows) not in self._known:
+            self._known[setting, rows] = batch_expectation(self.placed, setting, self.sampler, rows)
+        return self._known[setting, rows]
+
+    def _meant(self, goal: Target) -> Mapping[Aspect, Distance]:
+        across = self._found(SMALL, 2)
+        aspects: tuple[Aspect, ...] = ("value",) if self.placed.placement == "metric" else ("value", "gradient")
+        return {
+            aspect: Lookup(aspect, SMALL, self.sampler, self.tolerance).distance(across, goal) for aspect in aspects
+        }

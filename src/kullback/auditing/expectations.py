@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Weight = Literal["sequence", "length", "width"]
 """What each sequence's result is multiplied by: 1, its length, or the padded width."""
+
+WEIGHTS: tuple[Weight, ...] = ("sequence", "width", "length")
 
 CREDITED: dict[Credit, Callable[[Tensor], Tensor]] = {
     "return": lambda c: c.sum(-1, keepdim=True).expand(c.shape),
@@ -63,25 +65,31 @@ class Placed:
     credit: Credit
 
     def carried(self, tokens: Tensor, mask: Tensor, logprobs: Tensor) -> Tensor:
-        """What is differentiated, a number a row: the results, or in the reward what carries them as credit."""
-        if self.placement != "reward":
+        """What is minimised, a number a row: the results, or in the reward what carries them as credit."""
+        if self.placement not in ("reward", "bonus"):
             return tokens.sum(-1)
-        credited = CREDITED[self.credit](tokens.detach()) * mask
+        sign = -1.0 if self.placement == "bonus" else 1.0
+        credited = sign * CREDITED[self.credit](tokens.detach()) * mask
         return (credited * logprobs).sum(-1)
 
 
-def expectation(placed: Placed, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
+def expectations(
+    placed: Placed, setting: Setting, sampler: Sampler, weights: Sequence[Weight] = WEIGHTS
+) -> dict[Weight, Expectation]:
     """E over every sequence of a world, each a batch of its own.
 
-    With `weight` each sequence's result is multiplied by its length, or by the padded width, which undoes a
-    division by it.
+    With a weight each sequence's result is multiplied by its length, or by the padded width, which undoes a
+    division by it. The function runs once for all of them.
     """
     given, chance = columns(setting, sampler), probability(setting, sampler)
     mask = given["mask"]
     tokens = _by_token(placed.subject, given, len(chance))
-    factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
-    carried = placed.carried(tokens, mask, given["logprobs"]) * factor
-    return _expectation(setting, sampler, chance, tokens.sum(-1) * factor, carried)
+    carried = placed.carried(tokens, mask, given["logprobs"])
+    found: dict[Weight, Expectation] = {}
+    for weight in weights:
+        factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
+        found[weight] = _expectation(setting, sampler, chance, tokens.sum(-1) * factor, carried * factor)
+    return found
 
 
 def _by_token(subject: Subject, given: Columns, count: int) -> Tensor:

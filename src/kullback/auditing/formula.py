@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from kullback.arrays import A, Elementwise, Float64, namespace
-from kullback.auditing.probes import Probe
+from kullback.auditing.probes import HALF, Probe
 from kullback.auditing.subject.failures import CallFailed
 from kullback.estimators import ESTIMATORS, Estimator, divergences
 from kullback.families import Family
@@ -136,7 +136,7 @@ class Form:
 
 def form(probe: Probe, tolerance: float) -> Form | None:
     """A function's form, or None where it does not take single tokens."""
-    if not probe.works:
+    if not probe.works or tolerance >= HALF:
         return None
     try:
         return _form(probe, max(1e-7, 10 * tolerance))
@@ -145,7 +145,8 @@ def form(probe: Probe, tolerance: float) -> Form | None:
 
 
 def _form(probe: Probe, tolerance: float) -> Form:
-    grid = np.concatenate([np.linspace(-1.5, -0.1, 8), np.linspace(0.1, 1.5, 8)])
+    # Near 0, so that a clamp at 1 nat is a clamp and not another formula.
+    grid = np.concatenate([np.linspace(-0.8, -0.1, 8), np.linspace(0.1, 0.8, 8)])
     zero = float(probe.ratio(np.array([0.0]), -1.0)[0][0])
     here, there = probe.ratio(grid, -1.0)[0], probe.ratio(grid, -1.7)[0]
     if np.allclose(here, there, rtol=1e-5, atol=1e-8):
@@ -200,14 +201,17 @@ class _Off:
 
 
 def _with_clamps(probe: Probe, found: Form, tolerance: float) -> Form:
-    coarse = _Off.of(probe, found, np.arange(-60.0, 60.25, 0.25), tolerance)
+    # One number for a batch is had row by row, and costs a call for each.
+    step = 1.0 if probe.subject.kind == "scalar" else 0.25
+    coarse = _Off.of(probe, found, np.arange(-60.0, 60.0 + step, step), tolerance)
 
     def clamp(sign: int, end: int, otherwise: Clamp) -> Clamp:
         if not coarse.wrong[end]:
             return otherwise
-        first = coarse.nearest(sign)
-        fine = _Off.of(probe, found, first - sign * np.arange(0.0, 0.26, 0.01), tolerance)
-        first = fine.nearest(sign)
+        first, width = coarse.nearest(sign), step
+        while width > 0.01:
+            grid = first - sign * np.linspace(0.0, width, 6 if width > 0.05 else 1 + round(width / 0.01))
+            first, width = _Off.of(probe, found, grid, tolerance).nearest(sign), width / 5
         beyond = coarse.slopes[sign * coarse.grid > abs(first) + 0.3]
         return Clamp(round(first, 2), bool((beyond == 0).all()), float(coarse.values[end]))
 

@@ -88,5 +88,44 @@ class Identification:
         }
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far a value or a gradient is from the target that was meant.
+
+    Attributes:
+        target: the one that was meant.
+        errors: |got − target|/|target| by world.
+        cosines: between the two, by world.
+    """
+
+    target: Target
+    errors: dict[str, float]
+    cosines: dict[str, float]
+
+    @property
+    def least(self) -> float:
+        """The smallest error over the worlds."""
+        return min(self.errors.values(), default=0.0)
+
+    @property
+    def most(self) -> float:
+        """The largest one."""
+        return max(self.errors.values(), default=0.0)
+
+    @property
+    def cosine(self) -> float:
+        """The smallest cosine over the worlds."""
+        return min(self.cosines.values(), default=1.0)
+
+    def to_dict(self) -> Record:
+        """For JSON."""
+        return {
+            "target": self.target.name,
+            "relative_error": self.most,
+            "cosine": self.cosine,
+            "errors": self.errors,
+        }
+
+
 UNKNOWN = Identification(None, float("nan"), ZERO, float("inf"), cosine=0.0)
 """What stands for a value or a gradient that was not computed."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.auditing.expectations import Expectation, Weight
-from kullback.auditing.identification import Identification
+from kullback.auditing.identification import Distance, Identification
 from kullback.auditing.options import Sampler
 from kullback.auditing.worlds import Aspect, Setting, exact
 from kullback.targets import REVERSE_KL, STATEWISE_REVERSE_KL, TARGETS, ZERO, Target
@@ -49,8 +49,33 @@ class Lookup:
         for weight, across in found.items():
             if (met := self._met(weight, across)) is not None:
                 return met
+        if not all(np.isfinite(v).all() for across in found.values() for v in self._vectors(across)):
+            return self._not_finite(found)
         ranked = [self._nearest(weight, [v / unit for v in self._vectors(across)]) for weight, across in found.items()]
         nearest = min(ranked, key=lambda candidate: candidate.rank).identification
+        return self._within(found, nearest)
+
+    def distance(self, across: Sequence[Expectation], target: Target, unit: float = 1.0) -> Distance:
+        """How far it is from a target that was meant, whatever it comes nearest to."""
+        got, want = [v / unit for v in self._vectors(across)], self._exact(target)
+        errors = [relative_error(g, w) for g, w in zip(got, want, strict=True)]
+        cosines = self._by_world([cosine(g, w) for g, w in zip(got, want, strict=True)])
+        return Distance(target, self._by_world(errors), cosines)
+
+    def _not_finite(self, found: ByWeight) -> Identification:
+        """What is met in the worlds where it is a number, and how far it is from the KL in these."""
+        across = found["sequence"]
+        got, want = self._vectors(across), self._exact(REVERSE_KL)
+        errors = [relative_error(g, w) for g, w in zip(got, want, strict=True)]
+        nearest = Identification(
+            target=None,
+            scale=1.0,
+            nearest=REVERSE_KL,
+            relative_error=max(errors),
+            errors=self._by_world(errors),
+            cosine=min(cosine(g, w) for g, w in zip(got, want, strict=True)),
+            got=self._values(got),
+        )
         return self._within(found, nearest)
 
     def _vectors(self, across: Sequence[Expectation]) -> list[Float64]:

@@ -26,6 +26,13 @@ class Numerics:
         bfloat16_error: the largest relative error of bfloat16 for 0.01 ≤ |ℓ| ≤ 8.
         bfloat16_failed: why bfloat16 could not be computed.
         arithmetic: relative error of the function's own arithmetic on float64 inputs.
+        half_error: what the function's own half precision does to its result, relative; 0 where it has none.
+        swallowed: what float32 gives where the formula itself is beyond its range: 0, a large number or nan, and not
+            inf; as "0", "3.4e+38" or "nan"; empty where it is inf.
+        swallowed_from: the smallest |ℓ| at which it does.
+        excluded_words: whether two words that both models exclude change the result of whole distributions.
+        step: the steps in which the result moves, where it is rounded to few digits; 0 where it is not.
+        zero_keeps: whether with a coefficient of 0 one far token still makes the result nan or infinite.
     """
 
     lost_below: float = np.nan
@@ -36,6 +43,12 @@ class Numerics:
     bfloat16_error: float = np.nan
     bfloat16_failed: str = ""
     arithmetic: float = FLOAT64
+    half_error: float = 0.0
+    swallowed: str = ""
+    swallowed_from: float = np.nan
+    excluded_words: bool | None = None
+    zero_keeps: bool = False
+    step: float = 0.0
 
 
 def numerics(probe: Probe, found: Form | None, arithmetic: float) -> Numerics:
@@ -56,7 +69,7 @@ def numerics(probe: Probe, found: Form | None, arithmetic: float) -> Numerics:
 
 
 def _near_zero(single: Probe, found: Form, seen: Numerics) -> Numerics:
-    sizes = 10.0 ** np.linspace(-8, -0.5, 76)
+    sizes = 10.0 ** np.linspace(-8, -0.5, 31 if single.subject.kind == "scalar" else 76)
     grid = np.concatenate([sizes, -sizes]).astype(np.float32).astype(np.float64)
     want = found.exact(grid)
     got = single.ratio(grid)[0] - found.at_zero
@@ -68,20 +81,26 @@ def _near_zero(single: Probe, found: Form, seen: Numerics) -> Numerics:
     return replace(
         seen,
         lost_below=_largest(grid, error > 0.01),
-        error_at_milli=float(error[np.abs(np.abs(grid) - 1e-3) < 2e-4].max()),
+        error_at_milli=float(error[np.abs(np.log10(np.abs(grid)) + 3) < 0.13].max()),
         negative_at=_largest(grid, (got < 0) & (want >= 0)) if nonnegative else np.nan,
     )
 
 
 def _far(single: Probe, found: Form, seen: Numerics) -> Numerics:
-    sizes = np.concatenate([np.arange(1.0, 120.0, 1.0), [150.0, 200.0, 400.0, 1000.0]])
+    step = 4.0 if single.subject.kind == "scalar" else 1.0
+    sizes = np.concatenate([np.arange(1.0, 120.0, step), [150.0, 200.0, 400.0, 1000.0]])
     grid = np.concatenate([sizes, -sizes])
     got, slope = single.ratio(grid)
     want = found.exact(grid)
     # A small coefficient does not make an overflow of the formula itself avoidable.
     fits = np.abs(grid) < 80 if want is None else np.abs(want) < FLOAT32_MAX / 2 * min(1.0, abs(found.scale))
+    beyond = np.zeros(grid.shape, dtype=bool) if want is None else np.abs(want) > 2 * FLOAT32_MAX
+    swallowed = beyond & ~np.isinf(got)
+    where = int(np.argmin(np.where(swallowed, np.abs(grid), np.inf)))
     return replace(
         seen,
+        swallowed=f"{got[where]:.2g}" if swallowed.any() else "",
+        swallowed_from=_smallest(grid, swallowed),
         overflow=_smallest(grid, fits & ~np.isfinite(got)),
         nan_gradient=_smallest(grid, fits & ~np.isfinite(slope)),
     )

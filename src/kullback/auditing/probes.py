@@ -22,8 +22,8 @@ Precision = Literal["float64", "float32", "bfloat16"]
 FLOAT64 = 5e-8
 """What counts as equal in float64: rounding, and an epsilon of 1e-8 that a mean divides by."""
 
-FULL = frozenset({"token_kl", "reverse_token_kl", "log_distributions", "ref_log_distributions"})
-"""Columns that a hand-set log-prob of one token does not determine."""
+HALF = 0.01
+"""From this relative error on a function's arithmetic is half precision."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Probe:
     @property
     def possible(self) -> bool:
         """Whether log-probs of sampled tokens are all that the function reads."""
-        return not self.subject.columns & FULL
+        return not self.subject.full
 
     @property
     def works(self) -> bool:
@@ -51,10 +51,9 @@ class Probe:
         if not self.possible:
             return False
         try:
-            self.ratio(np.array([0.5]))
+            return bool(np.isfinite(self.ratio(np.array([0.5]))[0]).all())
         except CallFailed:
             return False
-        return True
 
     def at(
         self, q: Float64, p: Float64, mu: Float64 | None = None, mask: Mask | None = None
@@ -109,7 +108,7 @@ def _columns(live: Tensor, p: Tensor, mu: Float64 | None, mask: Mask | None) -> 
 
 def precision(subject: Subject, given: Columns, rows: Rows) -> float:
     """The relative error that the function's own arithmetic makes: float64, float32 or half precision."""
-    floating = [name for name in subject.columns if given[name].is_floating_point()]
+    floating = [name for name in subject.columns if name in given and given[name].is_floating_point()]
     return max((_precision(subject, given, rows, name) for name in floating), default=FLOAT64)
 
 
@@ -125,6 +124,23 @@ def _precision(subject: Subject, given: Columns, rows: Rows, column: str) -> flo
         if not torch.equal(nudged(step), still):
             return error
     return 0.05 if not torch.equal(nudged(0.05), still) else FLOAT64
+
+
+def half_error(rounded: Subject, wide: Subject, given: Columns, rows: Rows) -> float:
+    """What half precision does to a function's result: the largest relative error over some rows."""
+    got, want = (subject(given, rows).detach().double().numpy() for subject in (rounded, wide))
+    size = np.abs(want).max()
+    return float(np.abs(got - want).max() / size) if size > 0 else 0.0
+
+
+def rounding_step(probe: Probe) -> float:
+    """The steps in which the result moves where a token's log-ratio grows evenly; 0 where it has none of one size."""
+    if not probe.works:
+        return 0.0
+    seen = np.unique([probe.tokens([x], [0.0]) for x in np.linspace(0.1, 2.1, 101)])
+    steps = np.diff(seen)
+    even = len(seen) < 60 and len(steps) > 0 and bool(np.allclose(steps, steps.min(), rtol=1e-3))
+    return float(steps.min()) if even else 0.0
 
 
 def same(a: float, b: float) -> bool:

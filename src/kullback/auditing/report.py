@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kullback.auditing import words
 from kullback.auditing.identification import UNKNOWN, Identification
@@ -13,12 +13,25 @@ from kullback.targets import REVERSE_KL, TARGETS, ZERO, Target
 
 if TYPE_CHECKING:
     from kullback.auditing.coupling import Coupling
+    from kullback.auditing.effects import Effects
     from kullback.auditing.formula import Form
+    from kullback.auditing.handling import Handling
+    from kullback.auditing.identification import Distance
     from kullback.auditing.masking import Masking
     from kullback.auditing.numerics import Numerics
     from kullback.auditing.options import Credit, Options, Placement, Sampler
+    from kullback.auditing.repairs import Repair
     from kullback.auditing.subject.shapes import Kind
+    from kullback.auditing.subject.wiring import Wires
     from kullback.auditing.weighting import Weighting
+    from kullback.auditing.worlds import Aspect
+
+
+Severity = Literal["warn", "wrong"]
+Status = Literal["ok", "warn", "wrong", "not audited"]
+
+SCHEMA = "kullback.audit/2"
+"""Of `to_dict`; keys are added and not renamed."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,9 @@ class Finding:
         message: what this function does, in one or two sentences.
         why: what it means in practice.
         instead: what to do.
+        severity: "wrong" where the number or the gradient is not what it is taken for, "warn" where that holds
+            only under conditions.
+        note: what else there is to say, such as that it is so in one placement only.
     """
 
     code: str
@@ -40,6 +56,8 @@ class Finding:
     message: str
     why: str
     instead: str
+    severity: Severity = "wrong"
+    note: str = ""
 
     def __str__(self) -> str:
         return f"{self.code} {self.slug}: {self.message}"
@@ -60,6 +78,9 @@ class AuditReport:
         findings: in order of their codes, causes before their consequences.
         origin: how the function was got hold of.
         seconds: how long it took.
+        wires: which parameter got which column; None where that could not be decided.
+        place: file and line of the function, "" and 0 where they are not known.
+        default: whether it is what a trainer does where nobody says otherwise.
     """
 
     subject: str
@@ -71,13 +92,16 @@ class AuditReport:
     findings: tuple[Finding, ...]
     origin: str
     seconds: float
+    wires: Wires | None = None
+    place: tuple[str, int] = ("", 0)
+    default: bool = False
 
     failed: ClassVar[bool]
     """Whether the function could not be audited at all."""
 
     @property
     def placement(self) -> Placement:
-        """Where the result goes: "loss", "reward" or "metric"."""
+        """Where the result goes: "loss", "reward", "bonus" or "metric"."""
         return self.options.placement
 
     @property
@@ -101,6 +125,29 @@ class AuditReport:
         return ()
 
     @property
+    def wiring(self) -> dict[str, str]:
+        """What each of the function's parameters got, by its name."""
+        return {} if self.wires is None else self.wires.table
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth a word and is not held against the function."""
+        return ()
+
+    @property
+    def status(self) -> Status:
+        """The verdict in a word: "ok", "warn", "wrong" or "not audited"."""
+        if self.failed:
+            return "not audited"
+        found = {finding.severity for finding in self.findings}
+        return "wrong" if "wrong" in found else "warn" if found else "ok"
+
+    @property
+    def main(self) -> Finding | None:
+        """The finding that matters most, or None."""
+        return min(self.findings, key=lambda finding: finding.severity != "wrong", default=None)
+
+    @property
     def goal(self) -> Target:
         """The target whose gradient this should follow: the one asked for, or the one that its value is."""
         if self.objective is not None:
@@ -121,7 +168,14 @@ class AuditReport:
     @property
     def instead(self) -> str:
         """The call that does what this should."""
-        return words.instead(self.placement, self.goal, off_policy="behavior_logprobs" in self.columns)
+        own = (lambda column: column) if self.wires is None else self.wires.parameter
+        off_policy = self.sampler == "off_policy" or "behavior_logprobs" in self.columns
+        return words.instead(self.options, self.goal, own, off_policy=off_policy and not self.paired)
+
+    @property
+    def paired(self) -> bool:
+        """Whether the function compares the policy with what drew the samples, which is then p."""
+        return self.wires is not None and self.wires.pair
 
     @property
     def verdict(self) -> str:
@@ -132,13 +186,22 @@ class AuditReport:
         """For JSON; numbers that are not finite become null, and so does what a failed call leaves unknown."""
         facts = self._facts()
         record: Record = {
+            "schema": SCHEMA,
             "subject": self.subject,
             "placement": self.placement,
-            "credit": self.credit if self.placement == "reward" else None,
+            "credit": self.credit if self.options.credited else None,
             "sampler": self.sampler,
             "objective": self.objective and self.objective.name,
             "origin": self.origin,
             "verdict": self.verdict,
+            "status": self.status,
+            "main": self.main and self.main.code,
+            "wiring": self.wiring,
+            "notes": list(self.notes),
+            "instead": self.instead,
+            "file": self.place[0] or None,
+            "line": self.place[1] or None,
+            "default": self.default,
             "value": None if self.failed else self.value.to_dict(),
             "gradient": None if self.failed or self.placement == "metric" else self.gradient.to_dict(),
             "values": {sampler: found.to_dict() for sampler, found in self.values.items()},
@@ -173,6 +236,11 @@ FACTS = (
     "behavior",
     "vocabulary",
     "support_edge_error",
+    "meant",
+    "handling",
+    "effects",
+    "repairs",
+    "isolated",
 )
 """What `to_dict` has beside the identifications and the findings."""
 
@@ -205,6 +273,7 @@ class Conduct:
         differentiable: whether any gradient flows.
         random: whether two calls on the same input differ.
         printed: what it wrote to the terminal.
+        isolated: what was done to have the KL's part of a whole loss alone.
     """
 
     kind: Kind
@@ -213,6 +282,7 @@ class Conduct:
     differentiable: bool
     random: bool
     printed: str
+    isolated: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,6 +311,10 @@ class Audited(AuditReport):
         vocabulary: (tokens that have an effect, vocabulary) for a function of whole distributions.
         batches: the gradient's scale by the rows of a batch, for functions that couple them.
         limits: the edge of the support, and extreme log-ratios.
+        handling: what it does with batches as they really are.
+        effects: what has an effect on it, and how much.
+        meant: how far value and gradient are from the target that was meant.
+        repairs: what one change would make of it.
     """
 
     conduct: Conduct
@@ -251,6 +325,10 @@ class Audited(AuditReport):
     vocabulary: tuple[int, int] | None
     batches: Mapping[int, float]
     limits: Limits
+    handling: Handling
+    effects: Effects
+    meant: Mapping[Aspect, Distance]
+    repairs: tuple[Repair, ...]
 
     failed: ClassVar[bool] = False
 
@@ -258,6 +336,11 @@ class Audited(AuditReport):
     def columns(self) -> tuple[str, ...]:
         """What the function was handed."""
         return self.conduct.columns
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth a word and is not held against the function."""
+        return tuple(words.notes(self))
 
     @property
     def treatment(self) -> Masking:
@@ -293,6 +376,11 @@ class Audited(AuditReport):
             "behavior": self.weighting and asdict(self.weighting),
             "vocabulary": self.vocabulary,
             "support_edge_error": self.limits.edge,
+            "meant": {aspect: distance.to_dict() for aspect, distance in self.meant.items()},
+            "handling": asdict(self.handling),
+            "effects": asdict(self.effects),
+            "repairs": [words.repaired(repair, self.placement) for repair in self.repairs],
+            "isolated": self.conduct.isolated or None,
         }
 
 

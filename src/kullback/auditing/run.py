@@ -5,11 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kullback.auditing.options import CREDITS, LEVELS, PLACEMENTS, SAMPLERS, Credit, Options, Placement, known
+from kullback.auditing.options import (
+    CREDITS,
+    LAYOUTS,
+    LEVELS,
+    PLACEMENTS,
+    ROLES,
+    SAMPLERS,
+    Credit,
+    Options,
+    Placement,
+    Role,
+    known,
+)
 from kullback.auditing.report import Audited, AuditReport, Failed, Finding
 from kullback.auditing.subject.functions import Function
+from kullback.auditing.subject.layouts import Layout
 from kullback.targets import Target
+
+if TYPE_CHECKING:
+    from kullback.auditing.rules.record import Rule
+    from kullback.auditing.subject.wiring import Wires
 
 
 def audit(
@@ -24,6 +42,8 @@ def audit(
     settings: Mapping[str, object] | None = None,
     arrays: str = "torch",
     output: int | str | None = None,
+    role: Role = "value",
+    layout: Layout = "padded",
     subject: str | None = None,
 ) -> AuditReport:
     """What a KL function estimates and whose gradient it follows, by exact computation over enumerated worlds.
@@ -32,10 +52,12 @@ def audit(
         fn: takes log-probs of sampled tokens, (batch, time), and returns a scalar, one number a row, or one a
             token (summed over the counted tokens). Parameters take columns by their name (`logprobs`,
             `ref_logprobs`, `mask`, `behavior_logprobs`, `log_ratio`, `ratio`, `token_kl`, `log_distributions`, …
-            and trainers' usual names for them), the others `logprobs`, `ref_logprobs`, `mask` in this order. It
-            is run as it is: audit only code that you would run.
+            and trainers' usual names for them); a name that no rule decides is refused, and mapped with `names`. A
+            function of the policy's and the behaviour's log-probs alone has the latter for p. It is run as it is:
+            audit only code that you would run.
         placement: "loss": the result is differentiated, the samples held fixed. "reward": it is a penalty,
-            detached, and the log-probs carry it. "metric": only the value counts.
+            detached, and the log-probs carry it. "bonus": the same for what is added, as −β·KL is. "metric": only
+            the value counts.
         level: "sequence" hands over sums over tokens, (batch, 1), to a function written for one token.
         credit: in the reward, what a token's log-prob is credited with: "return", the whole sequence's penalty;
             "reward_to_go"; "own_token".
@@ -45,6 +67,8 @@ def audit(
         settings: values of further parameters.
         arrays: "torch", "jax" or "numpy": what the function takes.
         output: which element of the tuple or dict that the function returns.
+        role: "surrogate" judges the gradient alone, of a loss whose value is no KL and is not meant to be.
+        layout: "padded"; "ragged" for lists of rows, "packed" for one array of all counted tokens.
         subject: what the report calls it.
 
     Returns:
@@ -76,11 +100,15 @@ def audit(
         settings=settings or {},
         arrays=arrays,
         output=output,
+        role=known("role", role, ROLES),
+        layout=known("layout", layout, LAYOUTS),
     )
     return report_of(fn, options, subject=subject)
 
 
-def report_of(fn: Function, options: Options, *, subject: str | None = None, origin: str = "") -> AuditReport:
+def report_of(
+    fn: Function, options: Options, *, subject: str | None = None, origin: str = "", place: tuple[str, int] = ("", 0)
+) -> AuditReport:
     """The audit of a function whose options are put together; `origin` says how it was got hold of."""
     # Here, so that `import kullback` stays light: an audit runs on torch, and rules are many files.
     from kullback.auditing.examination import examine
@@ -96,27 +124,59 @@ def report_of(fn: Function, options: Options, *, subject: str | None = None, ori
     start = time.perf_counter()
     plain = plain_function(fn, options)
     name = subject or plain.name
+    wires: Wires | None = None
     try:
         wires = wiring(plain.fn, options.names, options.settings)
-        placed = Placed(
-            Subject(plain.fn, wires, arrays=plain.arrays, output=options.output, level=options.level),
-            plain.placement,
-            options.credit,
+        if wires.pair and options.sampler == "on_policy":
+            options = replace(options, sampler="from_reference")
+        handed = Subject(
+            plain.fn, wires, arrays=plain.arrays, output=options.output, level=options.level, layout=options.layout
         )
-        report = examine(placed, options, name=name, origin=origin)
+        report = examine(Placed(handed, plain.placement, options.credit), options, name=name, origin=origin)
     except CallFailed as failed:
-        stopped = RULES[failed.code].finding(failed.message)
+        stopped = RULES[failed.code].finding(_handed(failed.message, failed.code, wires))
         seconds = time.perf_counter() - start
-        return Failed(subject=name, options=options, findings=(stopped,), origin=origin, seconds=seconds)
-    return replace(report, findings=_findings(report), seconds=time.perf_counter() - start)
+        return Failed(
+            subject=name,
+            options=options,
+            findings=(stopped,),
+            origin=origin,
+            seconds=seconds,
+            wires=wires,
+            place=place,
+        )
+    return replace(report, findings=_findings(report), seconds=time.perf_counter() - start, place=place)
+
+
+def _handed(message: str, code: str, wires: Wires | None) -> str:
+    """What the user's own code raised, with what it was handed."""
+    # Names that are the columns' own say it already.
+    if wires is None or code not in ("KB001", "KB002") or all(name == column for name, column in wires.table.items()):
+        return message
+    table = ", ".join(f"{name} → {column}" for name, column in wires.table.items())
+    return f"{message} (handed: {table})"
 
 
 def _findings(report: Audited) -> tuple[Finding, ...]:
     """What the rules find, without what another rule says more exactly."""
     from kullback.auditing.rules import RULES
 
-    messages = {rule.code: rule.find(report) for rule in RULES}
+    messages = {rule.code: rule.find(report) for rule in RULES if _counts(rule, report)}
     fired = {code for code, message in messages.items() if message}
     return tuple(
-        rule.finding(messages[rule.code]) for rule in RULES if rule.code in fired and not fired & set(rule.covered_by)
+        rule.finding(messages[rule.code], report)
+        for rule in RULES
+        if rule.code in fired and not fired & set(rule.covered_by)
     )
+
+
+def _counts(rule: Rule, report: Audited) -> bool:
+    """Whether a rule is asked: of a surrogate only the gradient counts, and of a loss with the gradient that was
+    asked for so too.
+    """
+    if rule.group != "biased-value" or report.placement != "loss":
+        return True
+    asked_for = (
+        report.objective is not None and report.gradient.target is report.objective and report.gradient.scale > 0
+    )
+    return report.options.role != "surrogate" and not (asked_for and report.gradient.weight == "sequence")

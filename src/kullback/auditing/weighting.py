@@ -33,12 +33,26 @@ class Weighting:
             or "other".
         low, high: what the ratio is clipped to; 0 and inf where it is not.
         detached: whether the ratio carries no gradient; None where it cannot be told.
+        band: the ratios outside which a term is dropped, (0, inf) where none is.
+        inverted: whether the ratios inside a band are dropped and those outside kept, or a clip makes a constant.
     """
 
     ratio: Ratio
     low: float = 0.0
     high: float = float("inf")
     detached: bool | None = None
+    band: tuple[float, float] = (0.0, float("inf"))
+    inverted: bool = False
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the ratio is clipped."""
+        return self.low > 0 or self.high < float("inf")
+
+    @property
+    def drops(self) -> bool:
+        """Whether terms are dropped for their ratio."""
+        return self.band != (0.0, float("inf"))
 
 
 def weighting(probe: Probe) -> Weighting | None:
@@ -46,11 +60,16 @@ def weighting(probe: Probe) -> Weighting | None:
     if not {"behavior_logprobs", "ratio"} & probe.subject.columns or not probe.possible:
         return None
     try:
+        if _only_outside(probe):
+            return Weighting("token", inverted=True)
         ratio = _ratio(probe)
+        if ratio == "ignored" and _constant(probe):
+            return Weighting(ratio, inverted=True)
+        band = _band(probe)
         if ratio in ("ignored", "other", "upside down"):
-            return Weighting(ratio)
+            return Weighting(ratio, band=band)
         low, high = _clip(probe, ratio)
-        return Weighting(ratio, low, high, _detached(probe))
+        return Weighting(ratio, low, high, _detached(probe), band)
     except CallFailed:
         return None
 
@@ -78,7 +97,54 @@ def _clip(probe: Probe, ratio: Ratio) -> tuple[float, float]:
         return probe.tokens([0.0, x], [first, second]) / plain
 
     high, low = weight(reach), weight(-reach)
+    if abs(high) < 1e-9:  # dropped, and not clipped
+        high = float("inf")
     return (low if low > 1.05 * np.exp(-reach) else 0.0), (high if high < 0.95 * np.exp(reach) else float("inf"))
+
+
+def _weight_of(probe: Probe, s: float) -> float:
+    """What one token's term is multiplied by at a log q/μ of s, times the term."""
+    return probe.tokens([0.0, 0.02], [0.0, s])
+
+
+def _only_outside(probe: Probe) -> bool:
+    """Whether a term counts where the ratio is far from 1, and not where it is 1."""
+    here, far = _weight_of(probe, 0.0), [_weight_of(probe, s) for s in (-3.0, 3.0)]
+    return same(here, 0.0) and abs(here) < 1e-12 and all(abs(value) > 1e-9 for value in far)
+
+
+def _constant(probe: Probe) -> bool:
+    """Whether the ratio is read, and becomes a number other than 1 whatever it is: the bounds of a clip inverted."""
+    if not probe.subject.columns & {"behavior_logprobs", "ratio"}:
+        return False
+    plain = _weight_of(probe, 0.0)
+    if not all(same(_weight_of(probe, s), plain) for s in (-6.0, -3.0, 3.0, 6.0)):
+        return False
+    # Without clips the ratio would show.
+    free = Probe(probe.subject.without("clamp"), probe.separable, probe.dtype)
+    return not same(_weight_of(free, 3.0), _weight_of(free, 0.0))
+
+
+def _band(probe: Probe) -> tuple[float, float]:
+    """The ratios outside which a term is dropped, from a grid of log q/μ and bisection."""
+    reach = 6.0
+    if abs(_weight_of(probe, 0.0)) < 1e-9:
+        return 0.0, float("inf")
+
+    def kept(s: float) -> bool:
+        return abs(_weight_of(probe, s)) > 1e-9 * float(np.exp(s))
+
+    ends = []
+    for sign in (-1.0, 1.0):
+        if kept(sign * reach):
+            ends.append(0.0 if sign < 0 else float("inf"))
+            continue
+        inside, outside = 0.0, reach
+        for _ in range(24):
+            middle = 0.5 * (inside + outside)
+            inside, outside = (middle, outside) if kept(sign * middle) else (inside, middle)
+        ends.append(float(np.exp(sign * inside)))
+    return ends[0], ends[1]
 
 
 def _detached(probe: Probe) -> bool | None:

@@ -8,15 +8,34 @@ from typing import TYPE_CHECKING
 from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, ZERO, Target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kullback.auditing.expectations import Weight
     from kullback.auditing.formula import Form
-    from kullback.auditing.identification import Identification
-    from kullback.auditing.options import Credit, Placement, Sampler
+    from kullback.auditing.identification import Distance, Identification
+    from kullback.auditing.options import Credit, Options, Placement, Sampler
+    from kullback.auditing.repairs import Repair
+    from kullback.auditing.report import Audited
     from kullback.auditing.weighting import Weighting
 
 LEGEND = "q is the policy, p the reference, μ what drew the samples; ℓ = log q − log p and r = p/q of one token; nats."
 
-PLACES: dict[Placement, str] = {"loss": "in the loss", "reward": "in the reward", "metric": "as a metric"}
+FOOTNOTES = {
+    "statewise": "token by token, with the prefixes drawn from the policy and held fixed",
+    "sampled_": "the same over the prefixes of whatever drew the samples",
+    "kl_gap": "KL(q‖p) − KL(p‖q), whose gradient k3 in the reward has for one token",
+    "jeffreys": "KL(q‖p) + KL(p‖q)",
+    "pearson_chi2": "the mean of (p/q − 1)² under q",
+    "cross_entropy": "the mean of −log p under q",
+}
+"""Words of reports that not every reader knows."""
+
+PLACES: dict[Placement, str] = {
+    "loss": "in the loss",
+    "reward": "in the reward",
+    "bonus": "as a bonus",
+    "metric": "as a metric",
+}
 CREDITS: dict[Credit, str] = {
     "return": "every token credited with the sequence's return",
     "reward_to_go": "every token credited with its reward-to-go",
@@ -156,16 +175,82 @@ def _exactly(what: str, weight: Weight) -> str:
     return f"{what}, once each sequence is multiplied back by {_DIVISORS[weight]}, which the function divides by"
 
 
-def instead(placement: Placement, goal: Target, *, off_policy: bool) -> str:
-    """The call of this package that does what a function should."""
-    arguments = "logprobs, ref_logprobs, mask"
-    if placement == "loss":
+def instead(options: Options, goal: Target, own: Callable[[str], str], *, off_policy: bool) -> str:
+    """The call of this package that does what a function should, in the user's own names.
+
+    Args:
+        options: where the result goes, and what drew the samples.
+        goal: the target that is meant.
+        own: the user's name for a column.
+        off_policy: whether another policy drew the samples.
+    """
+    q, p, mask, mu = (own(column) for column in ("logprobs", "ref_logprobs", "mask", "behavior_logprobs"))
+    drawn = f", behavior_logprobs={mu}" if off_policy else ""
+    if options.sampler == "from_reference" and options.placement != "metric":
+        drawn = f", behavior_logprobs={p}"
+    if options.placement == "loss":
         target = goal if goal in LOSS_OBJECTIVES else REVERSE_KL
-        more = ", behavior_logprobs=behavior_logprobs" if off_policy else ""
-        return f"kb.kl_loss({arguments}, objective=kb.{target!r}{more})"
-    if placement == "reward":
-        return f"kb.kl_reward({arguments}, estimator=kb.K1), credited with the return or the reward-to-go"
-    return f"kb.estimate({arguments}, estimator=kb.K3)"
+        return f"kb.kl_loss({q}, {p}, {mask}, objective=kb.{target!r}{drawn})"
+    if options.credited:
+        if drawn:
+            target = goal if goal in LOSS_OBJECTIVES else REVERSE_KL
+            return (
+                f"kb.kl_loss({q}, {p}, {mask}, objective=kb.{target!r}{drawn}): in the loss, as a reward has no weight "
+                "for samples that the policy did not draw"
+            )
+        if goal in LOSS_OBJECTIVES and goal is not REVERSE_KL:
+            return f"kb.kl_loss({q}, {p}, {mask}, objective=kb.{goal!r}): in the loss, as no penalty follows it"
+        sign = "-" if options.placement == "bonus" else ""
+        return f"{sign}kb.kl_reward({q}, {p}, {mask}, estimator=kb.K1), credited with the return or the reward-to-go"
+    if options.sampler == "from_reference":
+        if goal is FORWARD_KL:
+            return f"kb.estimate({p}, {q}, {mask}, estimator=kb.K3): KL(p‖q), of which these are the samples"
+        return f"kb.estimate({q}, {p}, {mask}, estimator=kb.K3, behavior_logprobs={p})"
+    return f"kb.estimate({q}, {p}, {mask}, estimator=kb.K3{drawn})"
+
+
+def away(found: Distance) -> str:
+    """How far something is from the target that was meant."""
+    cosine = f", cosine down to {found.cosine:.3f}".replace("-", "−") if found.cosine < 0.9995 else ""
+    return f"{percent(found.least)} to {percent(found.most)}{cosine}"
+
+
+def repaired(repair: Repair, placement: Placement) -> str:
+    """What one change would make of a function."""
+    if placement == "metric":
+        return f"{repair.change} the value would be {times(repair.value.scale)}{name_or_none(repair.value)}"
+    found = repair.gradient
+    return (
+        f"{repair.change} the gradient would be that of {times(found.scale)}{name_or_none(found)}{_PER[found.weight]}"
+    )
+
+
+def name_or_none(found: Identification) -> str:
+    """A target's formula and name, or that there is none."""
+    return "no named target" if found.target is None else name(found.target)
+
+
+def notes(report: Audited) -> Iterator[str]:
+    """What is worth a word and is not held against a function."""
+    if report.conduct.isolated:
+        yield f"of the whole loss, {report.conduct.isolated}"
+    if report.paired:
+        yield "it takes no reference: p is what drew the samples, which it is compared with"
+    if report.handling.broken_by:
+        yield (
+            f"{report.handling.broken_by} in masked places makes the result no number: "
+            "multiplication by the mask keeps it, a selection with where does not"
+        )
+    if report.handling.mask_types:
+        yield f"a mask of type {' or '.join(report.handling.mask_types)} would silently give another result"
+    if report.numerics.swallowed == "nan":
+        yield f"in float32 it is nan, and not inf, from |ℓ| = {report.numerics.swallowed_from:.3g} nats on"
+    surrogate = report.placement == "loss" and report.objective is None and report.options.role == "value"
+    if surrogate and report.value.named is None and report.gradient.exact and report.gradient.target is not ZERO:
+        yield (
+            f"as a surrogate, whose value does not count, it is right: the gradient is that of "
+            f"{name_or_none(report.gradient)} (role='surrogate', --role surrogate)"
+        )
 
 
 def sentence(text: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kullback.targets import Target
 
 OUTPUTS = (".md", ".html", ".json")
+FORMATS = ("text", "json", "github")
 
 
 def audit(
@@ -35,7 +37,8 @@ def audit(
     placement: Annotated[
         str | None,
         typer.Option(
-            help="Where the result goes: loss, reward or metric. Default: a trainer's own, else both loss and reward."
+            help="Where the result goes: loss, reward, bonus (what is added) or metric. Default: a trainer's own, "
+            "else both loss and reward."
         ),
     ] = None,
     mapping: Annotated[
@@ -43,7 +46,11 @@ def audit(
     ] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE of a further parameter, or self.NAME=VALUE for a method."),
+        typer.Option(
+            "--set",
+            help="NAME=VALUE of a further parameter, cfg.NAME=VALUE for an object, self.NAME=VALUE for a method; "
+            "zeros, ones and signs are arrays, as in advantages=zeros.",
+        ),
     ] = None,
     credit: Annotated[str, typer.Option(help="In the reward: return, reward_to_go or own_token.")] = "return",
     level: Annotated[str | None, typer.Option(help="sequence hands over sums over tokens.")] = None,
@@ -53,17 +60,25 @@ def audit(
     objective: Annotated[str | None, typer.Option(help="The target that is meant, as statewise_reverse_kl.")] = None,
     arrays: Annotated[str, typer.Option(help="What the function takes: torch, jax or numpy.")] = "torch",
     element: Annotated[str | None, typer.Option(help="Which element of a tuple or dict is the KL.")] = None,
+    role: Annotated[str, typer.Option(help="value, or surrogate where the gradient alone counts.")] = "value",
+    layout: Annotated[
+        str, typer.Option(help="How rows lie in memory: padded, ragged (a list) or packed (one array).")
+    ] = "padded",
     source: Annotated[Path | None, typer.Option(help="A trainer's checkout, instead of the installed package.")] = None,
     fail_on: Annotated[
         str | None, typer.Option(help="Codes, names or groups of findings, by commas, that count. Default: all.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the report here: .md, .html or .json.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="What is printed: text, json, or github for annotations of a pull request.")
+    ] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """What TARGET's KL code really estimates, and whose gradient it follows, by exact computation.
 
     The function runs on enumerated worlds: audit only code that you would run. One that cannot be imported is
-    taken out of its file with its own helpers. Exit status 1: something was found; 2: something could not be run.
+    taken out of its file with its own helpers. Exit status 1: something was found; 2: something could not be run,
+    whatever --fail-on says.
     For example:
 
         kullback audit my_trainer/losses.py:kl_penalty --placement loss --set kind=k3
@@ -82,6 +97,8 @@ def audit(
         wanted = _wanted(fail_on)
         if output is not None and output.suffix not in OUTPUTS:
             raise InputError(f"--output {output} came, but it ends in {', '.join(OUTPUTS)}")
+        if form not in FORMATS:
+            raise InputError(f"--format {form} came, but it is one of {', '.join(FORMATS)}")
         request = Request(
             placement=placement,
             names=dict(_pair(text, "--map") for text in mapping or ()),
@@ -92,14 +109,16 @@ def audit(
             objective=_objective(objective),
             arrays=arrays,
             output=int(element) if element is not None and element.isdecimal() else element,
+            role=role,
+            layout=layout,
         )
     except KullbackError as error:
         fail(str(error))
     reports, failures = _run(targets, source, request)
-    _show(reports, as_json, output)
+    _show(reports, "json" if as_json else form, output)
     for message in failures:
         tell(f"kullback: {message}", style="red")
-    if failures:
+    if failures or any(report.failed for report in reports):
         sys.exit(2)
     found = {label for r in reports for f in r.findings for label in (f.code, f.slug, f.group)}
     sys.exit(1 if (found & wanted if wanted else found) else 0)
@@ -107,21 +126,23 @@ def audit(
 
 def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple[list[AuditReport], list[str]]:
     """Every audit that could be made, and a sentence for each target that could not."""
-    from kullback.auditing.assignments import assignments
+    from kullback.auditing.assignments import assignments, compared
 
     reports: list[AuditReport] = []
     failures: list[str] = []
     for target in targets:
         try:
-            for assignment in assignments(target, source, request):
-                with _status(f"auditing {assignment.subject}"):
+            made = list(assignments(target, source, request))
+            for number, assignment in enumerate(made, 1):
+                of = f" ({number} of {len(made)})" if len(made) > 1 else ""
+                with _status(f"auditing {assignment.subject}{of}"):
                     reports.append(assignment.report())
         except KullbackError as error:
             failures.append(str(error))
         except KeyboardInterrupt:
             failures.append("stopped")
             break
-    return reports, failures
+    return (compared(reports) if request.placement is None else reports), failures
 
 
 def _status(text: str) -> AbstractContextManager[object]:
@@ -129,22 +150,59 @@ def _status(text: str) -> AbstractContextManager[object]:
     return err.status(Text(visible(text))) if err.is_terminal else nullcontext()
 
 
-def _show(reports: list[AuditReport], as_json: bool, output: Path | None) -> None:
-    from kullback.auditing.pages import book, overview
+def _show(reports: list[AuditReport], form: str, output: Path | None) -> None:
+    from kullback.auditing.pages import comment, overview, site
+    from kullback.auditing.report import SCHEMA
     from kullback.report import html, markdown, terminal
 
-    record = {"audits": [report.to_dict() for report in reports]}
-    if as_json:
+    record = {"schema": SCHEMA, "audits": [report.to_dict() for report in reports]}
+    if form == "json":
         write_record(record)
+    elif form == "github":
+        for report in reports:
+            for line in _annotations(report):
+                typer.echo(line)
     elif reports:
         terminal.show(overview(reports), console())
     if output is None:
         return
-    written = {".md": markdown.render, ".html": html.render}.get(output.suffix)
+    text = {
+        ".md": lambda: markdown.render(comment(reports)),
+        ".html": lambda: _linked(html.render(site(reports))),
+        ".json": lambda: json_of(record),
+    }[output.suffix]()
     try:
-        output.write_text(written(book(reports)) if written else json_of(record), encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
     except OSError as error:
         fail(f"{output} cannot be written: {error.strerror}")
+
+
+def _annotations(report: AuditReport) -> Iterator[str]:
+    """A report as workflow commands, which a pull request shows beside the line."""
+    file, line = report.place
+    where = f"file={_escaped(file, ',:')},line={line}," if file and line else ""
+    for finding in report.findings:
+        level = "error" if finding.severity == "wrong" else "warning"
+        title = _escaped(f"{finding.code} {finding.slug}", ",:")
+        text = f"{report.title}: {finding.message}. Instead: {finding.instead}"
+        yield f"::{level} {where}title={title}::{_escaped(text)}"
+    yield f"{report.title}: {report.status}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    """As workflow commands ask for it."""
+    for character in "%\r\n" + more:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+def _linked(page: str) -> str:
+    """A page whose codes lead to its rules."""
+    return re.sub(
+        r"\b(KB\d{3})\b(?=[^<>]*</(?:td|p|dt|dd)>)",
+        lambda found: f'<a href="#{found[1].lower()}">{found[1]}</a>',
+        page,
+    )
 
 
 def _wanted(fail_on: str | None) -> set[str]:

@@ -29,4 +29,5 @@ RULE = Rule(
     instead="Remove it, or use logging.",
     references=("docs/audit.md",),
     find=_find,
+    severity="warn",
 )

@@ -31,4 +31,5 @@ RULE = Rule(
     instead="Pass random numbers in as an argument, fixed for the audit.",
     references=("docs/audit.md",),
     find=_find,
+    severity="warn",
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kullback.auditing.report import Audited
-from kullback.auditing.rules.record import Rule
+from kullback.auditing.rules.record import Rule, meant
 from kullback.auditing.words import for_one_token, name, range_of_errors
+from kullback.targets import ZERO
 
 EXAMPLE = """\
 def k2(logprobs, ref_logprobs, mask):
@@ -14,10 +15,13 @@ def k2(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     value = report.value
+    if value.named is ZERO and report.placement == "metric":
+        return "the value is 0 on average, whatever the models are"
     if value.named is not None or not value.errors:
         return ""
+    missed = meant(report, "value")
     return (
-        f"the value is no named quantity: the nearest, {name(value.nearest)}, is missed by {range_of_errors(value)} "
+        f"the value is no named quantity: {missed}{name(value.nearest)} is missed by {range_of_errors(value)} "
         f"across the exact worlds{for_one_token(value)}"
     )
 
@@ -36,6 +40,7 @@ RULE = Rule(
     instead="Log kb.estimate(logprobs, ref_logprobs, mask, estimator=kb.K3): unbiased, with an error.",
     references=("Schulman 2020, “Approximating KL Divergence”", "docs/estimators.md"),
     find=_find,
+    call=True,
     covered_by=(
         "KB007",
         "KB102",
@@ -50,5 +55,12 @@ RULE = Rule(
         "KB402",
         "KB403",
         "KB404",
+        "KB112",
+        "KB114",
+        "KB305",
+        "KB310",
+        "KB407",
+        "KB409",
+        "KB410",
     ),
 )

@@ -13,10 +13,11 @@ def k3(logprobs, ref_logprobs, mask):
 
 
 def _find(report: Audited) -> str:
-    form = report.form
-    if form is None or abs(form.at_zero) < 1e-5 or report.value.target is not None:
+    at_zero = report.effects.bonus or (0.0 if report.form is None else report.form.at_zero)
+    if abs(at_zero) < 1e-5 or report.value.target is not None or report.effects.temperature != 1.0:
         return ""
-    return f"a token on which the two models agree gives {form.at_zero:.4g} instead of 0"
+    pays = "" if not report.effects.bonus else f", every token, so that length {'costs' if at_zero > 0 else 'pays'}"
+    return f"a token on which the two models agree gives {at_zero:.4g} instead of 0{pays}"
 
 
 RULE = Rule(

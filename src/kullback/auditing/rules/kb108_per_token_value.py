@@ -43,4 +43,5 @@ RULE = Rule(
     ),
     references=("docs/theory.md", "https://github.com/CarperAI/trlx/issues/438"),
     find=_find,
+    severity="warn",
 )

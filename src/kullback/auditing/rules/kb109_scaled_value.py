@@ -15,9 +15,10 @@ def kl(logprobs, ref_logprobs, mask):  # logged as the KL
 
 def _find(report: Audited) -> str:
     value, gradient = report.value, report.gradient
-    if value.target is None or value.target is ZERO or value.scale <= 0 or value.scale == 1.0:
+    scale = -value.scale if report.placement == "bonus" else value.scale
+    if value.target is None or value.target is ZERO or scale <= 0 or scale == 1.0:
         return ""
-    same = report.placement != "metric" and (gradient.scale == value.scale or gradient.target in (None, ZERO))
+    same = report.placement != "metric" and (gradient.scale == scale or gradient.target in (None, ZERO))
     return "" if same else f"the value is {times(value.scale)}{name(value.target)}"
 
 
@@ -34,4 +35,5 @@ RULE = Rule(
     instead="Keep the coefficient out of the function, or log the value before it is multiplied.",
     references=("Schulman 2020, “Approximating KL Divergence”",),
     find=_find,
+    severity="warn",
 )

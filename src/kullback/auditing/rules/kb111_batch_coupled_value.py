@@ -16,6 +16,9 @@ def kl(logprobs, ref_logprobs, mask):
 def _find(report: Audited) -> str:
     if report.conduct.coupling != "coupled" or (report.value.target is not None and report.value.target is not ZERO):
         return ""
+    if report.options.credited and report.gradient.target not in (None, ZERO):
+        # A baseline: what it subtracts has no mean, and the gradient is what counts.
+        return ""
     what = "0 whatever the models are" if report.value.target is ZERO else "no named quantity"
     return f"a row's result depends on the other rows of its batch, and its mean is {what}"
 

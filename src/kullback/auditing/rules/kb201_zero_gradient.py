@@ -36,4 +36,6 @@ RULE = Rule(
     instead="Put k1 in the reward, or use kb.kl_loss, whose value is the same and whose gradient is the KL's.",
     references=("Tang & Munos 2025, arXiv 2506.09477", "docs/theory.md, “Losses”"),
     find=_find,
+    call=True,
+    covered_by=("KB112",),
 )

@@ -43,4 +43,6 @@ RULE = Rule(
     instead="kb.kl_loss with the objective that is meant.",
     references=("Tang & Munos 2025, arXiv 2506.09477", "docs/theory.md, “Losses”"),
     find=_find,
+    call=True,
+    covered_by=("KB112", "KB209"),
 )

@@ -38,5 +38,6 @@ RULE = Rule(
     ),
     references=("Tang & Munos 2025, arXiv 2506.09477", "docs/theory.md, “Losses”"),
     find=_find,
-    covered_by=("KB209",),
+    severity="warn",
+    covered_by=("KB209", "KB112", "KB410"),
 )

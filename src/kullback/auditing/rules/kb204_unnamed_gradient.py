@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kullback.auditing.report import Audited
-from kullback.auditing.rules.record import Rule
+from kullback.auditing.rules.record import Rule, meant
 from kullback.auditing.words import PLACES, for_one_token, name, range_of_errors
 
 EXAMPLE = """\
@@ -17,8 +17,9 @@ def _find(report: Audited) -> str:
     gradient = report.gradient
     if report.placement == "metric" or gradient.named is not None or not gradient.errors:
         return ""
+    nearest = f"{meant(report, 'gradient')}that of {name(gradient.nearest)}"
     return (
-        f"the gradient {PLACES[report.placement]} is no named target's: that of {name(gradient.nearest)} is missed by "
+        f"the gradient {PLACES[report.placement]} is no named target's: {nearest} is missed by "
         f"{range_of_errors(gradient)} across the exact worlds{for_one_token(gradient, 'that of ')}"
     )
 
@@ -37,5 +38,20 @@ RULE = Rule(
     instead="kb.kl_loss, or kb.kl_reward with k1.",
     references=("Tang & Munos 2025, arXiv 2506.09477", "docs/theory.md, “Losses”"),
     find=_find,
-    covered_by=("KB210", "KB105", "KB208", "KB401", "KB402", "KB403", "KB404", "KB110"),
+    call=True,
+    covered_by=(
+        "KB210",
+        "KB105",
+        "KB208",
+        "KB401",
+        "KB402",
+        "KB403",
+        "KB404",
+        "KB110",
+        "KB112",
+        "KB114",
+        "KB209",
+        "KB409",
+        "KB410",
+    ),
 )

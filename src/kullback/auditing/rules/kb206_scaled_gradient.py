@@ -15,7 +15,7 @@ def k2(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     scale, target, value = report.gradient.scale, report.gradient.target, report.value
-    if report.placement == "metric" or target is None or target is ZERO or scale in (1.0, value.scale):
+    if report.placement == "metric" or target is None or target is ZERO or scale in (1.0, value.scale, -value.scale):
         return ""
     if scale < 0 or (value.target is None and abs(scale - 2.0) > 1e-6):
         return ""
@@ -33,5 +33,6 @@ RULE = Rule(
     instead="Divide by the factor.",
     references=("docs/theory.md, “Losses”",),
     find=_find,
+    severity="warn",
     covered_by=("KB103", "KB202", "KB207"),
 )

@@ -43,4 +43,5 @@ RULE = Rule(
     instead="Sum over tokens, and divide by the number of rows or by a constant.",
     references=("Liu et al. 2025, “Understanding R1-Zero-Like Training”, arXiv 2503.20783", "docs/theory.md, “Losses”"),
     find=_find,
+    severity="warn",
 )

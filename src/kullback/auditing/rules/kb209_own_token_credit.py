@@ -13,10 +13,13 @@ advantages = advantages - beta * (logprobs - ref_logprobs)  # a token's own, no 
 
 def _find(report: Audited) -> str:
     target = report.gradient.named
-    if report.placement != "reward" or report.credit != "own_token":
+    if not report.options.credited or report.credit != "own_token" or report.conduct.kind != "token":
+        return ""
+    if target is not None and target is report.goal:
         return ""
     if target is None or target not in versions(report.goal):
-        return ""
+        what = "no named target's" if target is None else f"that of {name(target)}"
+        return f"every token is credited with its own penalty only, without reward-to-go: the gradient is {what}"
     return (
         f"credited with its own penalty only, without reward-to-go, the gradient is that of {name(target)}: "
         "exact for one token, not for sequences"

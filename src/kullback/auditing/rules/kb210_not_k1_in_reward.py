@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
-from kullback.auditing.words import name, percent
+from kullback.auditing.words import PLACES, away, name
 from kullback.targets import REVERSE_KL
 
 EXAMPLE = """\
@@ -16,12 +16,12 @@ def penalty(logprobs, ref_logprobs, mask):  # in the reward
 
 def _find(report: Audited) -> str:
     gradient = report.gradient
-    if report.placement != "reward" or gradient.named is not None or report.value.named is not REVERSE_KL:
+    if not report.options.credited or gradient.named is not None or report.value.named is not REVERSE_KL:
         return ""
-    worst = max(gradient.errors.values(), default=0.0)
+    missed = report.meant["gradient"]
     return (
-        f"the value is {name(REVERSE_KL)}, but in the reward this formula does not follow its gradient: "
-        f"off by up to {percent(worst)}, cosine down to {gradient.cosine:.2f}"
+        f"the value is {name(REVERSE_KL)}, but {PLACES[report.placement]} this formula does not follow its gradient: "
+        f"off that of {name(missed.target)} by {away(missed)}"
     )
 
 
@@ -39,4 +39,5 @@ RULE = Rule(
     instead="kb.kl_reward(logprobs, ref_logprobs, mask, estimator=kb.K1).",
     references=("Tang & Munos 2025, arXiv 2506.09477", "https://github.com/huggingface/trl/issues/7086"),
     find=_find,
+    call=True,
 )

@@ -26,4 +26,5 @@ RULE = Rule(
     instead="kb.K3, which keeps the sign; expm1(x) − x reduces it and does not remove it.",
     references=("https://github.com/huggingface/trl/issues/925",),
     find=_find,
+    severity="warn",
 )

@@ -26,4 +26,5 @@ RULE = Rule(
     instead="Work with log-probs and exponentiate their difference; select with where before, not after.",
     references=("https://github.com/huggingface/trl/issues/3015",),
     find=_find,
+    severity="warn",
 )

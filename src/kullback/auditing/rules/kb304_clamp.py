@@ -39,4 +39,5 @@ RULE = Rule(
     instead="Clamp the gradient's norm instead, or keep the clamp and log how often it binds.",
     references=("https://github.com/OpenRLHF/OpenRLHF/issues/525",),
     find=_find,
+    severity="warn",
 )

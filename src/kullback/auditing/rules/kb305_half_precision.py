@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kullback.auditing.probes import HALF
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 from kullback.auditing.words import percent
@@ -14,6 +15,10 @@ def k3(logprobs, ref_logprobs):  # bfloat16 in, bfloat16 throughout
 
 
 def _find(report: Audited) -> str:
+    if report.numerics.half_error > 0 or (report.numerics.arithmetic >= HALF and not report.numerics.step):
+        size = report.numerics.half_error
+        by = f": near the reference the result is off by up to {percent(size)}" if size > 0 else ""
+        return f"the function computes in half precision, whatever it is given{by}"
     error = report.numerics.bfloat16_error
     return f"for bfloat16 log-probs the value is off by up to {percent(error)}" if error > 0.1 else ""
 
@@ -31,4 +36,5 @@ RULE = Rule(
     instead="Convert to float32 first, as kb.K3 and kb.kl_loss do.",
     references=("docs/theory.md",),
     find=_find,
+    severity="warn",
 )

@@ -30,4 +30,5 @@ RULE = Rule(
     instead="Clamp, or select with where, before the exponential.",
     references=("https://github.com/OpenRLHF/OpenRLHF/pull/1335",),
     find=_find,
+    severity="warn",
 )

@@ -13,9 +13,10 @@ def kl(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     seen = report.masking
-    if seen.padding != "counted" or not seen.takes_mask:
+    if not seen.takes_mask or (seen.padding != "counted" and not report.handling.leaks):
         return ""
-    return "the log-probs in masked places change the result: padding leaks in"
+    never = ", as the mask is never read" if report.handling.reads_mask is False else ""
+    return f"the log-probs in masked places change the result: padding leaks in{never}"
 
 
 RULE = Rule(

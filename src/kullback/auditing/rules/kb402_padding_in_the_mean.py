@@ -29,4 +29,5 @@ RULE = Rule(
     instead="Divide by the number of rows for nats a sequence, or by mask.sum() for nats a token.",
     references=("https://github.com/huggingface/trl/issues/2995",),
     find=_find,
+    severity="warn",
 )

@@ -12,8 +12,10 @@ def kl(logprobs, ref_logprobs, mask):
 
 
 def _find(report: Audited) -> str:
-    if report.masking.last_counts is not False:
+    if report.masking.last_counts is not False and report.effects.end is not False:
         return ""
+    if report.masking.last_counts is not False:
+        return "the token that ends a sequence has no effect: it is left out by its number"
     return "the last token of a sequence has no effect: the end-of-sequence token is left out"
 
 
@@ -31,4 +33,5 @@ RULE = Rule(
     instead="Count every sampled token, the one that ends the sequence included.",
     references=("docs/theory.md, “Losses”",),
     find=_find,
+    covered_by=("KB410",),
 )

@@ -26,4 +26,5 @@ RULE = Rule(
     instead="Align them: log-prob t and mask t belong to the token at t.",
     references=("docs/theory.md, “Losses”",),
     find=_find,
+    covered_by=("KB410",),
 )

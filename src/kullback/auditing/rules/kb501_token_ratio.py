@@ -30,5 +30,6 @@ RULE = Rule(
     instead="The product of the ratios up to the token: kb.kl_loss(…, behavior_logprobs=…).",
     references=("DeepSeek-V3.2, arXiv 2512.02556, eq. (7)", "docs/theory.md, “Losses”"),
     find=_find,
-    covered_by=("KB502",),
+    call=True,
+    covered_by=("KB502", "KB112"),
 )

@@ -34,4 +34,5 @@ RULE = Rule(
     instead="Keep the ratio in the graph, or use kb.kl_loss.",
     references=("https://github.com/THUDM/slime/pull/1039", "docs/theory.md, “Losses”"),
     find=_find,
+    covered_by=("KB112",),
 )

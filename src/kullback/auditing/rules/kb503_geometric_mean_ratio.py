@@ -30,4 +30,6 @@ RULE = Rule(
     instead="The product of the ratios up to the token: kb.kl_loss(…, behavior_logprobs=…).",
     references=("https://github.com/huggingface/trl/issues/6586",),
     find=_find,
+    call=True,
+    covered_by=("KB112",),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
 
@@ -14,7 +12,7 @@ rho = torch.exp(logprobs - behavior_logprobs).clamp(max=2.0)
 
 def _find(report: Audited) -> str:
     seen = report.weighting
-    if seen is None or (seen.low == 0.0 and not isfinite(seen.high)):
+    if seen is None or not seen.clipped or seen.drops:
         return ""
     ends = [f"{end} {value:.3g}" for end, value in (("at least", seen.low), ("at most", seen.high)) if 0 < value < 1e9]
     return f"the {seen.ratio} ratio q/μ is clipped to {' and '.join(ends)}, which biases what it weights"
@@ -31,4 +29,6 @@ RULE = Rule(
     instead="State the clip: kb.kl_loss(…, truncate=…) declares it.",
     references=("docs/theory.md",),
     find=_find,
+    covered_by=("KB112",),
+    severity="warn",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kullback.auditing.report import Audited
-from kullback.auditing.rules.record import Rule
+from kullback.auditing.rules.record import Rule, whole
 
 EXAMPLE = """\
 def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
@@ -12,7 +12,13 @@ def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
 
 
 def _find(report: Audited) -> str:
-    if report.weighting is None or report.weighting.ratio != "ignored":
+    if report.weighting is None or report.weighting.ratio != "ignored" or report.paired:
+        return ""
+    if report.effects.behavior:
+        # They weight the gradient alone, as a straight-through loss does.
+        return ""
+    if whole(report):
+        # They are the policy gradient's, which is switched off.
         return ""
     return "behaviour log-probs are taken and have no effect on the result"
 
@@ -28,4 +34,7 @@ RULE = Rule(
     instead="kb.kl_loss(…, behavior_logprobs=…).",
     references=("docs/theory.md, “Losses”",),
     find=_find,
+    call=True,
+    covered_by=("KB112", "KB508", "KB509"),
+    severity="warn",
 )

@@ -27,4 +27,5 @@ RULE = Rule(
     instead="exp(logprobs − behavior_logprobs).",
     references=("docs/theory.md, “Losses”",),
     find=_find,
+    covered_by=("KB112",),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kullback.auditing.report import Audited
-from kullback.auditing.rules.record import Rule, off_policy
+from kullback.auditing.rules.record import Rule, off_policy, whole
 
 EXAMPLE = """\
 def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
@@ -13,6 +13,8 @@ def kl(logprobs, ref_logprobs, mask, behavior_logprobs):
 
 
 def _find(report: Audited) -> str:
+    if report.weighting is not None and report.weighting.ratio == "ignored" and whole(report):
+        return ""
     return off_policy(report, "", "behaviour log-probs are used, but do not make it right")
 
 
@@ -27,5 +29,6 @@ RULE = Rule(
     instead="kb.kl_loss(…, behavior_logprobs=…).",
     references=("docs/theory.md, “Losses”",),
     find=_find,
-    covered_by=("KB501", "KB502", "KB503", "KB504", "KB505", "KB506"),
+    call=True,
+    covered_by=("KB112", "KB501", "KB502", "KB503", "KB504", "KB505", "KB506", "KB508", "KB509"),
 )

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from kullback.auditing.identification import Identification
 from kullback.auditing.options import Sampler
-from kullback.auditing.report import Audited, Finding, statewise
-from kullback.auditing.words import name, percent
+from kullback.auditing.report import Audited, Finding, Severity, statewise
+from kullback.auditing.subject.columns import BESIDE
+from kullback.auditing.subject.naming import column_of
+from kullback.auditing.words import away, name, percent
+from kullback.auditing.worlds import Aspect
 from kullback.targets import FORWARD_KL, REVERSE_KL, SAMPLED_FORWARD_KL, SAMPLED_REVERSE_KL, Target
 
 OTHER_SIDE: dict[Sampler, Sampler] = {"on_policy": "from_reference", "from_reference": "on_policy"}
@@ -34,6 +37,8 @@ class Rule:
         references: where more is said.
         find: what a report shows, in one or two sentences; empty where it does not.
         covered_by: codes that say the same more exactly; where one of them is found, this is not.
+        severity: "wrong" where the number or the gradient is not what it is taken for, else "warn".
+        call: whether what to do instead is the call that the report proposes, in the user's own names.
         stops: whether it stops the audit: the call itself says so, and no report is left to look at.
     """
 
@@ -48,16 +53,19 @@ class Rule:
     references: tuple[str, ...]
     find: Callable[[Audited], str] = _nothing
     covered_by: tuple[str, ...] = ()
+    severity: Severity = "wrong"
     stops: bool = False
+    call: bool = False
 
     @property
     def name(self) -> str:
         """Its code, by which a family finds it."""
         return self.code
 
-    def finding(self, message: str) -> Finding:
+    def finding(self, message: str, report: Audited | None = None) -> Finding:
         """What a report says where the rule applies."""
-        return Finding(self.code, self.slug, self.group, message, self.why, self.instead)
+        instead = self.instead if report is None or not self.call else report.instead
+        return Finding(self.code, self.slug, self.group, message, self.why, instead, self.severity)
 
 
 def versions(goal: Target) -> tuple[Target, ...]:
@@ -91,3 +99,19 @@ def off_policy(report: Audited, ratio: str, what: str) -> str:
             nearest = f"that of {name(other.named)}" if other.named else "no named target's"
             parts.append(f"the gradient is {nearest} instead of that of {name(own.named)}")
     return f"{what}; off-policy {' and '.join(parts)}" if parts else ""
+
+
+def whole(report: Audited) -> bool:
+    """Whether it is a whole loss, whose policy gradient is switched off and may have a weight of its own."""
+    beside = set(report.columns) | {column_of(name) for name in report.wiring}
+    return bool(report.conduct.isolated) or bool(beside & set(BESIDE))
+
+
+def meant(report: Audited, aspect: Aspect) -> str:
+    """How far it is from the target that was meant, and words that lead to the nearest; nothing if these are one."""
+    distance = report.meant.get(aspect)
+    nearest = report.value.nearest if aspect == "value" else report.gradient.nearest
+    of = "that of " if aspect == "gradient" else ""
+    if distance is None or distance.target is nearest or (distance.target.value_of or distance.target) is nearest:
+        return "the nearest, "
+    return f"{of}{name(distance.target)}, which is meant, is missed by {away(distance)}; the nearest, "

@@ -26,9 +26,13 @@ def _torch_call(fn: Function, wires: Wires) -> Call:
         for name, array in given.items():
             if array.shape != before[name].shape or not _same(array.detach(), before[name]):
                 raise CallFailed("KB004", f"the function changes its input {name} in place, and its caller needs it")
-        return result_tensor(result)
+        return result_tensor(result, rows=_rows(given))
 
     return call
+
+
+def _rows(given: Columns) -> int:
+    return len(next(iter(given.values()), ()))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -47,7 +51,8 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
 
 def _numpy_call(fn: Function, wires: Wires) -> Call:
     def call(given: Columns) -> Tensor:
-        return result_tensor(wires.call(fn, {name: to_numpy(array).copy() for name, array in given.items()}))
+        arrays = {name: to_numpy(array).copy() for name, array in given.items()}
+        return result_tensor(wires.call(fn, arrays), rows=_rows(given))
 
     return call
 

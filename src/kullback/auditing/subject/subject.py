@@ -6,18 +6,36 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from kullback.arrays import is_torch
+from kullback.auditing.subject.columns import BESIDE, FULL
 from kullback.auditing.subject.failures import CallFailed, failure
+from kullback.auditing.subject.filled import SHAPES, Filled, Shape
 from kullback.auditing.subject.functions import Function
+from kullback.auditing.subject.layouts import LAYOUTS, Laid, Layout
 from kullback.auditing.subject.libraries import CALLS
+from kullback.auditing.subject.patches import Patch, without
 from kullback.auditing.subject.shapes import Kind, fits, kind_of, wrong_shape
 from kullback.auditing.subject.tensors import EVERY, Rows
 from kullback.auditing.subject.wiring import Wires
 from kullback.errors import InputError
 
 if TYPE_CHECKING:
+    from kullback.auditing.subject.libraries import Call
     from kullback.auditing.subject.tensors import Columns, Tensor
+
+MaskType = Literal["bool", "float", "int"]
+MASK_TYPES: tuple[MaskType, ...] = ("bool", "float", "int")
+
+
+@dataclass
+class _Held:
+    """How the batch of the call that is under way lies in memory."""
+
+    laid: Laid | None = None
 
 
 class Subject:
@@ -29,10 +47,13 @@ class Subject:
         arrays: what it takes, "torch", "jax" or "numpy".
         output: which element of a tuple, a dict or an object that it returns.
         level: "sequence" hands over sums over tokens, (batch, 1).
+        layout: "padded", or "ragged" for a list of rows, or "packed" for one array of all counted tokens.
 
     Attributes:
         kind: what it returns: one number, one a row, or one a token.
+        mask_type: what its mask is made of.
         printed: what it wrote to the terminal.
+        isolation: what was done to have the KL's part of it alone.
     """
 
     def __init__(
@@ -43,12 +64,22 @@ class Subject:
         arrays: str = "torch",
         output: int | str | None = None,
         level: str | None = None,
+        layout: Layout = "padded",
     ) -> None:
         if arrays not in CALLS:
             raise InputError(f"arrays={arrays!r} came, but a function takes {', '.join(CALLS)}")
-        self.wires, self.level = wires, level
-        self._call = CALLS[arrays](fn if output is None else _element(fn, output), wires)
+        self.wires, self.level, self.arrays, self.layout = wires, level, arrays, layout
+        self._held = _Held()
+        self._fn = self._lying(fn if output is None else _element(fn, output))
+        self._call = CALLS[arrays](self._fn, wires)
+        self._off: Wires | None = None
+        self.isolation = ""
+        self._without_kl = self._call
+        self._patches: tuple[Patch, ...] = ()
+        self._shape: Shape = "row"
+        self.exchanged: dict[str, str] = {}
         self.kind: Kind = "token"
+        self.mask_type: MaskType = "bool"
         self.printed = ""
 
     @property
@@ -56,10 +87,72 @@ class Subject:
         """The columns it reads."""
         return self.wires.columns
 
+    @property
+    def full(self) -> bool:
+        """Whether it reads more than the log-probs of sampled tokens."""
+        return bool(self.columns & FULL)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the arrays beside the KL."""
+        return self._shape
+
+    def without(self, *patches: Patch) -> Subject:
+        """The same function with some operations left out."""
+        other = copy(self)
+        other._patches = (*self._patches, *patches)
+        return other
+
+    def exchanging(self, **columns: str) -> Subject:
+        """The same function with other columns in the place of some."""
+        other = copy(self)
+        other.exchanged = {**self.exchanged, **columns}
+        return other
+
+    def isolating(self, off: Wires, said: str) -> Subject:
+        """The same function without what it gives when it is wired like this."""
+        other = copy(self)
+        other._off, other.isolation = off, said
+        other._without_kl = CALLS[self.arrays](self._fn, off)
+        return other
+
+    def wired(self, wires: Wires, said: str = "") -> Subject:
+        """The same function with other constants."""
+        other = copy(self)
+        other.wires, other._call, other.isolation = wires, CALLS[self.arrays](self._fn, wires), said
+        return other
+
     def meet(self, columns: Columns, rows: Rows) -> None:
-        """Learn from a first call, of more rows than tokens, what kind of thing comes back."""
-        result, batch = self._raw(columns, rows)
-        self.kind = kind_of(tuple(result.shape), batch)
+        """Learn from a first call, of more rows than tokens, what kind of thing comes back, and what it can take."""
+        failed: CallFailed | None = None
+        shapes = SHAPES if self._beside else SHAPES[:1]
+        types = MASK_TYPES if "mask" in self.wires.wanted else MASK_TYPES[:1]
+        for self.mask_type, self._shape in ((mask_type, shape) for mask_type in types for shape in shapes):
+            self._reshape()
+            try:
+                result, batch = self._raw(columns, rows)
+                self.kind = kind_of(tuple(result.shape), batch)
+                return
+            except CallFailed as error:
+                failed = failed or error
+        self.mask_type, self._shape = "bool", "row"
+        if failed is not None:
+            raise failed
+
+    @property
+    def _beside(self) -> bool:
+        constants = (isinstance(value, Filled) for value in self.wires.constants.values())
+        return bool(self.wires.batches) or any(constants) or bool(self.columns & set(BESIDE))
+
+    def _reshape(self) -> None:
+        """Take on a shape of the arrays beside the KL."""
+        constants = {
+            name: replace(value, shape=self._shape) if isinstance(value, Filled) else value
+            for name, value in self.wires.constants.items()
+        }
+        if constants != dict(self.wires.constants):
+            self.wires = replace(self.wires, constants=constants)
+            self._call = CALLS[self.arrays](self._fn, self.wires)
 
     def __call__(self, columns: Columns, rows: Rows = EVERY) -> Tensor:
         """What it makes of some rows of columns, in the shape of its kind."""
@@ -73,10 +166,66 @@ class Subject:
         given = {name: array[rows] for name, array in columns.items()}
         if self.level == "sequence":
             given = _summed(given)
-        wanted = {name: given[name].clone() for name in self.columns}
-        with self._guarded():
-            result = self._call(wanted)
+        given = dict(self._completed(given))
+        if self.wires.pair:
+            given = {
+                **given,
+                "behavior_logprobs": given["ref_logprobs"],
+                **(
+                    {"behavior_log_distributions": given["ref_log_distributions"]}
+                    if "ref_log_distributions" in given
+                    else {}
+                ),
+            }
+        given = {**given, **{taker: given[column] for taker, column in self.exchanged.items()}}
+        wanted = {name: self._typed(name, given[name]) for name in self.wires.wanted if name in given}
+        result = self._result(self._call, wanted, given["mask"])
+        if self._off is not None:
+            result = result - self._result(self._without_kl, wanted, given["mask"])
         return result, tuple(given["logprobs"].shape[:2])
+
+    def _result(self, call: Call, wanted: Columns, mask: Tensor) -> Tensor:
+        self._held.laid = None if self.layout == "padded" else LAYOUTS[self.layout](mask)
+        with self._guarded(), without(*self._patches):
+            return call({name: array.clone() for name, array in wanted.items()})
+
+    def _lying(self, fn: Function) -> Function:
+        """fn of columns that lie as its layout says, and its result padded again."""
+        if self.layout == "padded":
+            return fn
+        held = self._held
+
+        def call(*args: Any, **named: Any) -> Any:
+            laid = held.laid
+            if laid is None:
+                return fn(*args, **named)
+            given = {name: laid.out(value) if is_torch(value) else value for name, value in named.items()}
+            return laid.back(fn(*(laid.out(value) if is_torch(value) else value for value in args), **given))
+
+        return call
+
+    def _typed(self, name: str, array: Tensor) -> Tensor:
+        import torch
+
+        types = {"bool": torch.bool, "float": torch.float64, "int": torch.int64}
+        return array.to(types[self.mask_type]) if name == "mask" else array
+
+    def _completed(self, given: Columns) -> Columns:
+        """The columns with those that follow from others."""
+        import torch
+
+        q = given["logprobs"]
+        more: dict[str, Tensor] = {"groups": torch.zeros(len(q), dtype=torch.int64)}
+        for name in BESIDE:
+            more[name] = Filled("zeros", self._shape).of(q.detach())  # type: ignore[assignment]
+        for name, source in (("distributions", "log_distributions"), ("ref_distributions", "ref_log_distributions")):
+            if name in self.wires.wanted and source in given:
+                more[name] = given[source].exp()
+        if "log_distributions" in given and "behavior_log_distributions" not in given:
+            more["behavior_log_distributions"] = given["log_distributions"].detach()
+        if "tokens" in given and "tokens" in self.columns and any("pad" in name for name in self.wires.constants):
+            more["tokens"] = given["tokens"].masked_fill(~given["mask"].bool(), -100)
+        return {**more, **given, **{name: more[name] for name in ("tokens",) if name in more}}
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

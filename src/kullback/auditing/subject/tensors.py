@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,10 @@ def tensor(array: Array) -> Tensor:
     return array
 
 
-def result_tensor(result: object) -> Tensor:
+def result_tensor(result: object, *, rows: int = 0) -> Tensor:
     """A function's result as a tensor: its own with its gradient, numbers and NumPy arrays as float64.
+
+    What a generator yields, or a list of one tensor a row, is stacked.
 
     Raises:
         CallFailed: it returned something else.
@@ -50,6 +52,13 @@ def result_tensor(result: object) -> Tensor:
 
     if is_torch(result):
         return result
+    if isinstance(result, Generator):
+        result = list(result)
+        rows = len(result)
+    if isinstance(result, list) and rows and len(result) == rows:
+        parts = [result_tensor(part) for part in result]
+        if len({part.shape for part in parts}) == 1:
+            return torch.stack(parts)
     if isinstance(result, bool | int | float | np.ndarray | np.generic):
         return torch.as_tensor(np.asarray(result, dtype=np.float64))
     if isinstance(result, tuple | list | dict):

@@ -20,6 +20,14 @@ PRIME_RL = Trainer(
             sampler="from_reference",
         ),
         Member(
+            "ref_kl",
+            "ref_kl_loss_fn's policy-gradient signal, by which on-policy distillation follows the reference",
+            "bonus",
+            (f"{FILE}:ref_kl_loss_fn>ref_kl",),
+            names={"trainer_logprobs": "logprobs"},
+            credit="own_token",
+        ),
+        Member(
             "mismatch_kl",
             "the logged mismatch_kl, on the engine's samples, tokens summed",
             "metric",

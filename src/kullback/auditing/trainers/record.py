@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kullback.auditing.options import Credit, Placement, Sampler
@@ -32,6 +32,7 @@ class Member:
         credit: in the reward, what a token's log-prob is credited with.
         sampler: what drew the samples.
         output: which element of what comes back.
+        default: whether the trainer does this where nobody says otherwise.
         join: makes one function of log-probs out of `functions`, where there are several or they need a trainer.
     """
 
@@ -45,6 +46,7 @@ class Member:
     sampler: Sampler = "on_policy"
     output: int | str | None = None
     join: Join | None = None
+    default: bool = False
 
     def function(self, root: Path) -> Located:
         """The function to audit, and how it was got hold of."""
@@ -52,8 +54,8 @@ class Member:
         origin = "; ".join(one.origin for one in taken)
         functions = [getattr(one.fn, "__func__", one.fn) for one in taken]  # out of a staticmethod
         if self.join is None:
-            return Located(functions[0], f"{self.about}; {origin}")
-        return Located(self.join(*functions), f"{self.about}, driven with a stand-in; {origin}")
+            return replace(taken[0], fn=functions[0], origin=f"{self.about}; {origin}")
+        return replace(taken[0], fn=self.join(*functions), origin=f"{self.about}, driven with a stand-in; {origin}")
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ class Trainer:
         package: the folder that is imported.
         install: how to get it.
         members: its KL terms.
+        checkout_only: whether an installed package of this name is another one, as of a fork.
     """
 
     name: str
     package: str
     install: str
     members: Family[Member]
+    checkout_only: bool = False
 
     def root(self, source: Path | None) -> Path:
         """The folder that holds the package, installed or in a checkout; nothing is imported.
@@ -84,7 +88,7 @@ class Trainer:
                 if (folder / self.package).is_dir():
                     return folder
             raise ModelError(f"{source} has no folder {self.package}: --source is a checkout of {self.name}")
-        spec = importlib.util.find_spec(self.package)
+        spec = None if self.checkout_only else importlib.util.find_spec(self.package)
         if spec is None or not spec.submodule_search_locations:
             missing = MissingPackageError(self.name, "torch")
             missing.args = (f"{self.name} is not installed: {self.install}, or pass --source with a checkout of it",)

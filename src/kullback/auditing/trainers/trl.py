@@ -7,6 +7,7 @@ log-probs and has a KL coefficient of 1, so that what comes back is the KL term 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,9 @@ TRL = Trainer(
     package="trl",
     install="pip install trl",
     members=members(
-        _grpo("grpo", "GRPOConfig's defaults: loss_type=dapo, use_bias_correction_kl=True", "dapo"),
+        replace(
+            _grpo("grpo", "GRPOConfig's defaults: loss_type=dapo, use_bias_correction_kl=True", "dapo"), default=True
+        ),
         _grpo("grpo-uncorrected", "loss_type=dapo, use_bias_correction_kl=False", "dapo", corrected=False),
         *(
             _grpo(f"grpo-{kind}", f"loss_type={kind}, use_bias_correction_kl=True", kind)
@@ -130,6 +133,23 @@ TRL = Trainer(
                 "ref_per_token_logps": "ref_logprobs",
                 "completion_mask": "mask",
             },
+        ),
+        Member(
+            "online-dpo-metric",
+            "OnlineDPOTrainer's logged objective/kl: the statements that assign mean_kl",
+            "metric",
+            ("trl/experimental/online_dpo/online_dpo_trainer.py:OnlineDPOTrainer.training_step>kl>mean_kl",),
+        ),
+        *(
+            Member(
+                f"sdpo-{alpha:g}",
+                f"SDPO's compute_divergence with alpha={alpha:g}, on the student's samples",
+                "loss",
+                ("trl/experimental/sdpo/loss_utils.py:compute_divergence",),
+                names={"student_log_probs": "log_distributions", "teacher_log_probs": "ref_log_distributions"},
+                settings={"alpha": alpha},
+            )
+            for alpha in (0.0, 0.5, 1.0)
         ),
         *(
             Member(

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kullback.auditing.subject.source.binding import Located
-from kullback.auditing.subject.source.files import Package, module_file, relative_file
+from kullback.auditing.subject.source.binding import Located, Members
+from kullback.auditing.subject.source.files import Package, module_file, relative_file, shown
 from kullback.auditing.subject.source.syntax import bare, first_assignments, function_of, names_bound, names_read
 from kullback.errors import FileError, InputError
 
@@ -44,14 +44,16 @@ def take(path: Path, qualname: str, *, because: BaseException | None = None) -> 
     along = taker.luggage
     said = [
         f"the statements of {qualname} that assign {' and '.join(variables)}, " if variables else "",
-        f"taken out of {path}, line {taker.line}",
+        f"taken out of {shown(path)}, line {taker.line}",
         f" with {', '.join(along.helpers)}" if along.helpers else "",
         "" if because is None else f", because importing it failed ({type(because).__name__}: {one_line(because)})",
         f"; without decorator {', '.join(along.dropped)}" if along.dropped else "",
         f"; not resolved: {', '.join(dict.fromkeys(along.missing))}" if along.missing else "",
         "; nothing else of the file ran",
     ]
-    return Located(fn, "".join(said))
+    owner = qualname.rpartition(".")[0]
+    members = taker.members(owner) if owner and not variables else None
+    return Located(fn, "".join(said), shown(path), taker.line, members)
 
 
 def one_line(error: BaseException) -> str:
@@ -96,6 +98,32 @@ class Taker:
         self._define(node)
         return self.namespace[node.name]
 
+    def members(self, owner: str) -> Members:
+        """The members of a class of this file and of the bases that are in it, taken out one by one when asked for."""
+
+        def member(name: str) -> Any:
+            node = self._member(owner, name)
+            if node is None:
+                raise AttributeError(name)
+            kept = self.namespace.get(name)
+            self.need(node, set())
+            self._define(node)
+            found = self.namespace.pop(name, None)
+            if kept is not None:
+                self.namespace[name] = kept
+            return found
+
+        return member
+
+    def _member(self, owner: str, name: str) -> ast.stmt | None:
+        """The statement that gives a class a member, its own or a base's."""
+        node = self.top.get(owner)
+        if not isinstance(node, ast.ClassDef):
+            return None
+        own = dict(names_bound(node.body)).get(name)
+        bases = (base.id for base in node.bases if isinstance(base, ast.Name))
+        return own or next((found for base in bases if (found := self._member(base, name)) is not None), None)
+
     def need(self, node: ast.AST, having: set[str]) -> None:
         """Define everything that a statement's names stand for."""
         for name in dict.fromkeys(names_read(node)):
@@ -115,7 +143,7 @@ class Taker:
         name, _, member = qualname.partition(".")
         node = self.top.get(name)
         if member:
-            node = dict(names_bound(node.body)).get(member) if isinstance(node, ast.ClassDef) else None
+            node = self._member(name, member)
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             raise InputError(f"{self.path} has no function {qualname}")
         return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,26 @@ class Package:
         """The file of one of the package's modules; None for a module of another package."""
         parts = module.split(".")
         return module_file(self.root, parts) if self.name and parts[0] == self.name else None
+
+
+def shown(path: str | Path) -> str:
+    """A path as reports show it: from the working folder or from its package on, never from the machine's root.
+
+    Example:
+        >>> shown("/usr/lib/python3/site-packages/trl/trainer/utils.py")
+        'trl/trainer/utils.py'
+    """
+    given = Path(path)
+    if not given.is_absolute():
+        return str(path)
+    with contextlib.suppress(ValueError):
+        return str(given.relative_to(Path.cwd()))
+    parts = given.parts
+    for mark in ("site-packages", "dist-packages"):
+        if mark in parts:
+            return str(Path(*parts[len(parts) - parts[::-1].index(mark) :]))
+    package = Package.of(given)
+    return str(given.relative_to(package.root)) if package.name else given.name
 
 
 def installed_file(module: str) -> Path | None:

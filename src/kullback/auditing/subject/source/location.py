@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kullback.auditing.subject.source.binding import Located
+from kullback.auditing.subject.source.binding import Located, members_of
 from kullback.auditing.subject.source.extraction import let_through, take
-from kullback.auditing.subject.source.files import installed_file
+from kullback.auditing.subject.source.files import installed_file, shown
 from kullback.errors import FileError, InputError
 
 
@@ -34,8 +35,7 @@ def locate(target: str, attributes: Mapping[str, object] | None = None) -> Locat
         raise FileError(f"there is no file {where}")
     try:
         module = _module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-        found = Located(_attribute(module, qualname), f"imported from {where}")
-        return found.bound(qualname, attributes)
+        return _imported(module, qualname, where, attributes).bound(qualname, attributes)
     except _NotThere:
         raise InputError(f"{where} has no {qualname}") from None
     except InputError:
@@ -59,6 +59,16 @@ def taken_out(
         FileError: the file cannot be read as Python.
     """
     return take(path, qualname, because=because).bound(qualname, attributes)
+
+
+def _imported(module: ModuleType, qualname: str, where: str, attributes: Mapping[str, object] | None) -> Located:
+    """The function of a module, with where it begins and with its class's other members."""
+    found = _attribute(module, qualname)
+    owner = _attribute(module, qualname.rpartition(".")[0]) if "." in qualname else None
+    code = getattr(inspect.unwrap(getattr(found, "__func__", found)), "__code__", None)
+    file, line = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
+    members = members_of(owner, attributes or {}) if isinstance(owner, type) else None
+    return Located(found, f"imported from {shown(where)}", shown(file), line, members)
 
 
 class _NotThere(Exception):

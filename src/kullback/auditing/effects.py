@@ -1,0 +1,255 @@
+"""What has an effect on a function's result: the reference, each token of either model, a token that is equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kullback.arrays import Float64
+from kullback.auditing.handling import rows_of_every_length
+from kullback.auditing.probes import Probe, same
+from kullback.auditing.subject.columns import BEHAVIOR, REFERENCE
+from kullback.auditing.subject.failures import CallFailed
+from kullback.auditing.subject.subject import Subject
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Columns, Tensor
+
+Shift = Literal["", "late", "early"]
+LONG = 40
+"""Tokens of a row in which borders between chunks show."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Facts; None or nothing where there is nothing to see.
+
+    Attributes:
+        reference: whether the reference has any effect on the result.
+        behavior: whether what drew the samples has.
+        shift: "late" where the policy's token t is compared with the reference's t − 1, "early" with t + 1.
+        twice: tokens, counted from 0, that count twice in a row of equal ones.
+        bonus: what each token adds where the models agree, whatever it is.
+        temperature: how many times the policy's log-prob counts for one of the reference's.
+        end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
+        scaled: by what the policy's logits are divided more than the reference's; 1 but for a temperature on one side.
+    """
+
+    reference: bool | None = None
+    behavior: bool | None = None
+    shift: Shift = ""
+    twice: tuple[int, ...] = ()
+    bonus: float = 0.0
+    temperature: float = 1.0
+    scaled: float = 1.0
+    end: bool | None = None
+
+
+def effects(probe: Probe) -> Effects:
+    """Look at one thing at a time."""
+    subject = probe.subject
+    reference = _matters(subject, REFERENCE)
+    behavior = _matters(subject, BEHAVIOR) if not subject.wires.pair else None
+    if subject.full:
+        return Effects(reference, behavior, scaled=scaled_logits(subject))
+    if not probe.possible or subject.level == "sequence" or reference is False:
+        return Effects(reference, behavior)
+    shift: Shift = ""
+    twice: tuple[int, ...] = ()
+    bonus, temperature = 0.0, 1.0
+    try:
+        shift = _shift(probe)
+        twice = _twice(probe)
+        bonus = _bonus(probe)
+        temperature = _temperature(probe)
+    except CallFailed:
+        pass
+    return Effects(reference, behavior, shift, twice, bonus, temperature, end=_end(subject))
+
+
+def _end(subject: Subject) -> bool | None:
+    """Whether the token that ends a row, of number 0, has any effect."""
+    if "tokens" not in subject.columns or not {"logprobs", "log_ratio"} & subject.columns:
+        return None
+    base = rows_of_every_length()
+    row = int((base["mask"].sum(-1) == 2).nonzero()[0, 0])
+    try:
+        seen = []
+        for place in (0, 1):
+            moved = {name: array.clone() for name, array in base.items()}
+            for name in ("logprobs", "log_ratio"):
+                moved[name][row, place] -= 0.3
+            pairs = zip(_result(subject, base), _result(subject, moved), strict=True)
+            seen.append(not all(bool((a == b).all()) for a, b in pairs))
+    except CallFailed:
+        return None
+    return seen[1] if seen[0] else None
+
+
+TEMPERATURES = np.exp(np.linspace(np.log(0.2), np.log(5.0), 81))
+
+
+def scaled_logits(subject: Subject) -> float:
+    """By what the policy's logits are divided more than the reference's, in a function of whole distributions.
+
+    Of two models that are one a divergence is 0. Where it is not, the temperature is looked for at which it is.
+    """
+    if not {"log_distributions", "ref_log_distributions"} <= subject.columns:
+        return 1.0
+
+    def size(temperature: float) -> float:
+        return float(np.abs(_of_one_model(subject, temperature)).sum())
+
+    try:
+        if size(1.0) < 1e-6:
+            return 1.0
+        best = int(np.argmin([size(t) for t in TEMPERATURES]))
+        low, high = TEMPERATURES[max(0, best - 1)], TEMPERATURES[min(len(TEMPERATURES) - 1, best + 1)]
+        for _ in range(50):
+            a, b = high - 0.618 * (high - low), low + 0.618 * (high - low)
+            low, high = (low, b) if size(a) < size(b) else (a, high)
+        found = float(0.5 * (low + high))
+        return found if size(found) < 1e-5 * max(1.0, size(1.0)) else 1.0
+    except CallFailed:
+        return 1.0
+
+
+def _of_one_model(subject: Subject, temperature: float) -> Float64:
+    """The result where both models have the same logits, the policy's multiplied by a temperature."""
+    base = rows_of_every_length()
+    logits = base["log_distributions"]
+    same_one = dict.fromkeys(("logprobs", "ref_logprobs", "behavior_logprobs"), base["logprobs"])
+    given = {**base, **same_one, "log_distributions": temperature * logits, "ref_log_distributions": logits}
+    result = subject(given).detach().double()
+    found: Float64 = (result[base["mask"]] if subject.kind == "token" else result.reshape(-1)).numpy()
+    return found
+
+
+def _matters(subject: Subject, group: frozenset[str]) -> bool | None:
+    """Whether other numbers in a group of columns change the result; None where it takes none of them."""
+    import torch
+
+    if not group & subject.columns:
+        return None
+    base = rows_of_every_length()
+    index = torch.arange(base["mask"].numel(), dtype=torch.float64).reshape(base["mask"].shape)
+    noise = 0.3 + 0.2 * torch.sin(index)
+
+    def other(name: str, array: Tensor) -> Tensor:
+        return array - (noise if array.ndim == 2 else noise[..., None] * torch.arange(1.0, 1 + array.shape[-1]))
+
+    try:
+        plain, moved = (
+            _result(subject, base),
+            _result(subject, {name: other(name, array) if name in group else array for name, array in base.items()}),
+        )
+    except CallFailed:
+        return None
+    return not all(
+        bool(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))) for a, b in zip(plain, moved, strict=True)
+    )
+
+
+def _result(subject: Subject, given: Columns) -> tuple[Tensor, Tensor]:
+    """The result and its derivative in the policy's log-probs."""
+    from kullback.auditing.subject.tensors import differentiate
+
+    live = given["logprobs"].clone().requires_grad_()
+    result = subject({**given, "logprobs": live})
+    return result.detach(), differentiate(result.double().sum(), [live])[0]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A row of log-probs, and what moving some of them does to the result."""
+
+    probe: Probe
+    q: Float64
+    p: Float64
+    mask: np.ndarray
+
+    @classmethod
+    def of(cls, probe: Probe, length: int, width: int) -> _Rows:
+        q, p = np.zeros((1, width)), np.zeros((1, width))
+        index = np.arange(length)
+        q[0, :length] = -0.4 - 0.3 * np.cos(1.3 * index)
+        p[0, :length] = -1.1 - 0.2 * np.cos(index)
+        return cls(probe, q, p, np.arange(width)[None, :] < length)
+
+    def value(self, q: int = -1, p: int = -1, by: float = 0.17) -> float:
+        """With the policy's log-prob of one token and the reference's of another moved."""
+        moved_q, moved_p = self.q.copy(), self.p.copy()
+        if q >= 0:
+            moved_q[0, q] -= by
+        if p >= 0:
+            moved_p[0, p] -= by
+        return float(self.probe.at(moved_q, moved_p, mask=self.mask)[0][0])
+
+
+def _shift(probe: Probe) -> Shift:
+    """Whether tokens of different places are compared."""
+    rows = _Rows.of(probe, 3, 5)
+    plain = rows.value()
+    of_q = {t for t in range(5) if not same(plain, rows.value(q=t))}
+    of_p = {t for t in range(5) if not same(plain, rows.value(p=t))}
+    if of_q != of_p and of_q and of_p:
+        for name, by in (("late", -1), ("early", 1)):
+            if of_p == {(t + by) % 5 for t in of_q}:
+                return "late" if name == "late" else "early"
+    rows = _Rows.of(probe, 5, 5)
+    plain = rows.value()
+    if same(plain, rows.value(2, 2)) or same(plain, rows.value(q=2)):
+        return _shift_of_ends(rows, plain)
+    if same(plain, rows.value(2, 1)):
+        return "late"
+    return "early" if same(plain, rows.value(2, 3)) else ""
+
+
+def _shift_of_ends(rows: _Rows, plain: float) -> Shift:
+    """The same where moving both by as much never shows, as for k1: by which ends have no effect."""
+    first_q, last_q = (not same(plain, rows.value(q=t)) for t in (0, 4))
+    first_p, last_p = (not same(plain, rows.value(p=t)) for t in (0, 4))
+    if (first_q, last_q, first_p, last_p) == (False, True, True, False):
+        return "late"
+    return "early" if (first_q, last_q, first_p, last_p) == (True, False, False, True) else ""
+
+
+def _twice(probe: Probe) -> tuple[int, ...]:
+    """Tokens that count twice among equal ones."""
+    rows = np.full((LONG + 1, LONG), -0.9)
+    reference = np.full((LONG + 1, LONG), -1.6)
+    rows[np.arange(LONG), np.arange(LONG)] -= 1e-3
+    if probe.subject.kind == "scalar" or not probe.separable:
+        values = np.concatenate([probe.at(rows[i : i + 1], reference[i : i + 1])[0] for i in range(LONG + 1)])
+    else:
+        values = probe.at(rows, reference)[0]
+    effect = values[:LONG] - values[LONG]
+    usual = float(np.median(effect))
+    if abs(usual) < 1e-9:
+        return ()
+    shares = effect / usual
+    twice = np.isclose(shares, 2.0, atol=1e-2)
+    return tuple(int(t) for t in np.flatnonzero(twice)) if (twice | np.isclose(shares, 1.0, atol=1e-2)).all() else ()
+
+
+def _bonus(probe: Probe) -> float:
+    """What each token adds where the models agree."""
+    one, two, four = (float(probe.at(np.full((1, n), -0.9), np.full((1, n), -0.9))[0][0]) for n in (1, 2, 4))
+    return one if abs(one) > 1e-5 and same(two, 2 * one) and same(four, 4 * one) else 0.0
+
+
+def _temperature(probe: Probe) -> float:
+    """How many times the policy's log-prob counts for one of the reference's: 1 but for a temperature on one side."""
+    step = 1e-4
+    points = np.array([[-0.7, -1.9], [-1.6, -0.9], [-2.3, -1.1]])
+    slopes = []
+    for q, p in points:
+        rows = np.array([[q + step], [q - step], [q], [q]]), np.array([[p], [p], [p + step], [p - step]])
+        up_q, down_q, up_p, down_p = (float(probe.at(rows[0][i : i + 1], rows[1][i : i + 1])[0][0]) for i in range(4))
+        if abs(up_p - down_p) < 1e-9:
+            return 1.0
+        slopes.append(-(up_q - down_q) / (up_p - down_p))
+    found = float(np.mean(slopes))
+    return found if np.allclose(slopes, found, rtol=1e-3) and found > 0 and abs(found - 1) > 1e-2 else 1.0

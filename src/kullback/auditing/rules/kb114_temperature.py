@@ -1,0 +1,41 @@
+"""KB114 temperature: a temperature on one side only."""
+
+from __future__ import annotations
+
+from kullback.auditing.report import Audited
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def kl(logits, ref_logits, mask):
+    q, p = (logits / 0.7).log_softmax(-1), ref_logits.log_softmax(-1)
+    return ((q.exp() * (q - p)).sum(-1) * mask).sum(-1)
+"""
+
+
+def _find(report: Audited) -> str:
+    share = report.effects.temperature
+    if share != 1.0:
+        return f"the policy's log-prob counts {share:.3g} times as much as the reference's: a temperature on one side"
+    if (scaled := report.effects.scaled) != 1.0:
+        return (
+            f"the policy's logits are divided by {scaled:.3g} and the reference's are not "
+            f"(or these by {1 / scaled:.3g}): of two models that are one the result is not 0"
+        )
+    return ""
+
+
+RULE = Rule(
+    code="KB114",
+    slug="temperature",
+    group="biased-value",
+    title="A temperature on one side only",
+    checks="Whether the log-probs of the two models count as much as each other, by moving one at a time.",
+    why=(
+        "Log-probs at a temperature are those of another model: where policy and reference agree the term is not 0, "
+        "and its minimum is elsewhere."
+    ),
+    example=EXAMPLE,
+    instead="Divide both models' logits by the temperature, or neither's.",
+    references=("docs/audit.md",),
+    find=_find,
+)

@@ -1,0 +1,35 @@
+"""KB409 counted-twice: some tokens count twice."""
+
+from __future__ import annotations
+
+from kullback.auditing.report import Audited
+from kullback.auditing.rules.record import Rule
+
+EXAMPLE = """\
+def kl(logprobs, ref_logprobs, mask):
+    x = (logprobs - ref_logprobs) * mask
+    return x.sum(-1) + x[:, -1]
+"""
+
+
+def _find(report: Audited) -> str:
+    found = report.effects.twice
+    if not found:
+        return ""
+    which = ", ".join(str(t + 1) for t in found[:4])
+    last = " (the last)" if found == (39,) else ""
+    return f"of forty equal tokens, number {which}{last} {'counts' if len(found) == 1 else 'count'} twice"
+
+
+RULE = Rule(
+    code="KB409",
+    slug="counted-twice",
+    group="masking",
+    title="Some tokens count twice",
+    checks="The effect of each of forty equal tokens on the result.",
+    why="Borders of chunks that overlap, or a last token that is added again, weigh some tokens double.",
+    example=EXAMPLE,
+    instead="Cut chunks at [start, stop), and sum each token once.",
+    references=("docs/audit.md",),
+    find=_find,
+)
