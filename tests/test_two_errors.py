@@ -126,3 +126,14 @@ def test_a_fit_from_few_rows_is_hardly_worse_than_none(rows: int) -> None:
     mse = {name: float(np.mean(np.square(values))) for name, values in errors.items()}
     assert mse["control_variate"] < 1.05 * mse["k1"]
     assert mse["rao_blackwell_controlled"] < 1.05 * mse["rao_blackwell"]
+
+
+def test_a_control_that_is_rounding_is_left_out() -> None:
+    """p a constant times q: r − 1 is that constant but for the rounding of float32, and says nothing."""
+    q = np.log(np.random.default_rng(0).dirichlet(np.ones(8), size=(64, 4)))[..., 0].astype(np.float32)
+    p = (q - 3.0 + 1e-6 * np.random.default_rng(1).normal(size=q.shape)).astype(np.float32)
+    mass = np.full_like(q, np.exp(-3.0))
+    k1 = kb.estimate(q, p, ref_mass=mass, estimator="k1")
+    fitted = kb.estimate(q, p, ref_mass=mass, estimator="control_variate")
+    assert fitted.coefficients == {"ratio": 0.0}
+    assert fitted.value == k1.value

@@ -26,8 +26,8 @@ run: it says what the code computes, in which world, and by how much that differ
 [rules.md](rules.md). A term that is none of the named targets may still train well.
 
 - *verdict*: `ok`: nothing was found. `warn`: what was found holds under conditions, such as half precision, a clamp
-  that binds, or single tokens. `wrong`: the number or the gradient is not what it is taken for. The finding that matters
-  most comes first.
+  that binds, or single tokens. `wrong`: the number or the gradient is not what it is taken for. The finding that
+  matters most comes first.
 - *(default)*: what the trainer does where nobody says otherwise.
 - *value*: the target that the expectation of the term equals, for samples of the policy unless said otherwise.
 - *gradient*: the target whose gradient the expectation of its gradient equals, where the trainer puts it: in the
