@@ -46,9 +46,13 @@ def test_a_comparison_says_every_row_as_numbers(comparison: Comparison) -> None:
     )
     rows = [row for table in tables for row in table.rows]
     assert len(rows) == len(comparison.rows)
-    for (name, level, value, interval, per_token, variance, wanted), row in zip(rows, comparison.rows, strict=True):
-        assert text_of(name).split(" [")[0] == row.per_sequence.estimator
-        assert level == row.per_sequence.level
+    for (name, value, interval, here, per_token, variance, wanted, prompts), row in zip(
+        rows, comparison.rows, strict=True
+    ):
+        level = " (sequence)" if row.per_sequence.level == "sequence" else ""
+        assert text_of(name).split(" [")[0] == row.per_sequence.estimator + level
+        assert here == Number(row.per_sequence.given_prompts.stderr, ".2g")
+        assert prompts == Number(row.prompts_for_one_percent, ",.0f")
         assert (value, per_token) == (row.per_sequence.rounded, row.per_token.rounded)
         assert interval == Interval(*row.per_sequence.interval())
         assert variance == Number(row.relative_variance, ".3g")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, nan
 from typing import Literal
 
 import numpy as np
@@ -50,8 +51,12 @@ class Row:
     Attributes:
         direction: "reverse" KL(policy‖reference), from the policy's samples; "forward" KL(reference‖policy).
         per_sequence, per_token: the estimate in the two units.
-        relative_variance: variance of `per_sequence` over that of k1 on the same samples.
-        sequences_for_one_percent: sequences at which its 95% interval would be ±1% of the value.
+        relative_variance: variance of `per_sequence` over that of k1 on the same samples, given these prompts where
+            there are several samples of each.
+        sequences_for_one_percent: sequences of these prompts at which the 95% interval given them would be ±1% of the
+            value; of any prompts where there is one sample of each.
+        prompts_for_one_percent: prompts, with as many samples of each, at which the interval for prompts drawn anew
+            would be ±1%: samples alone never get there.
     """
 
     direction: Direction
@@ -59,6 +64,7 @@ class Row:
     per_token: Estimate
     relative_variance: float
     sequences_for_one_percent: float
+    prompts_for_one_percent: float
 
     def to_dicts(self) -> list[Record]:
         """The two records that ``--json`` prints."""
@@ -66,6 +72,7 @@ class Row:
             "direction": self.direction,
             "relative_variance": plain(self.relative_variance),
             "sequences_for_one_percent": plain(self.sequences_for_one_percent),
+            "prompts_for_one_percent": plain(self.prompts_for_one_percent),
         }
         return [{**estimate.to_dict(), **extra} for estimate in (self.per_sequence, self.per_token)]
 
@@ -108,20 +115,39 @@ def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estima
         baseline = _estimate(batch, K1, "token", "sequence", outside)
         for estimator, level in estimators:
             value = _estimate(batch, estimator, level, "sequence", outside)
-            wanted = (1.96 * value.stderr / (0.01 * value.value)) ** 2 * value.n if value.value else float("inf")
             yield Row(
                 direction=direction,
                 per_sequence=value,
                 per_token=_per_token(value) if estimator.link else _estimate(batch, estimator, level, "token", outside),
-                relative_variance=(value.stderr / baseline.stderr) ** 2 if baseline.stderr else float("nan"),
-                sequences_for_one_percent=wanted,
+                relative_variance=(_error_here(value) / _error_here(baseline)) ** 2 if baseline.stderr else nan,
+                sequences_for_one_percent=_times_for_one_percent(value, _error_here(value)) * value.n,
+                prompts_for_one_percent=_times_for_one_percent(value, value.stderr) * value.clusters,
             )
+
+
+def _error_here(found: Estimate) -> float:
+    """For these prompts where it is known, since no estimator can do anything about which prompts were drawn."""
+    return found.stderr if found.given_prompts is None else found.given_prompts.stderr
+
+
+def _times_for_one_percent(found: Estimate, stderr: float) -> float:
+    """How many times as much data makes 1.96 standard errors 1% of the value."""
+    return (1.96 * stderr / (0.01 * found.value)) ** 2 if found.value else inf
 
 
 def _per_token(value: Estimate) -> Estimate:
     """Of a function of a mean over sequences there is nothing a token."""
-    nan = float("nan")
-    return replace(value, value=nan, stderr=nan, skewness=nan, clusters=0, unit="token", warnings=())
+    return replace(
+        value,
+        value=nan,
+        stderr=nan,
+        skewness=nan,
+        clusters=0,
+        unit="token",
+        warnings=(),
+        given_prompts=None,
+        influential=(),
+    )
 
 
 def _outside(rollout: Rollout) -> float:

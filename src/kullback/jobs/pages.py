@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.documents import Document, HeatMap, Interval, Note, Number, Table
+from kullback.documents import Cell, Document, HeatMap, Interval, Note, Number, Table
 from kullback.jobs.excerpts import excerpts
 
 if TYPE_CHECKING:
@@ -36,10 +36,12 @@ def comparison_document(found: Comparison) -> Document:
             *(Note(sentence, tone="warning") for sentence in found.notes),
             *_differences(found),
             Note(
-                "±: one standard error; it and the interval are for prompts drawn anew. Quote rao_blackwell or "
-                "rao_blackwell_controlled where they stand, else k3 by token; k3 by sequence is shown as a warning. "
-                "var/k1: variance against k1 on the same samples. n for ±1%: sequences at which the 95% interval "
-                "would be ±1% of the value. Where models differ is by the exact KL of their next-token distributions, "
+                "±: one standard error; it and the interval are for prompts drawn anew from wherever these came. here: "
+                "the standard error for these very prompts, as of an evaluation set. Quote rao_blackwell or "
+                "rao_blackwell_controlled where they stand, else k3; k3 (sequence) is shown as a warning. var/k1: "
+                "variance against k1 on the same samples, here. n for ±1%: sequences of these prompts at which the 95% "
+                "interval here would be ±1% of the value. prompts: how many, with as many samples of each, would do "
+                "so for prompts drawn anew. Where models differ is by the exact KL of their next-token distributions, "
                 "in nats.",
                 tone="quiet",
             ),
@@ -129,20 +131,21 @@ def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
     if not rows:
         return
     warnings = list(dict.fromkeys(warning for row in rows for warning in row.per_sequence.warnings))
-    right = ("nats/sequence", "95% interval", "nats/token", "var/k1", "n for ±1%")
+    right = ("nats/sequence", "95% interval", "here", "nats/token", "var/k1", "n for ±1%", "prompts")
     yield Table(
         title=TITLES[direction],
         note="",
-        columns=("estimator", "level", *right),
+        columns=("estimator", *right),
         rows=tuple(
             (
-                row.per_sequence.estimator + _marks(row, warnings),
-                row.per_sequence.level,
+                _name(row) + _marks(row, warnings),
                 row.per_sequence.rounded,
                 Interval(*row.per_sequence.interval()),
+                _here(row),
                 row.per_token.rounded,
                 Number(row.relative_variance, ".3g"),
                 Number(row.sequences_for_one_percent, ",.0f"),
+                Number(row.prompts_for_one_percent, ",.0f"),
             )
             for row in rows
         ),
@@ -150,6 +153,17 @@ def _estimates(found: Comparison, direction: str) -> Iterator[Table | Note]:
     )
     for number, warning in enumerate(warnings, 1):
         yield Note(f"[{number}] {warning}", tone="warning")
+
+
+def _name(row: Row) -> str:
+    """The estimator; the level is said where it is not the usual one."""
+    return row.per_sequence.estimator + (" (sequence)" if row.per_sequence.level == "sequence" else "")
+
+
+def _here(row: Row) -> Cell:
+    """The error for these prompts, or a dash where there is one sample of each."""
+    given = row.per_sequence.given_prompts
+    return Number(float("nan") if given is None else given.stderr, ".2g")
 
 
 def _marks(row: Row, warnings: Sequence[str]) -> str:
