@@ -25,9 +25,9 @@ or from a checkout, on exact worlds. Nothing here is sampled, and nothing is an 
 run: it says what the code computes, in which world, and by how much that differs. What a code means is in
 [rules.md](rules.md). A term that is none of the named targets may still train well.
 
-- *verdict*: `ok`: nothing was found. `warn`: what was found holds under conditions, such as half precision, a clamp that
-  binds, or single tokens. `wrong`: the number or the gradient is not what it is taken for. The finding that matters
-  most comes first.
+- *verdict*: `ok`: nothing was found. `warn`: what was found holds under conditions, such as half precision, a clamp
+  that binds, or single tokens. `wrong`: the number or the gradient is not what it is taken for. The finding that
+  matters most comes first.
 - *(default)*: what the trainer does where nobody says otherwise.
 - *value*: the target that the expectation of the term equals, for samples of the policy unless said otherwise.
 - *gradient*: the target whose gradient the expectation of its gradient equals, where the trainer puts it: in the
@@ -37,9 +37,9 @@ run: it says what the code computes, in which world, and by how much that differ
 - *off by … near, … far*: the relative error in the world “near”, where KL(q‖p) is 0.04 nats a sequence, and the
   largest one over the exact worlds, in the farthest of which KL(q‖p) is 10 nats and log-ratios go beyond 20.
 
-A function of log-probs alone is audited as it is, its tokens summed. Its parameters are handed to it by their names. Where the KL is a few lines in a method, marked *,
-the method is driven by a stand-in for the trainer, with advantages of 0 and a coefficient of 1. No function was
-changed; each was taken out of its file with the helpers that it calls.
+A function of log-probs alone is audited as it is, its tokens summed. Its parameters are handed to it by their names.
+Where the KL is a few lines in a method, marked *, the method is driven by a stand-in for the trainer, with advantages
+of 0 and a coefficient of 1. No function was changed; each was taken out of its file with the helpers that it calls.
 """
 
 DRIVEN = ", driven with a stand-in"
