@@ -33,6 +33,7 @@ class Effects:
         twice: tokens, counted from 0, that count twice in a row of equal ones.
         bonus: what each token adds where the models agree, whatever it is.
         temperature: how many times the policy's log-prob counts for one of the reference's.
+        lost: tokens within a row of equal ones that do not count.
         end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
         scaled: by what the policy's logits are divided more than the reference's; 1 but for a temperature on one side.
     """
@@ -45,6 +46,7 @@ class Effects:
     temperature: float = 1.0
     scaled: float = 1.0
     end: bool | None = None
+    lost: tuple[int, ...] = ()
 
 
 def effects(probe: Probe) -> Effects:
@@ -58,15 +60,16 @@ def effects(probe: Probe) -> Effects:
         return Effects(reference, behavior)
     shift: Shift = ""
     twice: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
     bonus, temperature = 0.0, 1.0
     try:
         shift = _shift(probe)
-        twice = _twice(probe)
+        twice, lost = _uneven(probe)
         bonus = _bonus(probe)
         temperature = _temperature(probe)
     except CallFailed:
         pass
-    return Effects(reference, behavior, shift, twice, bonus, temperature, end=_end(subject))
+    return Effects(reference, behavior, shift, twice, bonus, temperature, end=_end(subject), lost=lost)
 
 
 def _end(subject: Subject) -> bool | None:
@@ -216,8 +219,8 @@ def _shift_of_ends(rows: _Rows, plain: float) -> Shift:
     return "early" if (first_q, last_q, first_p, last_p) == (True, False, False, True) else ""
 
 
-def _twice(probe: Probe) -> tuple[int, ...]:
-    """Tokens that count twice among equal ones."""
+def _uneven(probe: Probe) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens that count twice among equal ones, and those that do not count."""
     rows = np.full((LONG + 1, LONG), -0.9)
     reference = np.full((LONG + 1, LONG), -1.6)
     rows[np.arange(LONG), np.arange(LONG)] -= 1e-3
@@ -228,10 +231,14 @@ def _twice(probe: Probe) -> tuple[int, ...]:
     effect = values[:LONG] - values[LONG]
     usual = float(np.median(effect))
     if abs(usual) < 1e-9:
-        return ()
+        return (), ()
     shares = effect / usual
-    twice = np.isclose(shares, 2.0, atol=1e-2)
-    return tuple(int(t) for t in np.flatnonzero(twice)) if (twice | np.isclose(shares, 1.0, atol=1e-2)).all() else ()
+    twice, lost = np.isclose(shares, 2.0, atol=1e-2), np.isclose(shares, 0.0, atol=1e-2)
+    if not (twice | lost | np.isclose(shares, 1.0, atol=1e-2)).all():
+        return (), ()
+    # A first or a last token that is dropped has rules of its own.
+    inner = lost & (np.arange(LONG) > 0) & (np.arange(LONG) < LONG - 1)
+    return tuple(map(int, np.flatnonzero(twice))), tuple(map(int, np.flatnonzero(inner)))
 
 
 def _bonus(probe: Probe) -> float:
