@@ -221,15 +221,17 @@ def _shift_of_ends(rows: _Rows, plain: float) -> Shift:
 
 def _uneven(probe: Probe) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Tokens that count twice among equal ones, and those that do not count."""
-    rows = np.full((LONG + 1, LONG), -0.9)
-    reference = np.full((LONG + 1, LONG), -1.6)
-    rows[np.arange(LONG), np.arange(LONG)] -= 1e-3
+    long = LONG if probe.subject.kind == "scalar" else 136
+    rows = np.full((long + 1, long), -0.9)
+    reference = np.full((long + 1, long), -1.6)
+    rows[np.arange(long), np.arange(long)] -= 1e-3
     if probe.subject.kind == "scalar" or not probe.separable:
-        values = np.concatenate([probe.at(rows[i : i + 1], reference[i : i + 1])[0] for i in range(LONG + 1)])
+        values = np.concatenate([probe.at(rows[i : i + 1], reference[i : i + 1])[0] for i in range(long + 1)])
     else:
         values = probe.at(rows, reference)[0]
-    effect = values[:LONG] - values[LONG]
-    usual = float(np.median(effect))
+    effect = values[:long] - values[long]
+    counted = effect[np.abs(effect) > 1e-9]
+    usual = float(np.median(counted)) if len(counted) else 0.0
     if abs(usual) < 1e-9:
         return (), ()
     shares = effect / usual
@@ -237,7 +239,7 @@ def _uneven(probe: Probe) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if not (twice | lost | np.isclose(shares, 1.0, atol=1e-2)).all():
         return (), ()
     # A first or a last token that is dropped has rules of its own.
-    inner = lost & (np.arange(LONG) > 0) & (np.arange(LONG) < LONG - 1)
+    inner = lost & (np.arange(long) > 0) & (np.arange(long) < long - 1)
     return tuple(map(int, np.flatnonzero(twice))), tuple(map(int, np.flatnonzero(inner)))
 
 

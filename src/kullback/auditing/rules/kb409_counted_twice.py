@@ -15,12 +15,11 @@ def kl(logprobs, ref_logprobs, mask):
 def _find(report: Audited) -> str:
     twice, lost = report.effects.twice, report.effects.lost
     if lost:
-        return f"of forty equal tokens, {len(lost)} do not count, from number {lost[0] + 1} on"
+        return f"of a row of equal tokens, {len(lost)} do not count, from number {lost[0] + 1} on"
     if not twice:
         return ""
     which = ", ".join(str(t + 1) for t in twice[:4])
-    last = " (the last)" if twice == (39,) else ""
-    return f"of forty equal tokens, number {which}{last} {'counts' if len(twice) == 1 else 'count'} twice"
+    return f"of a row of equal tokens, number {which} {'counts' if len(twice) == 1 else 'count'} twice"
 
 
 RULE = Rule(
@@ -28,7 +27,7 @@ RULE = Rule(
     slug="counted-twice",
     group="masking",
     title="Some tokens count twice, or not at all",
-    checks="The effect of each of forty equal tokens on the result.",
+    checks="The effect of each of 136 equal tokens on the result, of forty for one number a batch.",
     why="Borders of chunks that overlap, or a last token that is added again, weigh some tokens double.",
     example=EXAMPLE,
     instead="Cut chunks at [start, stop), and sum each token once.",
