@@ -65,5 +65,5 @@ clean:  ## forget .venv and caches
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet --editable '.[torch]' pytest
 	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet trl verl
-	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet --no-deps openrlhf liger-kernel torchtune tinker-cookbook
+	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
 	touch $@

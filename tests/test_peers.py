@@ -31,6 +31,10 @@ def report(trainer: str, member: str) -> kb.AuditReport:
         ("trl", "grpo", "reverse_kl", "statewise_reverse_kl"),
         ("trl", "grpo-uncorrected", "reverse_kl", "statewise_forward_kl"),
         ("trl", "gkd-0", "statewise_forward_kl", "statewise_forward_kl"),
+        ("trl", "sdpo-1", "reverse_kl", "statewise_reverse_kl"),
+        ("trl", "online-dpo-metric", "reverse_kl", None),
+        ("skyrl", "k1-reward", "reverse_kl", "reverse_kl"),
+        ("openrlhf", "k1-unbiased", None, "statewise_reverse_kl"),
     ],
 )
 def test_trainers_own_functions(trainer: str, member: str, value: str | None, gradient: str | None) -> None:
@@ -53,7 +57,15 @@ def test_trl_divides_by_tokens() -> None:
     assert "KB108" in [finding.code for finding in found.findings]
 
 
-@pytest.mark.parametrize("trainer", ["trl", "verl"])
+def test_the_same_options_follow_another_gradient_under_unsloth() -> None:
+    """use_bias_correction_kl is on by default in TRL and off in Unsloth."""
+    assert report("trl", "grpo").default
+    assert report("unsloth", "grpo-dapo").default
+    assert report("trl", "grpo").gradient.named is kb.STATEWISE_REVERSE_KL
+    assert report("unsloth", "grpo-dapo").gradient.named is kb.STATEWISE_FORWARD_KL
+
+
+@pytest.mark.parametrize("trainer", ["trl", "verl", "openrlhf", "skyrl", "unsloth", "liger", "tinker"])
 def test_every_term_is_audited(trainer: str) -> None:
     for member in TRAINERS[trainer].members:
         found = report(trainer, member.name)

@@ -106,6 +106,10 @@ def chunk_borders_twice(logprobs, ref_logprobs, mask, chunk=8):
     return sum(x[:, max(0, start - 1) : start + chunk].sum(-1) for start in range(0, x.shape[1], chunk))
 
 
+def truncated_at_32_tokens(logprobs, ref_logprobs, mask):
+    return masked(logprobs - ref_logprobs, mask)[:, :32].sum(-1)
+
+
 def length_bonus(logprobs, ref_logprobs, mask):
     return logprobs - ref_logprobs - 0.01
 
@@ -225,6 +229,7 @@ BATCHES = (
     Case(temperature_of_teacher_logits, "KB114"),
     Case(last_token_twice, "KB409", REWARD),
     Case(chunk_borders_twice, "KB409", REWARD),
+    Case(truncated_at_32_tokens, "KB409", REWARD),
     Case(length_bonus, "KB106", REWARD),
     Case(rounded_to_a_tenth, "KB310", METRIC),
     Case(computes_in_bfloat16, "KB305"),

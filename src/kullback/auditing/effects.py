@@ -33,6 +33,7 @@ class Effects:
         twice: tokens, counted from 0, that count twice in a row of equal ones.
         bonus: what each token adds where the models agree, whatever it is.
         temperature: how many times the policy's log-prob counts for one of the reference's.
+        lost: tokens within a row of equal ones that do not count.
         end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
         scaled: by what the policy's logits are divided more than the reference's; 1 but for a temperature on one side.
     """
@@ -45,6 +46,7 @@ class Effects:
     temperature: float = 1.0
     scaled: float = 1.0
     end: bool | None = None
+    lost: tuple[int, ...] = ()
 
 
 def effects(probe: Probe) -> Effects:
@@ -58,15 +60,16 @@ def effects(probe: Probe) -> Effects:
         return Effects(reference, behavior)
     shift: Shift = ""
     twice: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
     bonus, temperature = 0.0, 1.0
     try:
         shift = _shift(probe)
-        twice = _twice(probe)
+        twice, lost = _uneven(probe)
         bonus = _bonus(probe)
         temperature = _temperature(probe)
     except CallFailed:
         pass
-    return Effects(reference, behavior, shift, twice, bonus, temperature, end=_end(subject))
+    return Effects(reference, behavior, shift, twice, bonus, temperature, end=_end(subject), lost=lost)
 
 
 def _end(subject: Subject) -> bool | None:
@@ -216,22 +219,28 @@ def _shift_of_ends(rows: _Rows, plain: float) -> Shift:
     return "early" if (first_q, last_q, first_p, last_p) == (True, False, False, True) else ""
 
 
-def _twice(probe: Probe) -> tuple[int, ...]:
-    """Tokens that count twice among equal ones."""
-    rows = np.full((LONG + 1, LONG), -0.9)
-    reference = np.full((LONG + 1, LONG), -1.6)
-    rows[np.arange(LONG), np.arange(LONG)] -= 1e-3
+def _uneven(probe: Probe) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens that count twice among equal ones, and those that do not count."""
+    long = LONG if probe.subject.kind == "scalar" else 136
+    rows = np.full((long + 1, long), -0.9)
+    reference = np.full((long + 1, long), -1.6)
+    rows[np.arange(long), np.arange(long)] -= 1e-3
     if probe.subject.kind == "scalar" or not probe.separable:
-        values = np.concatenate([probe.at(rows[i : i + 1], reference[i : i + 1])[0] for i in range(LONG + 1)])
+        values = np.concatenate([probe.at(rows[i : i + 1], reference[i : i + 1])[0] for i in range(long + 1)])
     else:
         values = probe.at(rows, reference)[0]
-    effect = values[:LONG] - values[LONG]
-    usual = float(np.median(effect))
+    effect = values[:long] - values[long]
+    counted = effect[np.abs(effect) > 1e-9]
+    usual = float(np.median(counted)) if len(counted) else 0.0
     if abs(usual) < 1e-9:
-        return ()
+        return (), ()
     shares = effect / usual
-    twice = np.isclose(shares, 2.0, atol=1e-2)
-    return tuple(int(t) for t in np.flatnonzero(twice)) if (twice | np.isclose(shares, 1.0, atol=1e-2)).all() else ()
+    twice, lost = np.isclose(shares, 2.0, atol=1e-2), np.isclose(shares, 0.0, atol=1e-2)
+    if not (twice | lost | np.isclose(shares, 1.0, atol=1e-2)).all():
+        return (), ()
+    # A first or a last token that is dropped has rules of its own.
+    inner = lost & (np.arange(long) > 0) & (np.arange(long) < long - 1)
+    return tuple(map(int, np.flatnonzero(twice))), tuple(map(int, np.flatnonzero(inner)))
 
 
 def _bonus(probe: Probe) -> float:

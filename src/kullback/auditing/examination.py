@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,6 +39,9 @@ from kullback.auditing.worlds import (
     exact,
 )
 from kullback.targets import REVERSE_KL, ZERO, Target
+
+if TYPE_CHECKING:
+    from kullback.auditing.subject.tensors import Tensor
 
 MEETING = IDENTIFYING[2]
 ROWS = [0, 4, 9, 14]
@@ -170,6 +174,7 @@ class Separable:
     tolerance: float
     objective: Target | None
     clamped: bool
+    _results: dict[tuple[Setting, Sampler], Tensor] = field(default_factory=dict, init=False, repr=False)
     _known: dict[tuple[Setting, Sampler], Mapping[Weight, Expectation]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -202,7 +207,7 @@ class Separable:
 
     def _at(self, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
         if (setting, sampler) not in self._known:
-            self._known[setting, sampler] = expectations(self.placed, setting, sampler, self._weights)
+            self._known[setting, sampler] = expectations(self.placed, setting, sampler, self._results, self._weights)
         return self._known[setting, sampler][weight]
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.auditing.options import Credit, Placement, Sampler
+from kullback.auditing.subject.columns import BEHAVIOR
 from kullback.auditing.subject.subject import Subject
 from kullback.auditing.subject.tensors import differentiate, masked
 from kullback.auditing.worlds import Aspect, Setting, columns, logits, probability
@@ -74,22 +75,37 @@ class Placed:
 
 
 def expectations(
-    placed: Placed, setting: Setting, sampler: Sampler, weights: Sequence[Weight] = WEIGHTS
+    placed: Placed,
+    setting: Setting,
+    sampler: Sampler,
+    known: dict[tuple[Setting, Sampler], Tensor],
+    weights: Sequence[Weight] = WEIGHTS,
 ) -> dict[Weight, Expectation]:
     """E over every sequence of a world, each a batch of its own.
 
     With a weight each sequence's result is multiplied by its length, or by the padded width, which undoes a
-    division by it. The function runs once for all of them.
+    division by it. The function runs once for all of them, and once for all samplers where it reads nothing of
+    what drew the samples: only the probabilities of the sequences are others then.
     """
-    given, chance = columns(setting, sampler), probability(setting, sampler)
+    chance = probability(setting, sampler)
+    source = source_of(placed.subject, setting, sampler)
+    given = columns(setting, source)
     mask = given["mask"]
-    tokens = _by_token(placed.subject, given, len(chance))
+    if (setting, source) not in known:
+        known[setting, source] = _by_token(placed.subject, given, len(chance))
+    tokens = known[setting, source]
     carried = placed.carried(tokens, mask, given["logprobs"])
     found: dict[Weight, Expectation] = {}
     for weight in weights:
         factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
-        found[weight] = _expectation(setting, sampler, chance, tokens.sum(-1) * factor, carried * factor)
+        found[weight] = _expectation(setting, source, chance, tokens.sum(-1) * factor, carried * factor)
     return found
+
+
+def source_of(subject: Subject, setting: Setting, sampler: Sampler) -> Sampler:
+    """The sampler whose columns a function may be run on: the policy's, where it cannot tell them apart."""
+    same_rows = len(probability(setting, "on_policy")) == len(probability(setting, sampler))
+    return "on_policy" if same_rows and not BEHAVIOR & subject.wires.wanted else sampler
 
 
 def _by_token(subject: Subject, given: Columns, count: int) -> Tensor:

@@ -211,7 +211,10 @@ def _with_clamps(probe: Probe, found: Form, tolerance: float) -> Form:
         first, width = coarse.nearest(sign), step
         while width > 0.01:
             grid = first - sign * np.linspace(0.0, width, 6 if width > 0.05 else 1 + round(width / 0.01))
-            first, width = _Off.of(probe, found, grid, tolerance).nearest(sign), width / 5
+            fine = _Off.of(probe, found, grid, tolerance)
+            if not (fine.wrong & (sign * grid > 0)).any():
+                break  # It depends on how many rows there are.
+            first, width = fine.nearest(sign), width / 5
         beyond = coarse.slopes[sign * coarse.grid > abs(first) + 0.3]
         return Clamp(round(first, 2), bool((beyond == 0).all()), float(coarse.values[end]))
 

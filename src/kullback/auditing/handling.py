@@ -86,7 +86,7 @@ class Arrangement:
         places: where the tokens of a row lie.
         fill: what the columns hold elsewhere; 0 if nothing is said.
         left: whether rows end at the end instead.
-        unmasked: a counted token that the mask leaves out, to see whether it is read.
+        unmasked: whether the mask leaves out a first token and one in between, to see whether it is read.
     """
 
     places: tuple[int, ...] = RIGHT
@@ -190,7 +190,7 @@ def _laid_out(
     given["ratio"] = (given["logprobs"] - given["behavior_logprobs"]).exp()
     counted = torch.ones(len(rows), dtype=torch.bool)
     if arrangement.unmasked:
-        counted[-2] = False
+        counted[0] = counted[-2] = False
     given["mask"] = torch.zeros((len(mask), WIDTH), dtype=torch.bool).index_put(index, counted)
     return given, index
 

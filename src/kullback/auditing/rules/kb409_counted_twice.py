@@ -1,4 +1,4 @@
-"""KB409 counted-twice: some tokens count twice."""
+"""KB409 counted-twice: some tokens count twice, or not at all."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ def kl(logprobs, ref_logprobs, mask):
 
 
 def _find(report: Audited) -> str:
-    found = report.effects.twice
-    if not found:
+    twice, lost = report.effects.twice, report.effects.lost
+    if lost:
+        return f"of a row of equal tokens, {len(lost)} do not count, from number {lost[0] + 1} on"
+    if not twice:
         return ""
-    which = ", ".join(str(t + 1) for t in found[:4])
-    last = " (the last)" if found == (39,) else ""
-    return f"of forty equal tokens, number {which}{last} {'counts' if len(found) == 1 else 'count'} twice"
+    which = ", ".join(str(t + 1) for t in twice[:4])
+    return f"of a row of equal tokens, number {which} {'counts' if len(twice) == 1 else 'count'} twice"
 
 
 RULE = Rule(
     code="KB409",
     slug="counted-twice",
     group="masking",
-    title="Some tokens count twice",
-    checks="The effect of each of forty equal tokens on the result.",
+    title="Some tokens count twice, or not at all",
+    checks="The effect of each of 136 equal tokens on the result, of forty for one number a batch.",
     why="Borders of chunks that overlap, or a last token that is added again, weigh some tokens double.",
     example=EXAMPLE,
     instead="Cut chunks at [start, stop), and sum each token once.",

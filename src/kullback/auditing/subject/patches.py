@@ -11,6 +11,9 @@ Patch = Literal["half", "detach", "clamp"]
 CLAMPS = frozenset(
     {"clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_max", "clamp_min_", "clamp_max_", "hardtanh"}
 )
+BOUNDS = frozenset({"minimum", "maximum", "min", "max"})
+"""Clamps where one side is a number."""
+
 CUTS = frozenset({"detach", "detach_"})
 HALVES = frozenset({"bfloat16", "half"})
 
@@ -26,6 +29,8 @@ def without(*patches: Patch) -> contextlib.AbstractContextManager[object]:
             name = getattr(func, "__name__", "")
             if ("clamp" in patches and name in CLAMPS) or ("detach" in patches and name in CUTS):
                 return args[0]
+            if "clamp" in patches and name in BOUNDS and (rest := _unbounded(args)) is not None:
+                return rest
             if "half" in patches:
                 if name in HALVES:
                     return args[0]
@@ -34,6 +39,16 @@ def without(*patches: Patch) -> contextlib.AbstractContextManager[object]:
 
     mode: contextlib.AbstractContextManager[object] = Without()
     return mode
+
+
+def _unbounded(args: tuple[Any, ...]) -> Any:
+    """The array of an array and a number, or None."""
+    import torch
+
+    if len(args) != 2 or not all(isinstance(arg, torch.Tensor) for arg in args):
+        return None
+    arrays = [arg for arg in args if arg.ndim > 0]
+    return arrays[0] if len(arrays) == 1 else None
 
 
 def _widened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
