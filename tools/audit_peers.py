@@ -37,16 +37,9 @@ run: it says what the code computes, in which world, and by how much that differ
 - *off by … near, … far*: the relative error in the world “near”, where KL(q‖p) is 0.04 nats a sequence, and the
   largest one over the exact worlds, in the farthest of which KL(q‖p) is 10 nats and log-ratios go beyond 20.
 
-<<<<<<< HEAD
-A function of log-probs alone is audited as it is, its tokens summed. Its parameters are handed to it by their
-names. Where the KL is a few lines in a method, marked *,
-the method is driven by a stand-in for the trainer, with advantages of 0 and a coefficient of 1. No function was
-changed; each was taken out of its file with the helpers that it calls.
-=======
 A function of log-probs alone is audited as it is, its tokens summed. Its parameters are handed to it by their names.
 Where the KL is a few lines in a method, marked *, the method is driven by a stand-in for the trainer, with advantages
 of 0 and a coefficient of 1. No function was changed; each was taken out of its file with the helpers that it calls.
->>>>>>> h/audit16
 """
 
 DRIVEN = ", driven with a stand-in"

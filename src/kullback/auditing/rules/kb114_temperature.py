@@ -17,15 +17,8 @@ def _find(report: Audited) -> str:
     if share != 1.0:
         return f"the policy's log-prob counts {share:.3g} times as much as the reference's: a temperature on one side"
     if (scaled := report.effects.scaled) != 1.0:
-<<<<<<< HEAD
-        return (
-            f"the policy's logits are divided by {scaled:.3g} and the reference's are not "
-            f"(or these by {1 / scaled:.3g}): of two models that are one the result is not 0"
-        )
-=======
         sides = f"the policy's logits are divided by {scaled:.3g}, or the reference's by {1 / scaled:.3g}"
         return f"{sides}, and the other's are not: of two models that are one the result is not 0"
->>>>>>> h/audit16
     return ""
 
 
