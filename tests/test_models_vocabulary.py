@@ -110,7 +110,7 @@ def test_padding_without_mass_is_nothing_to_speak_of(tuned: LanguageModel) -> No
         head.bias.zero_()
         head.bias[SHARED:] = -60.0
     padded.model.set_output_embeddings(head)
-    found = kb.compare(padded, tuned, samples=1, max_new_tokens=6)
+    found = kb.compare(padded, tuned, ["One day"], samples=1, max_new_tokens=6)
     assert max(abs(e.value) for e in found.estimates) < 1e-5
     assert found.notes == ()
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # reads TORCHDYNAMO_DISABLE when it is imported, and `kullback audit` sets it
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

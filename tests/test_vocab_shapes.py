@@ -28,7 +28,7 @@ from vocab_truth import (
 )
 
 from kullback import vocab
-from kullback.errors import InputError, MissingPackageError, ShapeError
+from kullback.errors import InputError, MissingPackageError, ShapeError, install_line
 from kullback.vocab import backends
 
 pytestmark = COMPILER_WARNINGS
@@ -197,4 +197,4 @@ def test_triton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_torch_the_extra_is_named() -> None:
     code = "import sys; sys.modules['torch'] = None; import kullback.vocab"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "torch is needed for this and is not installed: pip install 'kullback[torch]'" in done.stderr
+    assert f"torch is needed for this and is not installed: {install_line('torch')}" in done.stderr
