@@ -320,6 +320,7 @@ CELLS: list[tuple[Cell, str]] = [
     (Uncertain(2.8123, NAN), "2.81"),
     (Uncertain(2.3e-4, NAN), "0.00023"),
     (Uncertain(2.3e-6, NAN), "2.3 × 10⁻⁶"),
+    (Uncertain(9.997e-7, NAN), "1 × 10⁻⁶"),
     (Uncertain(0.0, 0.0), "0 ± 0"),
     (Uncertain(NAN, NAN), "–"),
     (Uncertain(float("inf"), NAN), "inf"),

@@ -97,7 +97,7 @@ def _alone(value: float) -> str:
         return f"{value:g}"
     if 1e-4 <= abs(value) < 1e5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    power = floor(log10(abs(value)))
+    power = floor(log10(float(f"{abs(value):.2e}")))  # of what is shown: 9.997e-7 is 1.00 × 10⁻⁶
     return f"{value / 10.0**power:.3g}{_times(power)}"
 
 
