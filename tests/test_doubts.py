@@ -145,3 +145,10 @@ def test_a_value_that_is_not_finite_never_comes_alone() -> None:
         if estimator.reads == "log_ratio" and estimator.link is None:
             found = kb.estimate(q, p, estimator=estimator)
             assert np.isfinite(found.value) or found.warnings, estimator.name
+
+
+def test_unequal_prompts_count_as_fewer() -> None:
+    sizes = np.array([2] * 12 + [24] * 12)
+    q, p = ordinary(int(sizes.sum()))
+    found = kb.estimate(q, p, estimator="k1", groups=np.repeat(np.arange(24), sizes))
+    assert any("rests on 24 prompts, worth 14 by" in warning for warning in found.warnings)

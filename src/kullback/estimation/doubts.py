@@ -21,7 +21,8 @@ FEW_SEQUENCES = 5 * FEWEST
 """Below, a heavy tail cannot be seen, and says nothing by not being seen."""
 
 FEW_PROMPTS = 20
-"""Below, intervals cover 88% to 93% where prompts' KLs have a coefficient of variation of 1.4; from here on 93%."""
+"""Below, intervals cover 88% to 93% where prompts' KLs have a coefficient of variation of 1.4; above, 93%. Prompts
+with unequal numbers of samples count as fewer: 24 of them with 2 to 24 samples cover 90%."""
 
 
 def doubts(recipe: Recipe, summary: Summary, found: Estimate, apart: Apart | None) -> Iterator[str]:
@@ -153,10 +154,11 @@ def _limits(recipe: Recipe, summary: Summary) -> Iterator[str]:
             f"the error rests on {summary.rows} sequences: fewer than {FEW_SEQUENCES} show no heavy tail, and the "
             "interval may cover less than it says"
         )
-    if summary.grouped and summary.clusters < FEW_PROMPTS:
+    if summary.grouped and (worth := summary.worth) < FEW_PROMPTS:
+        unequal = "" if worth > summary.clusters - 0.5 else f", worth {worth:.0f} by their unequal numbers of samples"
         yield (
-            f"the error rests on {summary.clusters} prompts: where prompts differ much, fewer than {FEW_PROMPTS} say "
-            "little of others, and the interval may cover less than it says"
+            f"the error rests on {summary.clusters} prompts{unequal}: where prompts differ much, fewer than "
+            f"{FEW_PROMPTS} say little of others, and the interval may cover less than it says"
         )
     if summary.empty:
         yield f"{summary.empty} row(s) without a counted token were left out"

@@ -125,6 +125,12 @@ class Summary:
         return len(self.independent.count) if self.grouped else self.rows
 
     @property
+    def worth(self) -> float:
+        """As many clusters of equal size would do: (Σn)²/Σn², n the sequences of each."""
+        count = self.independent.count if self.grouped else np.ones(self.rows)
+        return float(count.sum() ** 2 / np.sum(count**2))
+
+    @property
     def independent(self) -> Moments:
         """The cells that are left out one at a time: prompts where there are several, else rows dealt in turn."""
         return (self.prompts.cells if self.grouped and self.prompts else self.cells).nonempty()
