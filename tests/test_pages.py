@@ -13,9 +13,9 @@ from rich.console import Console
 import kullback as kb
 from kullback.documents import HeatMap, Interval, Note, Number, Table, text_of
 from kullback.jobs.catalogue import catalogued
-from kullback.jobs.comparison import Comparison
 from kullback.jobs.hotspots import Hotspots
-from kullback.jobs.text import TextComparison, compare_text
+from kullback.jobs.outcomes import Comparison, TextComparison
+from kullback.jobs.text import compare_text
 from kullback.report import terminal
 
 

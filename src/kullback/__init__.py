@@ -21,8 +21,9 @@ from kullback.estimators import (
     Skew,
     optimal_coefficient,
 )
-from kullback.jobs.comparison import Comparison, compare
-from kullback.jobs.text import TextComparison, compare_text
+from kullback.jobs.comparison import compare
+from kullback.jobs.outcomes import Comparison, TextComparison
+from kullback.jobs.text import compare_text
 from kullback.losses import kl_loss, kl_reward
 from kullback.rollouts import Rollout, Rollouts, read_rollouts, write_rollouts
 from kullback.surrogates import SURROGATES, Surrogate

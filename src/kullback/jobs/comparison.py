@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from kullback.documents import Document, Record, plain
+from kullback.documents import Record
 from kullback.errors import InputError
-from kullback.estimation.result import Estimate
 from kullback.estimators import Estimator, Level
 from kullback.jobs.endings import handed_over
-from kullback.jobs.estimates import TABLE, Row, check_levels, estimable, estimate_rows
-from kullback.jobs.hotspots import Hotspots
+from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
+from kullback.jobs.outcomes import Comparison
 from kullback.jobs.outputs import check_output, results_in
 from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
 from kullback.jobs.progress import OnProgress, unheard
@@ -30,75 +29,9 @@ from kullback.models.pairs import check_same_tokens, gives_distributions, places
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
-from kullback.rollouts import Rollout, count_tokens
 
 PROBED = 4
 """Prompts on which it is seen, before anything is sampled, what a model gives to tokens that the other lacks."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found.
-
-    Attributes:
-        policy, reference: the models' names.
-        settings: how they were sampled and scored.
-        rows: the estimates, reverse first.
-        hotspots: where the models differ most.
-        rollouts: every sampled sequence.
-        seconds: wall time of sampling and scoring.
-        complete: False where the job was stopped before its end.
-        notes: sentences on what the models could not give; empty when there is nothing to say.
-    """
-
-    policy: str
-    reference: str
-    settings: Record
-    rows: tuple[Row, ...]
-    hotspots: Hotspots
-    rollouts: tuple[Rollout, ...] = field(repr=False)
-    seconds: float
-    complete: bool
-    notes: tuple[str, ...] = ()
-
-    @property
-    def estimates(self) -> tuple[Estimate, ...]:
-        """Every estimate, in nats a sequence and nats a token."""
-        return tuple(e for row in self.rows for e in (row.per_sequence, row.per_token))
-
-    @property
-    def tokens(self) -> int:
-        """Sampled tokens that count."""
-        return count_tokens(self.rollouts)
-
-    def to_dict(self) -> Record:
-        """What ``--json`` prints and estimate.json holds."""
-        return {
-            "policy": self.policy,
-            "reference": self.reference,
-            "settings": self.settings,
-            "complete": self.complete,
-            "sequences": len(self.rollouts),
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-            "estimates": [record for row in self.rows for record in row.to_dicts()],
-            "differences": plain(self.hotspots.to_dict()),
-            **({"notes": list(self.notes)} if self.notes else {}),
-        }
-
-    def document(self) -> Document:
-        """What it has to say to people."""
-        from kullback.jobs.pages import comparison_document
-
-        return comparison_document(self)
-
-    def __str__(self) -> str:
-        lines = [f"{self.policy} against {self.reference}, {len(self.rollouts)} sequences"]
-        lines += [
-            f"  {row.direction} {row.per_sequence.level} {row.per_sequence.estimator}: {row.per_sequence}"
-            for row in self.rows
-        ]
-        return "\n".join(lines)
 
 
 def compare(

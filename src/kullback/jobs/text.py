@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.documents import Document, Record, plain
+from kullback.documents import Record
 from kullback.errors import InputError, StoppedError
-from kullback.estimation.means import Share, mean_by_group, share_by_group
-from kullback.estimation.result import Estimate
+from kullback.estimation.means import mean_by_group, share_by_group
 from kullback.jobs.endings import handed_over
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts
+from kullback.jobs.outcomes import TextComparison
 from kullback.jobs.outputs import ESTIMATE, check_output, results_in
 from kullback.jobs.plans import batch_rows
 from kullback.jobs.progress import OnProgress, Progress, unheard
@@ -33,75 +33,6 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 DOCUMENTS = 20
 """Documents from which errors are clustered by document; below, by window."""
-
-
-@dataclass(frozen=True)
-class TextComparison:
-    """What `compare_text` found; every number is over the tokens of the text.
-
-    Attributes:
-        policy, reference: the models' names.
-        forward: mean KL(reference‖policy) a token, what quantisers call KLD, with a clustered error.
-        reverse: mean KL(policy‖reference) a token.
-        quantiles: of the forward token KL, by probability; 1.0 is the largest.
-        same_top: share of tokens at which both models find the same token most likely, with its error.
-        rms_delta_p: √ mean (q − p)² of the text's own tokens' probabilities.
-        mean_delta_p: mean q − p.
-        perplexity, ref_perplexity: of the text under each model.
-        tokens, windows: how much was scored.
-        settings: how.
-        seconds: wall time.
-        complete: False where the job was stopped before its end.
-        notes: sentences on how the models were loaded and what they do not share; empty when there is nothing to say.
-    """
-
-    policy: str
-    reference: str
-    forward: Estimate
-    reverse: Estimate
-    quantiles: dict[float, float]
-    same_top: Share
-    rms_delta_p: float
-    mean_delta_p: float
-    perplexity: float
-    ref_perplexity: float
-    tokens: int
-    windows: int
-    settings: Record
-    seconds: float
-    complete: bool
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> Record:
-        """What ``--json`` prints and estimate.json holds."""
-        records = [
-            {**estimate.to_dict(), "direction": direction}
-            for direction, estimate in (("forward", self.forward), ("reverse", self.reverse))
-        ]
-        record = {
-            "policy": self.policy,
-            "reference": self.reference,
-            "settings": self.settings,
-            "complete": self.complete,
-            "tokens": self.tokens,
-            "windows": self.windows,
-            "seconds": round(self.seconds, 3),
-            "estimates": records,
-            "quantiles": {f"{probability:g}": value for probability, value in self.quantiles.items()},
-            "same_top": self.same_top.to_dict(),
-            "rms_delta_p": self.rms_delta_p,
-            "mean_delta_p": self.mean_delta_p,
-            "perplexity": self.perplexity,
-            "ref_perplexity": self.ref_perplexity,
-            **({"notes": list(self.notes)} if self.notes else {}),
-        }
-        return dict(plain(record))
-
-    def document(self) -> Document:
-        """What it has to say to people."""
-        from kullback.jobs.pages import text_document
-
-        return text_document(self)
 
 
 @dataclass(frozen=True)

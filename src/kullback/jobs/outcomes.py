@@ -1,21 +1,19 @@
-"""What a comparison has to say to people."""
+"""What comparisons return, and what they have to say to people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from kullback.documents import Cell, Document, HeatMap, Interval, Note, Number, Table
+from kullback.documents import Cell, Document, HeatMap, Interval, Note, Number, Record, Table, plain
+from kullback.estimation.means import Share
+from kullback.estimation.result import Estimate
+from kullback.jobs.estimates import Row
 from kullback.jobs.excerpts import excerpts
-
-if TYPE_CHECKING:
-    from kullback.jobs.comparison import Comparison
-    from kullback.jobs.estimates import Row
-    from kullback.jobs.hotspots import PositionMean, PromptMean, Site
-    from kullback.jobs.text import TextComparison
-    from kullback.rollouts import Rollout
+from kullback.jobs.hotspots import Hotspots, PositionMean, PromptMean, Site
+from kullback.rollouts import Rollout, count_tokens
 
 TITLES = {
     "reverse": "KL(policy‖reference), sampled from the policy",
@@ -24,6 +22,136 @@ TITLES = {
 
 RANGES = 8
 """Columns of the heat-map: as many ranges of positions, of the same width."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        policy, reference: the models' names.
+        settings: how they were sampled and scored.
+        rows: the estimates, reverse first.
+        hotspots: where the models differ most.
+        rollouts: every sampled sequence.
+        seconds: wall time of sampling and scoring.
+        complete: False where the job was stopped before its end.
+        notes: sentences on what the models could not give; empty when there is nothing to say.
+    """
+
+    policy: str
+    reference: str
+    settings: Record
+    rows: tuple[Row, ...]
+    hotspots: Hotspots
+    rollouts: tuple[Rollout, ...] = field(repr=False)
+    seconds: float
+    complete: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Every estimate, in nats a sequence and nats a token."""
+        return tuple(e for row in self.rows for e in (row.per_sequence, row.per_token))
+
+    @property
+    def tokens(self) -> int:
+        """Sampled tokens that count."""
+        return count_tokens(self.rollouts)
+
+    def to_dict(self) -> Record:
+        """What ``--json`` prints and estimate.json holds."""
+        return {
+            "policy": self.policy,
+            "reference": self.reference,
+            "settings": self.settings,
+            "complete": self.complete,
+            "sequences": len(self.rollouts),
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "estimates": [record for row in self.rows for record in row.to_dicts()],
+            "differences": plain(self.hotspots.to_dict()),
+            **({"notes": list(self.notes)} if self.notes else {}),
+        }
+
+    def document(self) -> Document:
+        """What it has to say to people."""
+        return comparison_document(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.policy} against {self.reference}, {len(self.rollouts)} sequences"]
+        lines += [
+            f"  {row.direction} {row.per_sequence.level} {row.per_sequence.estimator}: {row.per_sequence}"
+            for row in self.rows
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """What `compare_text` found; every number is over the tokens of the text.
+
+    Attributes:
+        policy, reference: the models' names.
+        forward: mean KL(reference‖policy) a token, what quantisers call KLD, with a clustered error.
+        reverse: mean KL(policy‖reference) a token.
+        quantiles: of the forward token KL, by probability; 1.0 is the largest.
+        same_top: share of tokens at which both models find the same token most likely, with its error.
+        rms_delta_p: √ mean (q − p)² of the text's own tokens' probabilities.
+        mean_delta_p: mean q − p.
+        perplexity, ref_perplexity: of the text under each model.
+        tokens, windows: how much was scored.
+        settings: how.
+        seconds: wall time.
+        complete: False where the job was stopped before its end.
+        notes: sentences on how the models were loaded and what they do not share; empty when there is nothing to say.
+    """
+
+    policy: str
+    reference: str
+    forward: Estimate
+    reverse: Estimate
+    quantiles: dict[float, float]
+    same_top: Share
+    rms_delta_p: float
+    mean_delta_p: float
+    perplexity: float
+    ref_perplexity: float
+    tokens: int
+    windows: int
+    settings: Record
+    seconds: float
+    complete: bool
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> Record:
+        """What ``--json`` prints and estimate.json holds."""
+        records = [
+            {**estimate.to_dict(), "direction": direction}
+            for direction, estimate in (("forward", self.forward), ("reverse", self.reverse))
+        ]
+        record = {
+            "policy": self.policy,
+            "reference": self.reference,
+            "settings": self.settings,
+            "complete": self.complete,
+            "tokens": self.tokens,
+            "windows": self.windows,
+            "seconds": round(self.seconds, 3),
+            "estimates": records,
+            "quantiles": {f"{probability:g}": value for probability, value in self.quantiles.items()},
+            "same_top": self.same_top.to_dict(),
+            "rms_delta_p": self.rms_delta_p,
+            "mean_delta_p": self.mean_delta_p,
+            "perplexity": self.perplexity,
+            "ref_perplexity": self.ref_perplexity,
+            **({"notes": list(self.notes)} if self.notes else {}),
+        }
+        return dict(plain(record))
+
+    def document(self) -> Document:
+        """What it has to say to people."""
+        return text_document(self)
 
 
 def comparison_document(found: Comparison) -> Document:
