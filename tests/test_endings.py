@@ -43,6 +43,17 @@ def raising(done: Progress) -> None:
         raise ZeroDivisionError("of the callback")
 
 
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """What runs the tests may ignore HUP, as nohup does, and a job then ignores it too, rightly."""
+    ignored = [s for s in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(s) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def test_a_callback_that_raises_loses_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="of the callback") as caught:
         kb.compare(output=tmp_path, on_progress=raising, **SMALL)
