@@ -17,7 +17,8 @@ two of 512 exponential summands move it by 0.7, of 64 by 0.9; two rows in 120 sc
 more than 5."""
 
 MOST_APART = 4
-"""Sequences that may stand apart together; with more, it is a heavy tail."""
+"""Sequences that may stand apart together, and no more than one in 50: without the largest four of 40 any skewed sample
+is another one, and many together are a heavy tail."""
 
 FEWEST = 20
 """Sequences below which nothing is called apart."""
@@ -83,7 +84,7 @@ class Residuals:
         """The few sequences that move the value by more than the others can explain, or None."""
         if self.count < FEWEST:
             return None
-        sizes = np.arange(1, min(MOST_APART, len(self.residual), self.count // 10) + 1)
+        sizes = np.arange(1, min(MOST_APART, len(self.residual), max(1, self.count // 50)) + 1)
         moved = np.cumsum(self.residual)[: len(sizes)]
         squares = self.squares - np.cumsum(self.residual**2)[: len(sizes)]
         rest, left = self.total - np.cumsum(self.divisor)[: len(sizes)], self.count - sizes
