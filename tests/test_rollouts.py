@@ -56,7 +56,7 @@ def test_log_probs_of_two_laws_are_a_rollout(names: set[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("names", [[], ["logprobs"], ["ref_logprobs"], ["behavior_logprobs"], ["token_kl"]])
+@pytest.mark.parametrize("names", [[], ["logprobs"], ["ref_logprobs"], ["token_kl"]])
 def test_fewer_are_refused(names: list[str]) -> None:
     with pytest.raises(InputError, match="log-probs of two laws are needed: logprobs and ref_logprobs, or behavior"):
         kb.Rollout(**{name: [-1.0] for name in names})

@@ -104,7 +104,7 @@ class Hotspots:
 
     def add(self, rollout: Rollout, top: np.ndarray, ref_top: np.ndarray, decode: Decode) -> None:
         """Count one sequence; `top` and `ref_top` are each model's most likely token at every position."""
-        prompt, token_kl = rollout.prompt_id or 0, rollout.column("token_kl")
+        prompt, token_kl = int(rollout.prompt_id or 0), rollout.column("token_kl")
         if prompt not in self.texts:
             self.texts[prompt] = decode(list(rollout.prompt_tokens or ()), special=False)
         self.prompts[prompt] = self.prompts.get(prompt, Total()) + Total(float(np.sum(token_kl)), 1)
@@ -130,7 +130,7 @@ class Hotspots:
 
     def _add_site(self, rollout: Rollout, position: int, *, tops: tuple[int, int], decode: Decode) -> None:
         tokens = rollout.tokens or ()
-        place = (rollout.prompt_id or 0, tuple(tokens[:position]))
+        place = (int(rollout.prompt_id or 0), tuple(tokens[:position]))
         if place in self.sites:  # the same prefix has the same KL, whatever was drawn after it
             return
         before = [*(rollout.prompt_tokens or ()), *place[1]][-CONTEXT:]

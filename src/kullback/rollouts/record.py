@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,7 +28,7 @@ class Rollout:
     Attributes:
         logprobs, ref_logprobs: log q of the policy, log p of the reference.
         behavior_logprobs: log μ of what drew the tokens, where that is neither of the two as they were scored.
-        prompt_id: the prompt's number; rows of one prompt form a cluster.
+        prompt_id: the prompt's number or name; rows of one prompt form a cluster.
         sample: which of the prompt's completions it is.
         step: the training step at which it was drawn.
         prompt_tokens: the prompt's token ids.
@@ -39,9 +39,15 @@ class Rollout:
         sampled_from: which of the two models was to be sampled.
         reward: what the sequence was given.
         finish: whether it came to its "end" or was cut at a "length".
+        missing_end: True where it came to its end, but the token that ended it has no log-prob.
+        text: the completion as text.
+        top: for each token, the log-probs of some tokens at its place, by id or by text; of what drew the tokens.
+        extra: what else its file says of it, by the file's names; numbers and texts alone.
+
+    What drew a sequence can stand alone, as `behavior_logprobs`, to be scored or joined with another file.
 
     Raises:
-        InputError: log-probs of fewer than two laws, or a sampler or finish that is none.
+        InputError: log-probs of one law that is not the sampler's, or of none; a sampler or finish that is none.
         ShapeError: columns that do not have a number for each token.
 
     Example:
@@ -53,7 +59,7 @@ class Rollout:
     logprobs: np.ndarray | None = None
     ref_logprobs: np.ndarray | None = None
     behavior_logprobs: np.ndarray | None = None
-    prompt_id: int | None = None
+    prompt_id: int | str | None = None
     sample: int | None = None
     step: int | None = None
     prompt_tokens: Sequence[int] | None = None
@@ -64,6 +70,10 @@ class Rollout:
     sampled_from: Sampler = "policy"
     reward: float | None = None
     finish: Finish = "unknown"
+    missing_end: bool = False
+    text: str | None = None
+    top: Sequence[Mapping[int, float] | Mapping[str, float]] | None = None
+    extra: Mapping[str, int | float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in (*TOKEN_COLUMNS, "mask"):
@@ -81,12 +91,12 @@ class Rollout:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rollout):
             return NotImplemented
-        return all(_same(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return all(_same(getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
 
     @property
     def length(self) -> int:
         """Tokens of the completion, counted or not."""
-        return next(len(column) for column in (self.logprobs, self.ref_logprobs) if column is not None)
+        return next(len(column) for name in LOGPROB_COLUMNS if (column := getattr(self, name)) is not None)
 
     @property
     def counted(self) -> np.ndarray:
@@ -106,7 +116,7 @@ class Rollout:
 
     def _check_laws(self) -> None:
         given = [name for name in LOGPROB_COLUMNS if getattr(self, name) is not None]
-        if len(given) < 2:
+        if len(given) < 2 and given != ["behavior_logprobs"]:
             raise InputError(
                 f"a rollout with {given[0] if given else 'no log-probs'} came, but log-probs of two laws are needed: "
                 "logprobs and ref_logprobs, or behavior_logprobs and one of them"
@@ -115,8 +125,9 @@ class Rollout:
     def _check_shapes(self) -> None:
         columns = {name: getattr(self, name) for name in (*TOKEN_COLUMNS, "mask") if getattr(self, name) is not None}
         shapes = {name: column.shape for name, column in columns.items()}
-        if self.tokens is not None:
-            shapes["tokens"] = (len(self.tokens),)
+        for name in ("tokens", "top"):
+            if (listed := getattr(self, name)) is not None:
+                shapes[name] = (len(listed),)
         first = next(iter(shapes))
         for name, shape in shapes.items():
             if len(shape) != 1:
@@ -159,6 +170,6 @@ def _counts(value: Any) -> np.ndarray:
 
 
 def _same(mine: object, other: object) -> bool:
-    if mine is None or other is None or isinstance(mine, str):
+    if mine is None or other is None or isinstance(mine, str | Mapping):
         return mine is other or mine == other
     return np.array_equal(np.asarray(mine), np.asarray(other), equal_nan=True)

@@ -1,0 +1,45 @@
+"""A format that a trainer or a server writes: how it is recognised, and what one of its records holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kullback.rollouts.metadata import Metadata
+from kullback.rollouts.record import Rollout
+
+Container = Literal["jsonl", "json", "sse", "yaml", "parquet", "torch", "npz"]
+"""How records lie in a file: a line each, one document (or a list of them), server-sent events, a document a block,
+rows of a table, what `torch.save` wrote, arrays by name."""
+
+Record = Mapping[str, Any]
+"""One record as its container gives it: parsed, and nothing else done to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """What is known of one format. Opening, decoding, naming lines and counting are its container's.
+
+    Attributes:
+        name: as `--format` takes it, such as "nemo-rl".
+        written_by: who writes such files, for people.
+        containers: in which its records lie.
+        recognises: whether a file begins with a record of this format; it must not raise, whatever comes, and must
+            be so narrow that no other format's record passes.
+        rollouts: what one record holds; none where it is to be passed over. It raises `InputError` with what is wrong
+            in the record; path and line are added by who calls it.
+        metadata: what a file says about itself, from its first record: models, laws, quanta where written.
+        advice: for a format without log-probs, what to do in a sentence; such a file is refused with it.
+        companions: names of files that lie beside those of the format and hold no records of it.
+    """
+
+    name: str
+    written_by: str
+    containers: tuple[Container, ...]
+    recognises: Callable[[Record, Path], bool]
+    rollouts: Callable[[Record], Iterable[Rollout]]
+    metadata: Callable[[Record], Metadata] = field(default=lambda record: Metadata())
+    advice: str | None = None
+    companions: tuple[str, ...] = ()
