@@ -12,9 +12,9 @@ import kullback as kb
 
 
 def by_hand(q: torch.Tensor, p: torch.Tensor, mask: torch.Tensor, mu: torch.Tensor | None) -> torch.Tensor:
-    """The formula of kl_loss without its care: no dtype, support, shape or option."""
+    """The formula of kl_loss, with its gradient, without its care: no dtype, support, shape or option."""
     ratio = torch.where(mask, q - (q.detach() if mu is None else mu), 0.0)
-    gap = torch.where(mask, q - p, 0.0)
+    gap = torch.where(mask, q.detach() - p, 0.0)  # with its gradient, of mean 0, it costs a quarter more
     return (ratio.cumsum(-1).exp() * gap).sum(-1).mean()
 
 
@@ -33,6 +33,7 @@ def table(batch: int = 64, time_steps: int = 4096, runs: int = 61) -> str:
         def theirs(behavior: torch.Tensor | None = behavior) -> torch.Tensor:
             return by_hand(q, p, mask, behavior)
 
+        torch.testing.assert_close(torch.autograd.grad(ours(), q), torch.autograd.grad(theirs(), q))
         hand, loss = _medians([theirs, ours], q, runs)
         lines.append(f"| {name} | {1e3 * hand:.1f} | {1e3 * loss:.1f} | {loss / hand:.2f} |")
     return "\n".join(lines)

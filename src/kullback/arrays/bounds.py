@@ -86,9 +86,9 @@ def check(name: str, x: Array, counts: Array | None, bounds: Bounds) -> None:
         raise InputError(_sentence(name, to_numpy(x), everything if counts is None else to_numpy(counts), bounds))
 
 
-Look = Literal["finite", "right", "blind"]
-"""What a look at columns gave: all counted numbers are finite; are right, infinite ones among them; nothing, for
-a library traces and holds no numbers yet."""
+Look = Literal["whole", "finite", "right", "blind"]
+"""What a look at columns gave: all numbers are finite, masked ones too; all counted ones are finite; are right,
+infinite ones among them; nothing, for a library traces and holds no numbers yet."""
 
 
 def check_all(columns: Mapping[str, tuple[A, Bounds]], counts: Array | None) -> Look:
@@ -104,14 +104,15 @@ def check_all(columns: Mapping[str, tuple[A, Bounds]], counts: Array | None) -> 
         ends = _all_extremes(arrays)
     except RuntimeError:  # torch's vmap and fake tensors hold no numbers either, and have no public test
         return "blind"
-    finite = True
+    whole = finite = True
     for (name, (x, bounds)), (low, high) in zip(columns.items(), ends, strict=True):
         if not (low > bounds.above and high <= bounds.most):
             check(name, x, counts, bounds)
+            whole = False
             finite &= bounds.also is None and bounds.most < np.inf
         else:
             finite &= high < np.inf
-    return "finite" if finite else "right"
+    return "right" if not finite else "whole" if whole else "finite"
 
 
 def _all_extremes(arrays: Sequence[Array]) -> list[tuple[float, float]]:

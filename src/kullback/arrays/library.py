@@ -154,6 +154,15 @@ def cumulative_sum(x: A) -> A:
     return xp.cumsum(x, axis=-1) if is_torch(x) or is_jax(x) else xp.cumulative_sum(x, axis=-1)
 
 
+def inner(x: A, y: A) -> A:
+    """Σ x·y over all entries, both of one shape, with its gradient; torch makes no array of the products."""
+    if is_torch(x) and is_torch(y) and x.dtype == y.dtype:
+        # Not vecdot or tensordot, which are matrix products and would round a gradient to TF32.
+        flat: Any = x.reshape(-1)
+        return flat.dot(y.reshape(-1))
+    return namespace(x).sum(x * y)
+
+
 @overload
 def at_least_float32(x: A, name: str = ...) -> A: ...
 @overload

@@ -38,7 +38,9 @@ class Weights(Generic[A]):
 
     def of_token(self, values: A, *, guarded: bool = True) -> A:
         """values at the tokens that count, times the token's weight; unguarded where no value can be infinite."""
-        return self.rows.kept(values) if self.all_one else self._product(self.token, values, guarded)
+        if self.all_one:
+            return self.rows.kept(values) if guarded else self.rows.kept_finite(values)
+        return self._product(self.token, values, guarded)
 
     def of_prefix(self, values: A) -> A:
         """values at the tokens that count, times the prefix's weight."""
@@ -46,11 +48,11 @@ class Weights(Generic[A]):
 
     def _product(self, weight: A, values: A, guarded: bool) -> A:
         if self.rows.finite and not guarded:
-            return self.rows.kept(weight * values)
+            return self.rows.kept_finite(weight * values)
         # A weight of 0 beats any value, inf too.
         return self.rows.xp.where(self.rows.mask & (weight > 0), weight * values, 0.0)
 
-    @cached_property
+    @property
     def _log_own(self) -> A:
         return self.rows.log_ratio(self.rows.policy if self.objective.reverse else self.rows.reference)
 
