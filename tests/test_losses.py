@@ -222,6 +222,50 @@ def test_a_policy_that_excludes_what_was_drawn() -> None:
         assert torch.isfinite(torch.autograd.grad(loss, q)[0]).all()
 
 
+ONE_TOKEN = {
+    kb.FORWARD_KL: ([0.5, 0.3, 0.2], [0.6, 0.4, 0.0], None),
+    kb.REVERSE_KL: ([0.6, 0.4, 0.0], [0.5, 0.3, 0.2], [0.3, 0.3, 0.4]),
+}
+
+
+@pytest.mark.parametrize("truncate", [None, 1e3, weights.SELF_NORMALISED], ids=str)
+@pytest.mark.parametrize("objective", ONE_TOKEN, ids=lambda t: t.name)
+@pytest.mark.parametrize("least", [0.0, 1e-43])
+def test_the_control_keeps_its_mean_where_the_measure_excludes_a_token(
+    objective: Any, least: float, truncate: Any
+) -> None:
+    """Of k3 r − 1 has mean 0 only with the tokens that q or p excludes, or all but excludes in float32."""
+    q, p, mu = (None if x is None else torch.tensor(x).clamp(min=least) for x in ONE_TOKEN[objective])
+    of, other = (p, q) if objective is kb.FORWARD_KL else (q, p)
+    drawn = q if mu is None else mu
+    columns = [x.log()[:, None] for x in (q, p, drawn)]
+    got = 0.0
+    for token in range(3):
+        rows = [x[[token]] for x in columns]
+        norm = 1.0
+        if truncate is weights.SELF_NORMALISED:  # beside a row of weight 1, so that half the sum divides
+            rows = [torch.cat([x, torch.zeros(1, 1)]) for x in rows]
+            norm = float(of[token] / drawn[token] + 1)
+        loss = kb.kl_loss(
+            rows[0], rows[1], objective=objective, estimator="k3", behavior_logprobs=rows[2], truncate=truncate
+        )
+        got += float(drawn[token]) * float(loss) * norm
+    assert got == pytest.approx(
+        float(sum(a * (a / b).log() for a, b in zip(of, other, strict=True) if a > 0)), rel=1e-5
+    )
+
+
+def test_a_far_token_is_worth_in_float32_what_it_is_in_float64() -> None:
+    mask = torch.ones(1, 3)
+    for gap in (50.0, 63.0, 65.0, 88.0, 95.0, 110.0, 700.0):
+        q, p = torch.tensor([[-0.5, -0.1, -1.0]]), torch.tensor([[-0.7, -0.1 - gap, -0.4]])
+        for objective in (kb.FORWARD_KL, kb.STATEWISE_FORWARD_KL):
+            for estimator in (kb.K3, kb.ControlVariate(0.5)):
+                options: Any = {"objective": objective, "estimator": estimator}
+                single, double = (kb.kl_loss(q.to(d), p.to(d), mask, **options) for d in (torch.float32, torch.float64))
+                assert float(single) == pytest.approx(float(double), rel=2e-5), gap
+
+
 Q = torch.tensor([[-1.0, -2.0]], requires_grad=True)
 P = torch.tensor([[-1.5, -1.0]])
 

@@ -159,7 +159,8 @@ def inner(x: A, y: A) -> A:
     if is_torch(x) and is_torch(y) and x.dtype == y.dtype:
         # Not vecdot or tensordot, which are matrix products and would round a gradient to TF32.
         flat: Any = x.reshape(-1)
-        return flat.dot(y.reshape(-1))
+        total: A = flat.dot(y.reshape(-1))
+        return total
     return namespace(x).sum(x * y)
 
 

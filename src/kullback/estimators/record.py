@@ -139,7 +139,10 @@ class Estimator:
 
     @property
     def slope(self) -> float:
-        """f′(∞) = lim f(r)/r: what a mean lacks for each unit of reference probability the policy excludes."""
+        """lim k/r as r grows: what a mean lacks for each unit of reference probability the policy excludes.
+
+        Of a gap k = f(r) − f′(1)(r − 1) it is f′(∞) − f′(1): 0 of k1, and 1 of k3, whose f is the same −log r.
+        """
         if self.reads != "log_ratio":
             return 0.0
         with np.errstate(all="ignore"):

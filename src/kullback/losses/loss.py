@@ -10,7 +10,6 @@ import numpy as np
 from kullback.arrays import (
     A,
     Bounds,
-    Elementwise,
     Groups,
     Namespace,
     Numbers,
@@ -127,13 +126,13 @@ def kl_loss(
     return loss
 
 
-def _kernel(estimator: Estimator, token_kl: Numbers | None, objective: Objective) -> Elementwise:
+def _kernel(estimator: Estimator, token_kl: Numbers | None, objective: Objective) -> Estimator:
     """What is applied to a token's gap, where no exact KL takes its place."""
     exact = estimator is RAO_BLACKWELL
     if token_kl is not None and not exact and estimator is not K1:
         raise InputError(f"token_kl and estimator={estimator.name} came: give one of the two")
     if token_kl is not None:
-        return K1.fn
+        return K1
     if exact:
         direction = "KL(q_t‖p_t)" if objective.reverse else "KL(p_t‖q_t)"
         raise InputError(f"rao_blackwell needs token_kl=…, the exact {direction} at each prefix, and did not get it")
@@ -142,15 +141,14 @@ def _kernel(estimator: Estimator, token_kl: Numbers | None, objective: Objective
             f"estimator={estimator.name} came, but its token values do not sum to a KL that can be differentiated: "
             "use kullback.K1, kullback.K3 or kullback.ControlVariate(λ) with a number"
         )
-    return estimator.fn
+    return estimator
 
 
-def _terms(weights: Weights[A], kernel: Elementwise) -> A:
+def _terms(weights: Weights[A], kernel: Estimator) -> A:
     """Each token's part of the value; inf where the second model excludes what the first one's measure reaches."""
     if weights.rows.live_kl is not None:
         return weights.of_prefix(stop_gradient(weights.rows.live_kl))
-    gap = _gap(weights)
-    return weights.of_token(gap, guarded=False) if kernel is K1.fn else weights.of_token(kernel(gap))
+    return weights.of_gap(kernel, _gap(weights))
 
 
 def _gap(weights: Weights[A]) -> A:
@@ -158,16 +156,16 @@ def _gap(weights: Weights[A]) -> A:
     return rows.policy - rows.reference if weights.objective.reverse else rows.reference - rows.policy
 
 
-def _coefficient(weights: Weights[A], kernel: Elementwise, terms: A) -> A:
+def _coefficient(weights: Weights[A], kernel: Estimator, terms: A) -> A:
     """c_t of the gradient Σ_t c_t ∇log q_t; tokens whose term is infinite are left out."""
     rows, exact = weights.rows, weights.rows.live_kl is not None
     xp = rows.xp
     if not weights.objective.reverse:
         own_ratio = xp.exp(rows.log_ratio(rows.policy))
         return xp.zeros_like(terms) if exact else weights.before * own_ratio - weights.token
-    finite = terms if rows.finite and kernel is K1.fn else _finite(terms, xp)
+    finite = terms if rows.finite and kernel is K1 else _finite(terms, xp)
     own = xp.zeros_like(terms) if exact else finite
-    if not exact and kernel is not K1.fn:
+    if not exact and kernel is not K1:
         # The control λ(r − 1) has mean 0 whatever its own token's log-prob: only what comes before is credited.
         own = _finite(weights.of_token(_gap(weights)), xp)
     if weights.objective.statewise:

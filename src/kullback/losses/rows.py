@@ -133,7 +133,8 @@ class Rows(Generic[A]):
     @cached_property
     def _ones(self) -> A:
         """1 where a token counts, 0 elsewhere, in the dtype of the log-probs."""
-        ones: Any = self.xp.astype(self.mask, self.policy.dtype)
+        mask: Any = self.mask
+        ones: A = self.xp.astype(mask, self.policy.dtype)
         return ones
 
     def mean(self, values: A) -> A:
