@@ -6,8 +6,11 @@ exact KL. Replications that come with a warning are counted apart: there the pac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from multiprocessing import Pool
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +28,9 @@ ESTIMATORS: tuple[tuple[kb.Estimator, Level], ...] = (
     (kb.RAO_BLACKWELL, "token"),
     (kb.RAO_BLACKWELL_CONTROLLED, "token"),
 )
+
+CHUNK = 25
+"""Replications that one process makes in a row, from a seed of their own: tables do not depend on the processes."""
 
 ROUNDING = 1e-9
 """Rao-Blackwell is exact on one-token worlds, where its interval has no width."""
@@ -64,10 +70,11 @@ def _heavy_ratio(shape: float) -> World:
 
 def _heavy_log_ratio(shape: float) -> World:
     """One token, uniform under the policy; ℓ = log q − log p is Pareto with a shape k, up to a constant."""
-    log_ratio = _pareto(shape)
+    log_ratio = 1e-3 * _pareto(shape)  # the least log-prob is then −8,000: below −9,000 they are refused as sentinels
     return _tables(lambda _: np.zeros_like(log_ratio), lambda _: -log_ratio, 1)
 
 
+@lru_cache(maxsize=1)
 def cases() -> tuple[Case, ...]:
     """Three ordinary worlds and two heavy-tailed ones."""
     rng = np.random.default_rng(5)
@@ -94,13 +101,18 @@ class Coverage:
     replications: int
     covered: int
 
+    def __add__(self, other: Coverage) -> Coverage:
+        """Of both, replications of the same."""
+        numbers = (a + b for a, b in zip(astuple(self)[2:], astuple(other)[2:], strict=True))
+        return Coverage(self.case, self.estimator, *numbers)
+
     @property
     def rate(self) -> float:
         """Coverage among replications without a warning."""
         return self.covered_quiet / self.quiet if self.quiet else float("nan")
 
 
-def measure(case: Case, replications: int, sequences: int, seed: int = 0) -> list[Coverage]:
+def measure(case: Case, replications: int, sequences: int, seed: Sequence[int] = (0,)) -> list[Coverage]:
     """The coverage of every estimator in one world."""
     rng = np.random.default_rng(seed)
     truth = float(case.world.exact(kb.REVERSE_KL))
@@ -170,6 +182,7 @@ class Population:
     lengths: np.ndarray
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(cls, variation: float, *, off_policy: bool = False) -> Population:
         """Random worlds of up to 3 tokens of 8, whose KLs have a gamma distribution with this variation."""
         rng = np.random.default_rng(7)
@@ -212,34 +225,49 @@ def _hit(interval: tuple[float, float], truth: float) -> bool:
     return interval[0] - ROUNDING <= truth <= interval[1] + ROUNDING
 
 
-def designs_table(replications: int = 1000, designs: Sequence[Design] = DESIGNS) -> str:
+HEADER = (
+    "| prompts × samples | KLs vary by | estimator | unit | quiet | population, quiet | all | these prompts |",
+    "|---|---:|---|---|---:|---:|---:|---:|",
+)
+
+Key = tuple[str, str, str]
+
+
+def designs_table(replications: int = 1000, processes: int = 1, designs: Sequence[Design] = DESIGNS) -> str:
     """Coverage by design, estimator and unit, for both errors, as Markdown."""
+    tasks = [(design, *part) for design in designs for part in _chunks(replications)]
+    found = _spread(_replicate, tasks, processes)
     lines = [
-        f"Both errors, {replications} replications of each design; “quiet”: without a warning.",
+        f"Both errors, {replications:,} replications of each design (a Monte Carlo error of "
+        f"{100 * (0.0475 / replications) ** 0.5:.1f} points); “quiet”: without a warning, but the one that every "
+        "estimate of a single prompt carries. Fewer than 30 sequences, and fewer than 20 prompts (by what unequal "
+        "numbers of samples are worth), always come with one: “the error rests on …”.",
         "",
-        "| prompts × samples | KLs vary by | estimator | unit | quiet | population, quiet | all | these prompts |",
-        "|---|---:|---|---|---:|---:|---:|---:|",
+        *HEADER,
     ]
     for design in designs:
-        population = Population.of(design.variation, off_policy=design.off_policy)
-        for (name, level, unit), hits in _replicate(population, design, replications).items():
-            quiet = hits[:, 0] > 0
-            cells = [
-                quiet.mean(),
-                hits[quiet, 1].mean() if quiet.any() else np.nan,
-                hits[:, 1].mean(),
-                hits[:, 2].mean(),
-            ]
-            shown = " | ".join("–" if np.isnan(x) else f"{100 * x:.1f}%" for x in cells)
-            lines.append(f"| {design.name} | {design.variation:g} | {name} ({level}) | {unit} | {shown} |")
+        parts = [part for (of, *_), part in zip(tasks, found, strict=True) if of is design]
+        for key in parts[0]:
+            lines.append(_row(design, key, np.concatenate([part[key] for part in parts])))
     return "\n".join(lines)
 
 
-def _replicate(population: Population, design: Design, replications: int) -> dict[tuple[str, str, str], np.ndarray]:
+def _row(design: Design, key: Key, hits: np.ndarray) -> str:
+    """One row of the table: shares of the replications, of the quiet ones and of all."""
+    name, level, unit = key
+    quiet = hits[:, 0] > 0
+    covered = hits[quiet, 1].mean() if quiet.any() else np.nan
+    cells = (quiet.mean(), covered, hits[:, 1].mean(), hits[:, 2].mean())
+    shown = " | ".join("–" if np.isnan(x) else f"{100 * x:.1f}%" for x in cells)
+    return f"| {design.name} | {design.variation:g} | {name} ({level}) | {unit} | {shown} |"
+
+
+def _replicate(design: Design, replications: int, seed: Sequence[int]) -> dict[Key, np.ndarray]:
     """Whether each replication was quiet, and whether it covered the population's and these prompts' value."""
-    rng, sizes = np.random.default_rng(1), np.array(design.sizes)
+    population = Population.of(design.variation, off_policy=design.off_policy)
+    rng, sizes = np.random.default_rng([1, *seed]), np.array(design.sizes)
     units: tuple[Unit, ...] = ("sequence", "token")
-    hits: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
+    hits: dict[Key, list[tuple[float, float, float]]] = {}
     for _ in range(replications):
         chosen, batch = _sampled(population, design, rng)
         for estimator, level in ESTIMATORS:
@@ -261,22 +289,56 @@ def _said(found: kb.Estimate) -> list[str]:
     return [warning for warning in found.warnings if "one prompt" not in warning]
 
 
-def table(replications: int = 2000, sequences: int = 512) -> str:
+R = TypeVar("R")
+
+
+def _chunks(replications: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Numbers of replications, each with its seed."""
+    starts = range(0, replications, CHUNK)
+    return [(min(CHUNK, replications - start), (start,)) for start in starts]
+
+
+def _spread(work: Callable[..., R], tasks: Sequence[tuple[object, ...]], processes: int) -> list[R]:
+    """work(*task) of every task, in order."""
+    if processes == 1:
+        return [work(*task) for task in tasks]
+    with Pool(processes) as pool:
+        return pool.starmap(work, tasks, chunksize=1)
+
+
+def table(replications: int = 2000, sequences: int = 512, processes: int = 1) -> str:
     """Both tables as Markdown: single worlds, then designs of prompts."""
-    return worlds_table(replications, sequences) + "\n\n" + designs_table(replications // 2)
+    return (
+        worlds_table(replications, sequences, processes) + "\n\n" + designs_table(max(1, replications // 2), processes)
+    )
 
 
-def worlds_table(replications: int = 2000, sequences: int = 512) -> str:
+def worlds_table(replications: int = 2000, sequences: int = 512, processes: int = 1) -> str:
     """Coverage in single worlds as Markdown."""
     lines = [
-        f"95% intervals, {replications} replications of {sequences} sequences.",
+        f"95% intervals, {replications:,} replications of {sequences} sequences.",
         "",
         "| world | estimator | without a warning | coverage there | coverage of all |",
         "|---|---|---:|---:|---:|",
     ]
-    for case in cases():
-        for row in measure(case, replications, sequences):
+    tasks = [(number, n, sequences, seed) for number in range(len(cases())) for n, seed in _chunks(replications)]
+    found = _spread(_measure, tasks, processes)
+    for number in range(len(cases())):
+        for row in _added(part for task, part in zip(tasks, found, strict=True) if task[0] == number):
             rate = f"{100 * row.rate:.1f}%" if row.quiet else "–"
             share, everything = 100 * row.quiet / row.replications, 100 * row.covered / row.replications
             lines.append(f"| {row.case} | {row.estimator} | {share:.1f}% | {rate} | {everything:.1f}% |")
     return "\n".join(lines)
+
+
+def _measure(number: int, replications: int, sequences: int, seed: Sequence[int]) -> list[Coverage]:
+    """`measure` of a case by its number: a world of functions does not travel between processes."""
+    return measure(cases()[number], replications, sequences, seed)
+
+
+def _added(parts: Iterable[list[Coverage]]) -> list[Coverage]:
+    """Row by row, all parts together."""
+    first, *rest = parts
+    for part in rest:
+        first = [a + b for a, b in zip(first, part, strict=True)]
+    return first

@@ -21,8 +21,8 @@ FEW_SEQUENCES = 5 * FEWEST
 """Below, a heavy tail cannot be seen, and says nothing by not being seen."""
 
 FEW_PROMPTS = 20
-"""Below, intervals cover 88% to 93% where prompts' KLs have a coefficient of variation of 1.4; above, 93%. Prompts
-with unequal numbers of samples count as fewer: 24 of them with 2 to 24 samples cover 90%."""
+"""Below, intervals cover 92% to 94% where prompts' KLs have a coefficient of variation of 1.4, and fewer where more
+differ more. Prompts with unequal numbers of samples count as fewer than they are."""
 
 
 def doubts(recipe: Recipe, summary: Summary, found: Estimate, apart: Apart | None) -> Iterator[str]:

@@ -7,6 +7,11 @@ import math
 LOG_UP_TO = 0.5
 """Relative standard error up to which an interval of the logarithm is looked at: beyond it a factor says little."""
 
+UNSEEN = 1.5
+"""What a sample's skewness is multiplied by: it is too small where a long tail was hardly seen, which is where it matters.
+Without it a sequence's k3 covers 92% at 512 prompts × 1 and at 32 × 8 whose KLs have a coefficient of variation of 1.4,
+Rao-Blackwell 93% at 32 × 8; with it 94% to 96%, and at most 96.6% where prompts differ less (benchmarks, 1,000 draws)."""
+
 
 def t_quantile(probability: float, freedom: float) -> float:
     """The quantile of Student's t; scipy is loaded only when an interval is asked for."""
@@ -26,9 +31,9 @@ def mean_interval(
 ) -> tuple[float, float]:
     """The wider, at either end, of Hall's interval and, for a value well above 0, one of its logarithm.
 
-    KLs differ between prompts by factors, so that few or unequal prompts have a long right tail that Hall's
-    correction sees only in part: with prompts whose KLs have a coefficient of variation of 0.5 it covers 92% at 8
-    prompts and 94.0% at 20, the wider one 94% and 94.7%; at 1.4 and 20 prompts 92% and 93% (lognormal; 3,000 draws).
+    KLs differ between prompts by factors, so that few or unequal prompts have a long right tail that Hall's correction
+    sees only in part. Of lognormal KLs with a coefficient of variation of 0.5 it covers 93% at 4 prompts and 95% from 8
+    on, what is returned 96%; of 1.4, 87%, 91% and 91% at 4, 8 and 20 prompts, and 92%, 93% and 94% (2,500 draws).
 
     Args:
         value, stderr: of the mean.
@@ -40,7 +45,7 @@ def mean_interval(
     """
     freedom = clusters - 1 if freedom is None else freedom
     unbiased = skewness * math.sqrt(clusters * (clusters - 1)) / (clusters - 2) if clusters > 2 else 0.0
-    low, high = skewed_interval(value, stderr, unbiased, clusters, freedom=freedom, level=level)
+    low, high = skewed_interval(value, stderr, UNSEEN * unbiased, clusters, freedom=freedom, level=level)
     if 0.0 < stderr < LOG_UP_TO * value:
         factor = math.exp(t_quantile(0.5 + level / 2.0, freedom) * stderr / value)
         low, high = min(low, value / factor), max(high, value * factor)
