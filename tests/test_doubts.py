@@ -131,6 +131,16 @@ def test_a_heavy_tail_is_seen_where_there_are_rows_enough() -> None:
     assert seen > 0.95
 
 
+@pytest.mark.parametrize("positive", [40, 60, 400])
+def test_a_heavy_tail_is_seen_among_summands_that_are_mostly_negative(positive: int) -> None:
+    rng = np.random.default_rng(0)
+    seen = 0
+    for _ in range(50):
+        summands = np.concatenate([1.5 * rng.exponential(size=positive), np.full(512 - positive, -np.inf)])
+        seen += Tail.of(summands).heavy
+    assert seen > 40
+
+
 def test_few_prompts_are_said_and_twenty_are_not() -> None:
     for prompts, said in ((4, True), (19, True), (20, False)):
         q, p = ordinary(8 * prompts)

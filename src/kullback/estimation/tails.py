@@ -54,10 +54,11 @@ class Tail:
 
     def khat(self) -> float:
         """PSIS k̂, or nan where too few different ratios lie beyond the cutoff."""
-        size = _tail_size(self.count)
+        # Of summands of both signs those that are negative have a log of −inf, which is no cutoff.
+        ordered = np.sort(self.largest[np.isfinite(self.largest)])
+        size = min(_tail_size(self.count), len(ordered) - 1)
         if size < FEWEST:
             return float("nan")
-        ordered = np.sort(self.largest)
         cutoff = ordered[-size - 1]
         tail = ordered[-size:]
         tail = tail[tail > cutoff]
