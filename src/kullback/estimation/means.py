@@ -12,6 +12,7 @@ from kullback.arrays import Float64
 from kullback.documents import Record, Uncertain, plain
 from kullback.errors import InputError
 from kullback.estimation.accumulator import estimate
+from kullback.estimation.conclusion import jackknifed
 from kullback.estimation.intervals import t_quantile
 from kullback.estimation.result import Estimate
 from kullback.estimators import RAO_BLACKWELL
@@ -81,12 +82,9 @@ def mean_by_group(token_kls: Sequence[Float64], groups: Sequence[int]) -> Estima
         >>> print(mean_by_group([np.array([0.1, 0.3]), np.array([0.5])], [0, 1]))
         0.30 ± 0.15 nats/token (n=2)
     """
-    time = max(map(len, token_kls))
-    padded = np.stack([np.pad(row, (0, time - len(row))) for row in token_kls])
-    mask = np.stack([np.arange(time) < len(row) for row in token_kls])
     # Log-probs of 0 under both: neither model drew the text, so no weight and no check of a sampler applies.
-    zeros = np.zeros_like(padded)
-    return estimate(zeros, zeros, mask, estimator=RAO_BLACKWELL, unit="token", token_kl=padded, groups=groups)
+    zeros = [np.zeros(len(row)) for row in token_kls]
+    return estimate(zeros, zeros, estimator=RAO_BLACKWELL, unit="token", token_kl=list(token_kls), groups=groups)
 
 
 def share_by_group(flags: Sequence[npt.NDArray[np.bool_]], groups: Sequence[int]) -> Share:
@@ -102,5 +100,8 @@ def share_by_group(flags: Sequence[npt.NDArray[np.bool_]], groups: Sequence[int]
         >>> print(share_by_group([np.array([True, True]), np.array([True, False])], [0, 1]))
         75 ± 25%
     """
-    mean = mean_by_group([row.astype(np.float64) for row in flags], groups)
-    return Share(mean.value, mean.stderr, mean.skewness, mean.clusters)
+    cell = np.unique(np.asarray(groups), return_inverse=True)[1]
+    true = np.bincount(cell, [np.count_nonzero(row) for row in flags])
+    tokens = np.bincount(cell, [len(row) for row in flags]).astype(np.float64)
+    share = float(true.sum() / tokens.sum())
+    return Share(share, *jackknifed(true, tokens, share), clusters=len(tokens))
