@@ -94,6 +94,18 @@ def test_the_planned_samples_are_the_cheapest() -> None:
         assert row.low <= row.high
 
 
+def test_these_prompts_need_samples_for_the_spread_within_them_alone() -> None:
+    """The planned samples of the pilot's own prompts have the wished error given these prompts, by `kb.estimate`."""
+    distances = np.repeat(DISTANCES, 10)
+    found = lab.plan(pilot_of(distances, 5, 3), stderr=0.02)
+    row = found.rows[0]
+    again = lab.plan(pilot_of(distances, row.samples_given_prompts, 4), stderr=0.02).rows[0].pilot
+    assert again.given_prompts is not None
+    assert again.given_prompts.stderr == pytest.approx(0.02, rel=0.15)
+    assert again.stderr > 0.03  # of prompts drawn anew
+    assert "stderr_given_prompts" in found.tables()[0].note
+
+
 def test_too_few_prompts_are_said_to_be_too_few() -> None:
     found = lab.plan(pilot_of(np.repeat(DISTANCES, 10), 5, 3), stderr=0.02, most_prompts=20)
     assert found.cheapest is None

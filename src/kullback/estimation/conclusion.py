@@ -21,10 +21,11 @@ RIDGE_ROWS = 60.0
 """What a fit is held to 0 by, in sequences for each unit of 1 + γ², γ the skewness of the control.
 
 By Pearson's inequality its mean square, which the coefficient is divided by, is known from no more than n/(1 + γ²)
-sequences: a ratio p/q whose large values are rare is hardly seen, and the coefficient comes out too large. Unregularised,
-the mean squared error at 8 rows of an ordinary world is 25 times that of no fit. With 30 sequences whatever the skewness
-it is 1.5 times at 64 and 256 rows of a world whose log-ratios are spread by 1.5 nats, with this at most 1.05 times in 20
-random worlds. Where one event in 200 carries the control it is not enough (`make bench ARGS=fits`, the crossed world)."""
+sequences: a ratio p/q whose large values are rare is hardly seen, and the coefficient comes out too large.
+Unregularised, the mean squared error at 8 rows of an ordinary world is 25 times that of no fit. With 30 sequences
+whatever the skewness it is 1.5 times at 64 and 256 rows of a world whose log-ratios are spread by 1.5 nats, with this
+at most 1.05 times in 20 random worlds. Where one event in 200 carries the control it is not enough (`make bench
+ARGS=fits`, the crossed world)."""
 
 ROUNDING = 1e-5
 """Size of a control beside the summand below which it is rounding of float32 log-probs and says nothing."""

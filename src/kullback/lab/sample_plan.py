@@ -1,7 +1,8 @@
 """How many prompts, how many samples of each, and with which estimator, for a wished standard error.
 
 A pilot splits the variance of a sequence's estimate into a part between prompts and a part within them,
-σ_b² and σ_w². The mean over G prompts with m samples each then has variance σ_b²/G + σ_w²/(Gm).
+σ_b² and σ_w². The mean over G prompts with m samples each then has variance σ_b²/G + σ_w²/(Gm) for prompts drawn anew, and
+σ_w²/(Gm) for these prompts, which an evaluation set is.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class PlanRow:
         prompts, samples: how many to draw; None where no number of samples of the allowed prompts is enough.
         expected: the standard error that they give.
         tokens: to generate for them.
+        samples_given_prompts: of each of the pilot's prompts, for the same error of these prompts alone.
         low, high: 90% range of `prompts × samples` over resampled pilots.
         least_prompts: prompts below which no number of samples is enough.
     """
@@ -70,6 +72,7 @@ class PlanRow:
     samples: int | None
     expected: float | None
     tokens: float | None
+    samples_given_prompts: int
     low: float
     high: float
     least_prompts: int
@@ -138,7 +141,7 @@ def plan(
 ) -> Plan:
     """Prompts and samples a prompt at which each estimator has the wished standard error, at the least cost.
 
-    For m samples of each prompt, G = ⌈(σ_b² + σ_w²/m)/stderr²⌉ prompts are needed; the m whose cost
+    Prompts are taken to be drawn anew. For m samples of each prompt, G = ⌈(σ_b² + σ_w²/m)/stderr²⌉ prompts are needed; the m whose cost
     G(read_cost × prompt + m × completion) is least, in tokens, is chosen. Components are those of the one-way
     analysis of variance of the pilot; fitted coefficients are the pilot's. Where the pilot warns of heavy tails
     its variances, and so the plan, are too small.
@@ -277,6 +280,7 @@ def _row(value: Estimate, stats: _Stats, budget: _Budget, rng: np.random.Generat
         samples=samples,
         expected=sqrt(components.variance(best[1]) / best[0]) if best else None,
         tokens=best[0] * best[1] * budget.completion if best else None,
+        samples_given_prompts=max(2, ceil(components.within**2 / len(stats.count) / budget.wished**2)),
         low=low,
         high=high,
         least_prompts=ceil(components.variance(MOST) / budget.wished**2),
@@ -324,8 +328,10 @@ def _document(found: Plan) -> Document:
         note=(
             f"{_advice(found)} Pilot: {found.pilot_sequences:,} sequences of {found.pilot_prompts} prompts, "
             f"{found.completion_tokens:.1f} tokens each. σ: standard deviation between prompts' means, and of "
-            "samples of one prompt. tokens: to generate; scoring them is not counted. 90% range: of the "
-            "sequences, over resampled pilots."
+            "samples of one prompt. Both count where prompts are drawn anew, as for “prompts” and “samples”; for the "
+            f"pilot's own {found.pilot_prompts} prompts (an evaluation set) σ within alone does: “samples, these "
+            "prompts” of each give them this error (stderr_given_prompts). tokens: to generate; scoring them is not "
+            "counted. 90% range: of the sequences, over resampled pilots."
         ),
         words=2,
     )
@@ -353,6 +359,7 @@ COLUMNS: Columns[PlanRow] = {
     "prompts": lambda row: f"> {row.least_prompts:,}" if row.prompts is None else Number(row.prompts, ",.0f"),
     "samples": lambda row: _count(row.samples, ".0f"),
     "sequences": lambda row: _count(row.sequences),
+    "samples, these prompts": lambda row: Number(row.samples_given_prompts, ",.0f"),
     "90% range": lambda row: MISSING if row.prompts is None else Span(row.low, row.high),
     "tokens": lambda row: _count(row.tokens),
 }
