@@ -1,8 +1,8 @@
 """How many prompts, how many samples of each, and with which estimator, for a wished standard error.
 
 A pilot splits the variance of a sequence's estimate into a part between prompts and a part within them,
-σ_b² and σ_w². The mean over G prompts with m samples each then has variance σ_b²/G + σ_w²/(Gm) for prompts drawn anew, and
-σ_w²/(Gm) for these prompts, which an evaluation set is.
+σ_b² and σ_w². The mean over G prompts with m samples each then has variance σ_b²/G + σ_w²/(Gm) for prompts drawn
+anew, and σ_w²/(Gm) for these prompts, which an evaluation set is.
 """
 
 from __future__ import annotations
@@ -141,10 +141,11 @@ def plan(
 ) -> Plan:
     """Prompts and samples a prompt at which each estimator has the wished standard error, at the least cost.
 
-    Prompts are taken to be drawn anew. For m samples of each prompt, G = ⌈(σ_b² + σ_w²/m)/stderr²⌉ prompts are needed; the m whose cost
-    G(read_cost × prompt + m × completion) is least, in tokens, is chosen. Components are those of the one-way
-    analysis of variance of the pilot; fitted coefficients are the pilot's. Where the pilot warns of heavy tails
-    its variances, and so the plan, are too small.
+    Prompts are taken to be drawn anew. For m samples of each prompt, G = ⌈(σ_b² + σ_w²/m)/stderr²⌉ prompts are needed;
+    the m whose cost G(read_cost × prompt + m × completion) is least, in tokens, is chosen. For the pilot's own prompts
+    alone σ_w²/(G stderr²) samples of each are enough. Components are those of the one-way analysis of variance of the
+    pilot; fitted coefficients are the pilot's. Where the pilot warns of heavy tails its variances, and so the plan, are
+    too small.
 
     Args:
         pilot: a file of rollouts, or the rollouts, such as ``kullback.compare(…).rollouts``; those drawn from the
