@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pool
 
 import numpy as np
@@ -50,9 +51,12 @@ def _crossed() -> World:
         {(): (0.5, 0.5), (0,): (0.5, 0.5), (1,): (0.01, 0.99)},
         {(): (0.25, 0.75), (0,): (0.5, 0.5), (1,): (0.99, 0.01)},
     )
-    # The word that ends is never drawn, so that there are always two.
-    models = (TreeLM(lambda at, t=t: np.log([1e-300, *t[tuple(x - 1 for x in at)]]), eos=0, horizon=2) for t in tables)
-    return World(*models)
+    return World(*(TreeLM(partial(_next, table), eos=0, horizon=2) for table in tables))
+
+
+def _next(table: Mapping[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...]) -> np.ndarray:
+    """Logits after a prefix; the word that ends is never drawn, so that there are always two."""
+    return np.log([1e-300, *table[tuple(word - 1 for word in prefix)]])
 
 
 def cases() -> list[Case]:

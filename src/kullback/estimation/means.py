@@ -101,7 +101,7 @@ def share_by_group(flags: Sequence[npt.NDArray[np.bool_]], groups: Sequence[int]
         75 ± 25%
     """
     cell = np.unique(np.asarray(groups), return_inverse=True)[1]
-    true = np.bincount(cell, [np.count_nonzero(row) for row in flags])
+    true = np.bincount(cell, [np.count_nonzero(row) for row in flags]).astype(np.float64)
     tokens = np.bincount(cell, [len(row) for row in flags]).astype(np.float64)
     share = float(true.sum() / tokens.sum())
     return Share(share, *jackknifed(true, tokens, share), clusters=len(tokens))
