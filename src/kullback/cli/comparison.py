@@ -86,12 +86,10 @@ def compare(
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
     if limit is not None:
         _check_limit(limit, asked, samples=samples, text=text is not None)
-    from kullback.jobs.comparison import compare as run
-    from kullback.jobs.estimates import TABLE
-    from kullback.jobs.text import compare_text
-
     if text is not None:
         with shown(as_json, "windows") as (on_progress, show):
+            from kullback.jobs.text import compare_text  # the bar is there before what takes time to load
+
             on_text = compare_text(
                 policy,
                 reference,
@@ -110,6 +108,9 @@ def compare(
             settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show)
         return
     with shown(as_json, "sequences") as (on_progress, show):
+        from kullback.jobs.comparison import compare as run
+        from kullback.jobs.estimates import TABLE
+
         found = run(
             policy,
             reference,
