@@ -129,6 +129,9 @@ def test_an_added_word_is_said_and_left_out(tuned: LanguageModel) -> None:
 def test_a_text_is_scored_under_both_whole_laws(tuned: LanguageModel, wide: LanguageModel) -> None:
     text = "The small dog went to the lake."
     found = kb.compare_text(wide, tuned, [text], allow_outside_mass=True)
+    assert found.settings["shared_vocab"] == SHARED
+    (table,) = found.document().tables
+    assert "same most likely token, of the 512 that both have" in [row[0] for row in table.rows]
     row = torch.tensor([tuned.encode(text)])
     with torch.no_grad():
         q, p = (torch.log_softmax(m.model(input_ids=row).logits[0, :-1].double(), dim=-1) for m in (wide, tuned))

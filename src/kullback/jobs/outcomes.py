@@ -96,7 +96,8 @@ class TextComparison:
         forward: mean KL(reference‖policy) a token, what quantisers call KLD, with a clustered error.
         reverse: mean KL(policy‖reference) a token.
         quantiles: of the forward token KL, by probability; 1.0 is the largest.
-        same_top: share of tokens at which both models find the same token most likely, with its error.
+        same_top: share of tokens at which both models find the same token most likely, of those that both have, with
+            its error.
         rms_delta_p: √ mean (q − p)² of the text's own tokens' probabilities.
         mean_delta_p: mean q − p.
         perplexity, ref_perplexity: of the text under each model.
@@ -205,7 +206,7 @@ def text_document(found: TextComparison) -> Document:
                         for level, value in found.quantiles.items()
                     ),
                     (
-                        "same most likely token",
+                        "same most likely token" + _shared(found),
                         Number(found.same_top.value, ".2%"),
                         Interval(*found.same_top.interval(), scale=100, unit="%"),
                     ),
@@ -224,6 +225,12 @@ def text_document(found: TextComparison) -> Document:
 
 def _cut(found: TextComparison) -> str:
     return "; the second half of each is scored, as llama.cpp does" if found.settings["windows"] == "llama.cpp" else ""
+
+
+def _shared(found: TextComparison) -> str:
+    """Of which tokens the most likely one is, where one model has more than the other."""
+    shared = found.settings.get("shared_vocab")
+    return "" if shared is None else f", of the {shared:,} that both have"
 
 
 def _quantile(level: float) -> str:

@@ -202,6 +202,7 @@ def _outcome(
     logprobs = np.concatenate([_whole(s) for s in scores])
     delta = np.exp(logprobs) - np.exp(ref_logprobs)
     clustered_by, groups = _groups(plan.windows[: len(scores)])
+    shared = {} if q.vocab == p.vocab == plan.vocab else {"shared_vocab": plan.vocab}
     return TextComparison(
         policy=q.name,
         reference=p.name,
@@ -215,7 +216,7 @@ def _outcome(
         ref_perplexity=float(np.exp(-np.mean(ref_logprobs))),
         tokens=len(logprobs),
         windows=len(scores),
-        settings={**plan.settings, **places(q, p), "clustered_by": clustered_by},
+        settings={**plan.settings, **shared, **places(q, p), "clustered_by": clustered_by},
         seconds=seconds,
         complete=complete,
         notes=tuple(dict.fromkeys(_notes((q, p), scores))),
