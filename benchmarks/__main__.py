@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab …``, ``gpu …`` and ``rollouts …`` with their own options."""
+"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab …``, ``gpu …``, ``rollouts …`` with options of their own."""
 
 from __future__ import annotations
 
