@@ -16,6 +16,9 @@ from kullback.rollouts.readers.containers.opening import MAX_DOCUMENT
 if TYPE_CHECKING:
     import torch
 
+ZIP = b"PK\x03\x04"
+"""What an archive begins with."""
+
 MAX_UNPACKED = 16 * MAX_DOCUMENT
 """Bytes that an archive may unpack to."""
 
@@ -53,10 +56,14 @@ def _loaded(path: Path) -> object:
 def conversion(path: Path) -> str:
     """How to make of a pickle what is opened here, in two lines."""
     goal = path.with_name(path.name + ".safe.pt").name
-    load = "pickle.load(open(F, 'rb'))" if path.suffix in (".pkl", ".pickle") else "torch.load(F, weights_only=False)"
+    load = (
+        "pickle.loads(pathlib.Path(F).read_bytes())"
+        if path.suffix in (".pkl", ".pickle")
+        else "torch.load(F, weights_only=False)"
+    )
     return (
         "if you trust whoever wrote it, convert it where its packages are installed with "
-        f"`import pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d)` and "
+        f"`import pathlib, pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d)` and "
         f"`torch.save({{k: list(v) if hasattr(v, 'unbind') else v for k, v in d.items()}}, {shlex.quote(goal)!r})`, "
         f"and read {goal}"
     )
@@ -70,9 +77,16 @@ def check_archive(path: Path) -> None:
     """
     try:
         if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                if file.read(4) == ZIP:
+                    raise UnfinishedError(
+                        f"{path} is an archive without its end: it is still being written, or was cut off"
+                    )
             return
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
+    except FileError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise FileError(f"{path} is damaged ({error}): write it again") from None
     if size > MAX_UNPACKED:
