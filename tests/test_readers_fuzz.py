@@ -46,7 +46,7 @@ VALUES = st.recursive(
     max_leaves=20,
 )
 RECORDS = st.lists(st.dictionaries(WORDS, VALUES, max_size=6), max_size=4)
-STARTS = (b"", b"{", b"[", b"PAR1", b"PK\x03\x04", b"\x80\x02", b"data: ", b"a: ", b"\x1f\x8b", b"BZh9", b"\xff\xff\xff\xff")
+STARTS = (b"", b"{", b"[", b"PAR1", b"PK\x03\x04", b"\x80\x02", b"data: ", b"a: ", b"\x1f\x8b", b"BZh9", b"\xff" * 4)
 
 
 def look(path: Path, *, skip_bad: bool) -> str:
@@ -68,8 +68,7 @@ def attempt(content: bytes, name: str = "dump") -> None:
         path.write_bytes(content)
         for skip_bad in (False, True):
             said = look(path, skip_bad=skip_bad)
-            assert "
-" not in said
+            assert "\n" not in said
             assert len(said) < 2000
 
 

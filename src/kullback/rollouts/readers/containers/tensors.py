@@ -56,11 +56,8 @@ def _loaded(path: Path) -> object:
 def conversion(path: Path) -> str:
     """How to make of a pickle what is opened here, in two lines."""
     goal = path.with_name(path.name + ".safe.pt").name
-    load = (
-        "pickle.loads(pathlib.Path(F).read_bytes())"
-        if path.suffix in (".pkl", ".pickle")
-        else "torch.load(F, weights_only=False)"
-    )
+    plain = path.suffix in (".pkl", ".pickle")
+    load = "pickle.loads(pathlib.Path(F).read_bytes())" if plain else "torch.load(F, weights_only=False)"
     return (
         "if you trust whoever wrote it, convert it where its packages are installed with "
         f"`import pathlib, pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d)` and "
