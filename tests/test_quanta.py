@@ -53,6 +53,7 @@ def test_half_precision_is_found_by_its_steps(seed: int, kind: Any, count: int) 
     assert 0.3 * found.step**2 / 12 < error < 3 * found.step**2 / 12
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(-8, -1))
 def test_multiples_of_a_power_of_two_are_found(seed: int, power: int) -> None:
     step = 2.0**power
@@ -70,6 +71,7 @@ def test_few_numbers_say_nothing() -> None:
     assert rounding_of(np.array([-0.1234, -0.5678, np.nan, -np.inf])) is None
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_bfloat16_logits_are_seen_inside_a_position_alone(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -84,7 +86,7 @@ def test_bfloat16_logits_are_seen_inside_a_position_alone(seed: int) -> None:
     assert "logits that are multiples of 1/" in found.words
 
 
-@settings(max_examples=200)
+@settings(max_examples=100, deadline=None)
 @given(SEEDS, st.integers(1, 60))
 def test_float32_logits_are_no_grid(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

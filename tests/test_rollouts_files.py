@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kullback as kb
@@ -87,6 +87,7 @@ def some(count: int, start: int = 0) -> list[kb.Rollout]:
 # What is written is read --------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)  # the first tables load Arrow
 @given(rollouts(), st.integers(1, 7))
 def test_what_is_written_is_read(rows: list[kb.Rollout], size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
