@@ -103,11 +103,15 @@ def duckdb(path: Path) -> tuple[Any, Any]:
     import duckdb as db
 
     ratio = "(q - p)::double"
-    found = db.sql(
-        f"select avg(k1), avg(k3), stddev(k1), stddev(k3) from (select sum({ratio}) k1, "
-        f"sum(exp(-{ratio}) - 1 + {ratio}) k3 from (select file_row_number, unnest(logprobs) q, unnest(ref_logprobs) p "
-        f"from read_parquet('{path}', file_row_number = true)) group by file_row_number)"
-    ).fetchall()
+    found = (
+        db.connect()
+        .execute(
+            f"select avg(k1), avg(k3), stddev(k1), stddev(k3) from (select sum({ratio}) k1, "
+            f"sum(exp(-{ratio}) - 1 + {ratio}) k3 from (select file_row_number, unnest(logprobs) q, unnest(ref_logprobs) p "
+            f"from read_parquet('{path}', file_row_number = true)) group by file_row_number)"
+        )
+        .fetchall()
+    )
     return None, list(found[0][:2])
 
 
@@ -116,7 +120,7 @@ def duckdb(path: Path) -> tuple[Any, Any]:
 
 def plain(q: np.ndarray, p: np.ndarray, starts: np.ndarray, kind: type) -> tuple[Any, Any]:
     """What everybody writes: whole arrays."""
-    ratio = q.astype(kind) - p.astype(kind)
+    ratio: np.ndarray = q.astype(kind) - p.astype(kind)
     r = np.exp(-ratio)
     parts = [ratio, 0.5 * ratio**2, r - 1 + ratio]
     sums = [np.add.reduceat(part, starts, dtype=np.float64) for part in parts]

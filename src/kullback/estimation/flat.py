@@ -35,7 +35,7 @@ RADIUS = 0.5
 LARGEST = 700.0
 """Beyond it exp overflows, which has words of its own."""
 
-SUMMED: dict[Callable[..., object], Callable[[Float64, Float64, Float64], Float64]] = {
+SUMMED: dict[Callable[..., object], Callable[[Float64, Float64, np.ndarray], Float64]] = {
     divergences.k1: lambda x, gap, starts: -np.add.reduceat(x, starts),
     divergences.k2: lambda x, gap, starts: 0.5 * np.add.reduceat(x * x, starts),
     divergences.k3: lambda x, gap, starts: np.add.reduceat(gap, starts),

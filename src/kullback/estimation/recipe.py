@@ -142,7 +142,8 @@ class Recipe:
 
         def unlikely(chosen: np.ndarray) -> Float64:
             rows = sequences.select(number[chosen])
-            return np.where(rows.mask, -rows.log_ratio(), -np.inf)  # not 0, which a masked token would win with
+            # Not 0, which a masked token would win with.
+            return np.asarray(np.where(rows.mask, -rows.log_ratio(), -np.inf))
 
         def parts(chosen: np.ndarray) -> Float64:
             if self.level == "token":
