@@ -147,8 +147,8 @@ class Recipe:
 
         def parts(chosen: np.ndarray) -> Float64:
             if self.level == "token":
-                return np.abs(summand[chosen])
-            return np.abs(sequences.select(number[chosen]).log_ratio())
+                return np.asarray(np.abs(summand[chosen]))
+            return np.asarray(np.abs(sequences.select(number[chosen]).log_ratio()))
 
         kinds = {
             "highest": (size, parts),
