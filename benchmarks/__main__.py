@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|gradients]``, or ``vocab …`` and ``gpu …`` with their own options."""
+"""``python -m benchmarks [coverage|fits|compare|gradients]``, or ``vocab``, ``gpu``, ``rollouts``, ``monitor``: see each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("coverage", "fits", "compare", "gradients")
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["vocab"], ["gpu"]):
+    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"]):
         import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     given = _parser().parse_args()
