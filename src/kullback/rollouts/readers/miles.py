@@ -24,7 +24,7 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
         behavior_logprobs=row.numbers("rollout_log_probs"),
         prompt_tokens=prompt,
         tokens=tokens,
-        mask=row.maybe(row.mask, "loss_mask"),
+        mask=row.mask("loss_mask"),
         sample=row.maybe(row.whole, "sample_index"),
     )
 

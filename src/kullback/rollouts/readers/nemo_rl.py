@@ -56,8 +56,6 @@ def _single(name: str, value: object) -> object:
 
 
 def _sample_counts(row: Fields) -> bool:
-    if "sample_loss_mask" not in row:
-        return True
     weight = row.number("sample_loss_mask")
     if weight not in (0, 1):
         raise InputError(f"sample_loss_mask is {weight:g}, but it is 0 or 1: weights of sequences are no mask")

@@ -11,22 +11,25 @@ from kullback.errors import InputError
 from kullback.rollouts.readers.fields import Fields, same_length
 
 
-def sequences(row: Fields, columns: Mapping[str, str], *, ids: str, mask: str) -> Iterator[dict[str, Any]]:
+def sequences(
+    row: Fields, columns: Mapping[str, str], *, ids: str, mask: str, positions: str | None
+) -> Iterator[dict[str, Any]]:
     """What `Rollout` takes of each sequence of a row.
 
-    A sequence begins where `position_ids` do not go on. Its first token never counts: what stands there was made from
-    the sequence before it, or from nothing.
+    A sequence begins where positions do not go on. Its first token never counts: what stands there was made from the
+    sequence before it, or from nothing.
 
     Args:
         row: the row.
         columns: the log-probs of a rollout, and their fields; those that are absent are left out.
-        ids, mask: the fields of token ids and of what counts.
+        ids, mask, positions: the fields of token ids, of what counts and of places in a sequence; None where a
+            row holds one sequence.
     """
     tokens, counts = row.ids(ids), row.mask(mask)
     found = row.columns(columns)
-    positions = row.maybe(row.numbers, "position_ids")
-    same_length(**{row.name(ids): tokens, row.name(mask): counts, "position_ids": positions}, **found)
-    starts = [0] if positions is None else _starts(positions)
+    places = np.arange(len(tokens)) if positions is None else row.numbers(positions)
+    same_length(**{ids: tokens, mask: counts, positions or "positions": places}, **found)
+    starts = _starts(places)
     counts[starts] = False
     for first, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
         if counts[first:end].any():

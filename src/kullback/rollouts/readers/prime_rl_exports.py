@@ -28,7 +28,7 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
         raise InputError(f"schema_version is {version}, but {VERSION} at most is known here: upgrade kullback")
     step, environment = row.maybe(row.whole, "step"), row.maybe(row.text, "env_name")
     extra = {name: row.whole(name) for name in ("rank", "micro_step", "export_sequence_idx") if name in row}
-    for found in sequences(row, COLUMNS, ids="token_ids", mask="loss_mask"):
+    for found in sequences(row, COLUMNS, ids="token_ids", mask="loss_mask", positions="position_ids"):
         yield Rollout(**found, step=step, extra=extra if environment is None else {"environment": environment, **extra})
 
 

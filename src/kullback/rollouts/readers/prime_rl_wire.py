@@ -24,11 +24,12 @@ class Shape:
     mask: str
     sampler: str
     environment: str
+    positions: str | None
 
 
 SHAPES = (
-    Shape("token_ids", "mask", "logprobs", "env_name"),
-    Shape("input_ids", "loss_mask", "inference_logprobs", "env_names"),
+    Shape("token_ids", "mask", "logprobs", "env_name", None),
+    Shape("input_ids", "loss_mask", "inference_logprobs", "env_names", "position_ids"),
 )
 """A training sample, and a micro-batch in which samples are packed."""
 
@@ -48,7 +49,7 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
     row, shape = Fields(record), _shape(record) or SHAPES[0]
     columns = {"behavior_logprobs": shape.sampler, "logprobs": "trainer_logprobs", "ref_logprobs": "ref_logprobs"}
     environment = row.maybe(row.text, "env_name")
-    for found in sequences(row, columns, ids=shape.ids, mask=shape.mask):
+    for found in sequences(row, columns, ids=shape.ids, mask=shape.mask, positions=shape.positions):
         yield Rollout(**found, extra={} if environment is None else {"environment": environment})
 
 

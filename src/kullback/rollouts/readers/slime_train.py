@@ -34,7 +34,7 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
             **sample.columns(COLUMNS),
             prompt_tokens=prompt,
             tokens=tokens,
-            mask=sample.maybe(sample.mask, "loss_masks"),
+            mask=sample.mask("loss_masks"),
             sample=sample.maybe(sample.whole, "sample_index"),
             step=whole.maybe(whole.whole, "rollout_id"),
             reward=float(raw[position or 0]) if has_raw else sample.maybe(sample.number, "rewards"),

@@ -55,16 +55,17 @@ def _rollout(row: Mapping[str, Any], number: int, step: int | None) -> Rollout:
     found: dict[str, Any] = {name: numbers(f"{at}[{number}]", row[at]) for name, at in COLUMNS.items() if at in row}
     same_length(responses=tokens, response_mask=counts, **found)
     prompt, length = _lengths(row, number, counts)
+    group, sample = _named(row)
     reward = next((row[name] for name in REWARDS if name in row), None)
     return Rollout(
         **{name: column[:length] for name, column in found.items()},
         prompt_tokens=prompt,
         tokens=tokens[:length],
         mask=counts[:length],
-        prompt_id=_group(row),
+        prompt_id=group,
+        sample=sample,
         step=step,
         reward=None if reward is None else float(np.nansum(numbers(f"rewards[{number}]", reward))),
-        extra={"key": str(row["keys"])} if "keys" in row else {},
     )
 
 
@@ -86,11 +87,12 @@ def _unpadded(prompt: list[int]) -> list[int] | None:
     return None if len(prompt) > 1 and prompt[0] == prompt[1] else prompt
 
 
-def _group(row: Mapping[str, Any]) -> str | None:
-    """The prompt: its uid, or what stands before the numbers of session and output in a key."""
+def _named(row: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """The prompt and the number of its completion: a uid, or a key, which is prompt_completion_output."""
     if "uid" in row:
-        return str(row["uid"])
-    return str(row["keys"]).rsplit("_", 2)[0] if "keys" in row else None
+        return str(row["uid"]), None
+    prompt, *numbers_of = str(row["keys"]).rsplit("_", 2) if "keys" in row else (None,)
+    return prompt, int(numbers_of[0]) if numbers_of and numbers_of[0].isdecimal() else None
 
 
 def _metadata(record: Mapping[str, Any]) -> Metadata:
