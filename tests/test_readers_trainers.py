@@ -164,6 +164,7 @@ def test_agents_that_are_not_trained_and_traces_without_a_token_are_left_out() -
         ({"temperature": 1.0}, {"behavior_logprobs": "raw", "logprobs": "raw", "ref_logprobs": "raw"}),
         ({"temperature": 0.7}, {"behavior_logprobs": "temperature"}),
         ({"temperature": 1.0, "top_p": 0.9}, {"behavior_logprobs": "processed"}),
+        ({"temperature": 1.0, "repetition_penalty": 1.1}, {}),
         ({}, {}),
     ],
 )

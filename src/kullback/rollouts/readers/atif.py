@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,20 @@ def _trajectory(trajectory: Fields) -> Iterator[Rollout]:
     for number, one in enumerate(whole):
         yield Rollout(
             behavior_logprobs=one.logprobs,
-            prompt_tokens=one.prompt,
+            prompt_tokens=one.prompt or None,
             tokens=one.tokens,
             mask=one.mask,
             # Sequences of one conversation are no independent draws.
-            prompt_id=name_of(whole[0].prompt) if len(whole) > 1 else None,
+            prompt_id=_group(whole[0].prompt, known) if len(whole) > 1 else None,
             extra={**known, "turn": number} if len(whole) > 1 else known,
         )
     for part in trajectory.parts("subagent_trajectories") if "subagent_trajectories" in trajectory else []:
         yield from _trajectory(part)
+
+
+def _group(prompt: Sequence[int], known: Mapping[str, int | str]) -> int | str | None:
+    """The prompt of a conversation; where its ids are not known, the conversation itself."""
+    return name_of(prompt) if prompt else known.get("trajectory_id", known.get("session_id"))
 
 
 def _turn(step: Fields) -> Turn | None:

@@ -161,6 +161,14 @@ def rows(name: str, value: object) -> list[Any]:
     return list(value)
 
 
+def batch_rows(batch: Fields, needed: Sequence[str], beside: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a batch of columns: those that are needed, and those beside them that are there."""
+    names = [*needed, *(name for name in beside if name in batch)]
+    columns = {name: rows(name, batch.get(name)) for name in names}
+    same_length(**columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def scalars(values: Mapping[str, object]) -> dict[str, int | float | str]:
     """Those of them that are numbers or texts."""
     kept: dict[str, int | float | str] = {}

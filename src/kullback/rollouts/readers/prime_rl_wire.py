@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kullback.rollouts.metadata import Metadata, Model
-from kullback.rollouts.readers.fields import Fields, checked
+from kullback.rollouts.readers.fields import Fields, checked, same_length
 from kullback.rollouts.readers.format import Format
 from kullback.rollouts.readers.packed import sequences
 from kullback.rollouts.record import Rollout
@@ -55,9 +55,11 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
 
 def _metadata(record: Mapping[str, Any]) -> Metadata:
     """prime-rl's engine returns the law that it samples from, that of logits over the temperature."""
-    temperatures = Fields(record).numbers("temperatures")
-    known = np.unique(temperatures[temperatures > 0])
-    if len(known) != 1:
+    row, shape = Fields(record), _shape(record) or SHAPES[0]
+    temperatures, counted = row.numbers("temperatures"), row.mask(shape.mask)
+    same_length(temperatures=temperatures, **{shape.mask: counted})
+    known = np.unique(temperatures[counted])
+    if len(known) != 1 or not known[0] > 0:
         return Metadata()
     model = Model(sampling={"temperature": float(known[0])})
     return Metadata(behavior=model, law={"behavior_logprobs": "raw" if known[0] == 1 else "temperature"})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InputError
-from kullback.rollouts.readers.fields import Fields, checked, ids, mask, numbers, rows, same_length
+from kullback.rollouts.readers.fields import Fields, batch_rows, checked, ids, mask, numbers, same_length
 from kullback.rollouts.readers.format import Format
 from kullback.rollouts.record import Rollout
 
@@ -29,13 +29,8 @@ def _recognises(record: Mapping[str, Any], path: Path) -> bool:
 
 def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
     batch = Fields(record)
-    for name in NEEDED:
-        batch.get(name)
-    known = (*NEEDED, *COLUMNS.values(), "rewards", "uids")
-    columns = {name: rows(name, batch.get(name)) for name in known if name in batch}
-    same_length(**columns)
-    for number in range(len(columns["sequences"])):
-        yield _rollout({name: column[number] for name, column in columns.items()}, number)
+    for number, row in enumerate(batch_rows(batch, NEEDED, (*COLUMNS.values(), "rewards", "uids"))):
+        yield _rollout(row, number)
 
 
 def _rollout(row: Mapping[str, Any], number: int) -> Rollout:

@@ -28,7 +28,8 @@ def _format(
     more: Callable[[Mapping[str, Any]], bool] = lambda record: True,
 ) -> Format:
     def recognises(record: Mapping[str, Any], path: Path) -> bool:
-        return names <= set(record) and more(record)
+        # One with log-probs is of a newer writer than is known here.
+        return names <= set(record) and more(record) and not any("log" in name and "prob" in name for name in record)
 
     return Format(
         name=name,
@@ -42,7 +43,7 @@ def _format(
 
 def _has_rewards(record: Mapping[str, Any]) -> bool:
     """Whether there are columns beside those that are known: TRL writes one for every reward."""
-    return "logprobs" not in record and len(record) > 4
+    return len(record) > 4
 
 
 def _columns(record: Mapping[str, Any]) -> bool:

@@ -21,6 +21,10 @@ CUT = ("max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens",
 """Conditions that stop a trace before its end."""
 
 
+PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0}
+"""Settings that change the law in ways that have no name, and the values that change nothing."""
+
+
 def _recognises(record: Mapping[str, Any], path: Path) -> bool:
     traces = record.get("traces")
     return isinstance(traces, list) and all(isinstance(t, Mapping) and isinstance(t.get("nodes"), list) for t in traces)
@@ -156,7 +160,8 @@ def _metadata(record: Mapping[str, Any]) -> Metadata:
 
 
 def _laws(settings: Mapping[str, float]) -> dict[str, Law]:
-    if "temperature" not in settings:
+    penalised = any(settings.get(name, neutral) != neutral for name, neutral in PENALTIES.items())
+    if "temperature" not in settings or penalised:
         return {}
     law = law_of(settings["temperature"], settings.get("top_p", 1.0), max(settings.get("top_k", 0.0), 0.0))
     return dict.fromkeys(COLUMNS, law) if law == "raw" else {"behavior_logprobs": law}

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.fields import Fields, checked, ids, mask, numbers, rows, same_length
+from kullback.rollouts.readers.fields import Fields, batch_rows, checked, ids, mask, numbers, same_length
 from kullback.rollouts.readers.format import Format
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {"behavior_logprobs": "rollout_log_probs", "logprobs": "old_log_probs", "ref_logprobs": "ref_log_prob"}
 """The log-probs of a rollout, and what they are called in a batch."""
+
+NEEDED = ("responses", "response_mask")
+
+BESIDE = ("prompts", "attention_mask", "uid", "keys")
 
 REWARDS = ("token_level_scores", "rm_scores", "token_level_rewards")
 """Rewards by token, the first of which is that before any penalty."""
@@ -36,17 +40,8 @@ def _recognises(record: Mapping[str, Any], path: Path) -> bool:
 def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
     batch = Fields(_columns(record))
     step = batch.maybe(batch.whole, "global_steps")
-    columns = {name: rows(name, batch.get(name)) for name in _present(batch)}
-    same_length(**columns)
-    for number in range(len(columns["responses"])):
-        row = {name: column[number] for name, column in columns.items()}
+    for number, row in enumerate(batch_rows(batch, NEEDED, (*COLUMNS.values(), *REWARDS, *BESIDE))):
         yield _rollout(row, number, step)
-
-
-def _present(batch: Fields) -> list[str]:
-    batch.get("responses"), batch.get("response_mask")
-    known = ("responses", "response_mask", "prompts", "attention_mask", "uid", "keys", *COLUMNS.values(), *REWARDS)
-    return [name for name in known if name in batch]
 
 
 def _rollout(row: Mapping[str, Any], number: int, step: int | None) -> Rollout:
@@ -103,8 +98,10 @@ def _metadata(record: Mapping[str, Any]) -> Metadata:
 FORMAT = Format(
     name="verl",
     written_by="verl (DataProto and RolloutSkip, converted)",
-    containers=("torch", "npz", "parquet", "json"),
+    containers=("torch", "npz"),
     recognises=_recognises,
     rollouts=checked(_rollouts),
     metadata=_metadata,
+    companions=("meta.json",),
+    steps=(r"step[_=-]?(\d+)", r"/(\d+)/\d+/tq_batch[^/]*$"),
 )
