@@ -8,9 +8,10 @@ from typing import Any
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata, Model
-from kullback.rollouts.readers.fields import Fields, checked, same_length
+from kullback.rollouts.placing import name_of_tokens
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.turns import Turn, conversations, name_of
+from kullback.rollouts.readers.turns import Turn, conversations
+from kullback.rollouts.readers.values import Fields, checked, same_length
 from kullback.rollouts.record import Rollout
 
 IDS = "completion_token_ids"
@@ -51,7 +52,7 @@ def _trajectory(trajectory: Fields) -> Iterator[Rollout]:
 
 def _group(prompt: Sequence[int], known: Mapping[str, int | str]) -> int | str | None:
     """The prompt of a conversation; where its ids are not known, the conversation itself."""
-    return name_of(prompt) if prompt else known.get("trajectory_id", known.get("session_id"))
+    return name_of_tokens(prompt) if prompt else known.get("trajectory_id", known.get("session_id"))
 
 
 def _turn(step: Fields) -> Turn | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kullback.rollouts.readers.fields import Fields, checked, split
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, checked, split
 from kullback.rollouts.record import Rollout
 
 NAMES = {"sample_index", "response_length", "total_length", "tokens", "loss_mask", "rollout_log_probs"}

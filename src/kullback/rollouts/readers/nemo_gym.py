@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kullback.rollouts.metadata import Metadata, Model
-from kullback.rollouts.readers.fields import Fields, checked, same_length
+from kullback.rollouts.placing import name_of_tokens
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.turns import Turn, conversations, name_of
+from kullback.rollouts.readers.turns import Turn, conversations
+from kullback.rollouts.readers.values import Fields, checked, same_length
 from kullback.rollouts.record import Finish, Rollout
 
 IDS, LOGPROBS = "generation_token_ids", "generation_log_probs"
@@ -40,7 +41,7 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
             tokens=one.tokens,
             mask=one.mask,
             # Sequences of one conversation are no independent draws.
-            prompt_id=name_of(whole[0].prompt) if group is None and len(whole) > 1 else group,
+            prompt_id=name_of_tokens(whole[0].prompt) if group is None and len(whole) > 1 else group,
             sample=row.maybe(row.whole, "_ng_rollout_index"),
             reward=row.maybe(row.number, "reward"),
             finish=_finish(response) if number == len(whole) - 1 else "unknown",

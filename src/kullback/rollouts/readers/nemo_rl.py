@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InputError, ShapeError
-from kullback.rollouts.readers.fields import Fields, checked, same_length
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, checked, same_length
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {"behavior_logprobs": "generation_logprobs", "logprobs": "prev_logprobs"}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kullback.rollouts.readers.fields import Fields, checked, same_length
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, checked, same_length
 from kullback.rollouts.record import Finish, Rollout
 
 FINISH: Mapping[str | None, Finish] = {"stop": "end", "length": "length"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InputError
-from kullback.rollouts.readers.fields import Fields, same_length
+from kullback.rollouts.readers.values import Fields, same_length
 
 
 def sequences(

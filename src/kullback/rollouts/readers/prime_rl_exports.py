@@ -8,9 +8,9 @@ from typing import Any
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.fields import Fields, checked
 from kullback.rollouts.readers.format import Format
 from kullback.rollouts.readers.packed import sequences
+from kullback.rollouts.readers.values import Fields, checked
 from kullback.rollouts.record import Rollout
 
 VERSION = 1

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from kullback.rollouts.metadata import Metadata, Model
-from kullback.rollouts.readers.fields import Fields, checked, same_length
 from kullback.rollouts.readers.format import Format
 from kullback.rollouts.readers.packed import sequences
+from kullback.rollouts.readers.values import Fields, checked, same_length
 from kullback.rollouts.record import Rollout
 
 

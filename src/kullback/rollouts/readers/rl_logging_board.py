@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kullback.errors import ShapeError
-from kullback.rollouts.readers.fields import Fields, checked
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, checked
 from kullback.rollouts.record import Rollout
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InputError
-from kullback.rollouts.readers.fields import Fields, batch_rows, checked, ids, mask, numbers, same_length
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, same_length
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.fields import Fields, checked, split
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, checked, split
 from kullback.rollouts.record import Finish, Rollout
 
 FINISH: Mapping[str | None, Finish] = {"completed": "end", "truncated": "length"}

@@ -8,8 +8,8 @@ from typing import Any
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.fields import Fields, checked, split
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, checked, split
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {"behavior_logprobs": "rollout_log_probs", "logprobs": "log_probs", "ref_logprobs": "ref_log_probs"}

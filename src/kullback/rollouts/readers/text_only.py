@@ -37,7 +37,7 @@ def _format(
         containers=(container,),
         recognises=recognises,
         rollouts=_none,
-        advice=f"it holds text and no log-probs; {SCORE}; {lost}",
+        advice=f"{SCORE}; {lost}",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,8 +70,3 @@ def _joined(turns: Sequence[Turn]) -> Conversation:
         logprobs += [np.zeros(len(between)), turn.logprobs]
         mask += [False] * len(between) + [turn.counts] * len(turn.tokens)
     return Conversation(first.prompt, tokens, np.concatenate(logprobs), np.array(mask, dtype=bool))
-
-
-def name_of(prompt: Sequence[int]) -> str:
-    """A name that prompts of the same ids share, for conversations whose file names none."""
-    return hashlib.blake2b(np.asarray(prompt, dtype="<i8").tobytes(), digest_size=8).hexdigest()

@@ -10,8 +10,8 @@ import numpy as np
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Law, Metadata, Model, law_of
-from kullback.rollouts.readers.fields import Fields, checked, same_length, scalars
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, checked, same_length, scalars
 from kullback.rollouts.record import Finish, Rollout
 
 COLUMNS = {"behavior_logprobs": "logprobs", "logprobs": "trainer_logprobs", "ref_logprobs": "reference_logprobs"}
@@ -34,7 +34,7 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
     episode = Fields(record)
     said: dict[str, Any] = {"prompt_id": _group(episode), "step": _step(episode)}
     environment = episode.maybe(episode.part, "env")
-    named = {} if environment is None else {"environment": environment.maybe(environment.text, "id")}
+    named = {} if environment is None else {"environment": _name(environment)}
     for trace in episode.parts("traces"):
         agent = trace.maybe(trace.part, "agent")
         if agent is not None and agent.maybe(agent.get, "trainable") is False:
@@ -117,6 +117,11 @@ def _parent(node: Fields, number: int) -> int | None:
 def _links(node: Fields) -> list[tuple[str, int | None]]:
     links = node.parts("semantic_parents") if "semantic_parents" in node else []
     return [(link.maybe(link.text, "type") or "", link.maybe(link.whole, "node")) for link in links]
+
+
+def _name(environment: Fields) -> str | None:
+    """The name that a run gives to its environment, or else its id."""
+    return environment.maybe(environment.text, "name") or environment.maybe(environment.text, "id")
 
 
 def _group(episode: Fields) -> int | str | None:

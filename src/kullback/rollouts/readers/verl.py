@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.fields import Fields, batch_rows, checked, ids, mask, numbers, same_length
 from kullback.rollouts.readers.format import Format
+from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, same_length
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {"behavior_logprobs": "rollout_log_probs", "logprobs": "old_log_probs", "ref_logprobs": "ref_log_prob"}
@@ -27,9 +27,7 @@ REWARDS = ("token_level_scores", "rm_scores", "token_level_rewards")
 def _columns(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns of a batch; RolloutSkip keeps them within, beside the keys of its rows."""
     within = record.get("tensordict")
-    if not hasattr(within, "keys"):
-        return record
-    return {**record, **{str(name): within[name] for name in within.keys()}}  # noqa: SIM118 (of tensordict)
+    return {**record, **within} if isinstance(within, Mapping) else record
 
 
 def _recognises(record: Mapping[str, Any], path: Path) -> bool:
