@@ -9,26 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dumps_of_trainers import (
-    ATIF,
-    BOARD,
-    COMPLETIONS,
-    DUMPS,
-    EXPORTS,
-    NEMO_GYM,
-    NEMO_RL,
-    POLICY,
-    REFERENCE,
-    ROWS,
-    SAMPLER,
-    SLIME_TRAIN,
-    TEXTS,
-    VERIFIERS,
-    VERL,
-    WIRE,
-    Dump,
-    prompt,
-)
+from dumped_sequences import COMPLETIONS, POLICY, REFERENCE, ROWS, SAMPLER, Dump, prompt
+from dumps_of_agents import ATIF, NEMO_GYM
+from dumps_of_trainers import BOARD, DUMPS, EXPORTS, NEMO_RL, SLIME_TRAIN, TEXTS, VERIFIERS, VERL, WIRE
 
 from kullback.errors import InputError
 from kullback.rollouts import Rollout
