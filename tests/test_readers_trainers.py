@@ -295,3 +295,19 @@ def test_a_slime_of_another_version_and_a_missing_pair_of_laws() -> None:
         del sample["rollout_log_probs"], sample["ref_log_probs"]
     with pytest.raises(InputError, match="a rollout with logprobs came, but log-probs of two laws are needed"):
         found(SLIME_TRAIN, alone)
+
+
+@pytest.mark.parametrize("dump", [SLIME_TRAIN, NEMO_RL, EXPORTS, VERL], ids=lambda dump: dump.format)
+def test_a_sequence_of_which_no_token_counts_is_left_out(dump: Dump) -> None:
+    whole = deepcopy(dump.records[0])
+    holder, name = {
+        "slime-train": lambda: (whole["samples"][0], "loss_masks"),
+        "nemo-rl": lambda: (whole, "token_loss_mask"),
+        "prime-rl-exports": lambda: (whole, "loss_mask"),
+        "verl": lambda: (whole, "response_mask"),
+    }[dump.format]()
+    if dump is VERL:
+        holder[name][0] = 0
+    else:
+        holder[name] = (np.array(holder[name]) * 0).tolist()
+    assert len(found(dump, whole)) == len(found(dump, dump.records[0])) - 1
