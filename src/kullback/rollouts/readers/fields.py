@@ -59,13 +59,13 @@ def text(value: object, name: str) -> str:
 
 
 def count(value: object, name: str) -> int:
-    """A whole number that is not negative.
+    """A whole number of tokens or places.
 
     Raises:
         InputError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{name} is {excerpt(value)}, but a whole number is needed, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_ID:
+        raise InputError(f"{name} is {excerpt(value)}, but a whole number is needed, from 0 to 2^31 − 1")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Law, Metadata
@@ -95,9 +96,13 @@ def metadata(record: Record) -> Metadata:
     settings = {name: body.get(name) for name in ("temperature", "top_p")}
     free = at(body, "text", "format", "type") in ("text", None)
     law: Law = "raw" if free and all(value == 1 for value in settings.values()) else "unknown"
-    sampling = {name: float(value) for name, value in settings.items() if isinstance(value, int | float)}
+    sampling = {name: float(value) for name, value in settings.items() if _is_setting(value)}
     model = body.get("model")
     return drawn_by(law, model if isinstance(model, str) else None, sampling)
+
+
+def _is_setting(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 <= value < 1000
 
 
 FORMAT = Format(
