@@ -8,7 +8,18 @@ from importlib import import_module
 
 from kullback.rollouts.readers.format import Format
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "anytable",
+    "cassettes",
+    "llama_base",
+    "llama_server",
+    "openai_chat",
+    "openai_completions",
+    "openai_responses",
+    "sglang",
+    "tgi",
+    "vllm",
+)
 """The modules beside this one that hold formats, in the order of the alphabet: each a `FORMAT`, or `FORMATS`."""
 
 OURS = ("parquet", "part")
