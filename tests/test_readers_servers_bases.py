@@ -120,7 +120,7 @@ def test_files_of_two_texts_are_not_compared(tmp_path: Path) -> None:
     other[1, 2] = 4
     with pytest.raises(InputError, match=r"of two texts: token 11 is 1 in the one and 4 in the other"):
         between(first, written(tmp_path / "b", some(6, 1.0), other))
-    with pytest.raises(InputError, match="n_vocab 6 and .* 8: write both in one way"):
+    with pytest.raises(InputError, match=r"n_vocab 6 and .* 8: write both with the same"):
         between(first, written(tmp_path / "c", some(8, 1.0)))
 
 

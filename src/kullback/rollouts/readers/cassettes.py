@@ -1,4 +1,4 @@
-"""Cassettes: requests to servers and their responses, as VCR.py and its kin record them in YAML."""
+"""Cassettes: requests to servers and their responses, as VCR.py and its kin record them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _body(interaction: object) -> Record | Broken:
 FORMAT = Format(
     name="cassette",
     written_by="VCR.py, recording OpenAI's APIs",
-    containers=("yaml",),
+    containers=("yaml", "json"),
     recognises=recognises,
     rollouts=rollouts,
     metadata=metadata,

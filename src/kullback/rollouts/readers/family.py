@@ -16,6 +16,7 @@ MODULES: tuple[str, ...] = (
     "openai_chat",
     "openai_completions",
     "openai_responses",
+    "server_text",
     "sglang",
     "tgi",
     "vllm",
