@@ -286,7 +286,8 @@ def _unseen(mine: Block, other: Block, p: _Law) -> np.ndarray:
     """At most so much of p is on words that the first cuts, and so much on those that the second cuts."""
     cut = mine.cut.sum(axis=-1) * np.exp(mine.logprobs.min(axis=-1))
     lost: np.ndarray = np.minimum(cut, np.maximum(0.0, 1.0 - p.mass * np.exp(-_off(mine))))
-    return lost + np.vecdot(p.chances, other.cut)
+    lost += np.vecdot(p.chances, other.cut)
+    return lost
 
 
 def recognises(record: Record, path: Path) -> bool:
