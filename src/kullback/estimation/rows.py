@@ -52,7 +52,9 @@ class Rows:
         """
         parts = [_rows(block, estimator, span) for block in sequences.blocks()]
         lengths = np.cumsum([0, *(length for length, _ in parts)])
-        shifted = [replace(rows, number=rows.number + before) for before, (_, rows) in zip(lengths, parts, strict=False)]
+        shifted = [
+            replace(rows, number=rows.number + before) for before, (_, rows) in zip(lengths, parts, strict=False)
+        ]
         return cls.joined(shifted)
 
     @classmethod
@@ -82,7 +84,7 @@ class Rows:
     def _summary(self, unit: Unit, groups: np.ndarray | None) -> Summary:
         divisor = self.weight if unit == "token" else np.ones_like(self.weight)
         columns = np.stack([self.summand, divisor, self.check], axis=1)
-        finite = np.isfinite(columns).all(axis=1)
+        finite = np.asarray(np.isfinite(columns).all(axis=1))
         kept = columns[finite]
         weights = np.exp(self.log_weight)
         ratio = kept[kept[:, 1] > 0]
@@ -127,7 +129,7 @@ def _rows(sequences: Sequences, estimator: Estimator, span: slice) -> tuple[int,
         ratio = np.expm1(-block.log_ratio)
         summand = _weighed(block.before if reads_kl else block.weight, value, block.mask)
         check = _weighed(block.weight, ratio, block.mask)
-    within = block.mask[:, span].any(axis=1)
+    within = np.asarray(block.mask[:, span].any(axis=1))
     start = span.start or 0
     rows = Rows(
         number=filled,

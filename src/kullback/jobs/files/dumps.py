@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kullback.errors import InputError
-from kullback.jobs.files.sieve import Block, blocks_of
+from kullback.jobs.files.columns import READ, Block
+from kullback.jobs.files.parts import by_sampler
+from kullback.jobs.files.places import Found, Place
 from kullback.jobs.files.sources import Source
 from kullback.rollouts import Rollouts, read_rollouts
+from kullback.rollouts.columns import split
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -50,6 +53,15 @@ class Dump:
         )
 
     def blocks(self) -> Iterator[Block]:
-        """The rows, a few at a time."""
+        """The rows, a few at a time, of one sampler each."""
         for file in self.files:
-            yield from blocks_of(str(file.path), file.blocks())
+            first = 0
+            for rows in file.blocks():
+                for columns in split(rows, first, READ):
+                    yield from by_sampler(Block(str(file.path), columns))
+                first += len(rows)
+
+    def found(self, place: Place) -> Found | None:
+        """A row, read again."""
+        file = next((file for file in self.files if str(file.path) == place.file), None)
+        return None if file is None else Found.of(place, file[place.row])

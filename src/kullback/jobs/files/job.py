@@ -6,14 +6,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kullback.errors import FileError, KullbackError
+from kullback.estimation.recipe import Unit
 from kullback.estimators import Estimator
 from kullback.jobs.endings import handed_over
 from kullback.jobs.files.asked import Asked
 from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.outcome import FilesEstimate
+from kullback.jobs.files.pairing import Pairing, differences
+from kullback.jobs.files.sides import SideBySide, short_names
 from kullback.jobs.files.survey import surveyed
 from kullback.jobs.progress import OnProgress, unheard
+from kullback.rollouts import same_tokens
 
 
 def estimate_files(
@@ -27,7 +30,7 @@ def estimate_files(
     pool: bool = False,
     skip_bad: bool = False,
     on_progress: OnProgress = unheard,
-) -> FilesEstimate:
+) -> FilesEstimate | SideBySide:
     """The KLs between the laws whose log-probs stand in files of rollouts, with an error on each.
 
     KL(first‖second) = E over the first law's samples of Σ_t k(log first − log second). Where the first law drew the
@@ -36,7 +39,7 @@ def estimate_files(
     that holds.
 
     Args:
-        paths: a file, a folder, or several that are read as one dump.
+        paths: a file or a folder; of two, each is a dump, and they are set side by side; three or more are one dump.
         format: the name of the format; None to look into the files.
         estimator: a member of `kullback.ESTIMATORS`, its name, or several; None for Rao-Blackwell where exact token
             KLs are in the files, else k3.
@@ -49,7 +52,8 @@ def estimate_files(
         on_progress: called as rows are read.
 
     Returns:
-        A `FilesEstimate`: answers in nats a token and nats a sequence, groups, the rows behind them, notes.
+        A `FilesEstimate`: answers in nats a token and nats a sequence, groups, the rows behind them, notes. Of two
+        paths a `SideBySide`: both, and the differences, paired by prompt where they share prompts.
 
     Raises:
         FileError: a file that cannot be read, with what to do; a row that cannot be right, by file and place.
@@ -66,10 +70,43 @@ def estimate_files(
         (2, 0.0626)
     """
     asked = Asked.of(estimator=estimator, unit=unit, by=by, where=where, skip_bad=skip_bad)
-    dump = Dump.opened(paths, format)
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    if len(listed) == 2 and not pool:
+        return _beside([Dump.opened(path, format) for path in listed], asked, where or "", on_progress)
+    return _alone(Dump.opened(listed, format), asked, where or "", on_progress)
+
+
+def _alone(dump: Dump, asked: Asked, where: str, on_progress: OnProgress) -> FilesEstimate:
     started = time.perf_counter()
     survey, ended = surveyed(dump.blocks(), asked, total=dump.rows, on_progress=on_progress)
     if ended is not None and not survey.counts.rows:
         raise ended
-    found = survey.found(dump.sources, where=where or "", seconds=time.perf_counter() - started)
+    found = survey.found(dump, where=where, seconds=time.perf_counter() - started)
     return handed_over(found, None, ended)
+
+
+def _beside(dumps: Sequence[Dump], asked: Asked, where: str, on_progress: OnProgress) -> SideBySide:
+    """Each on its own, then what differs; an interrupt ends it without a result, for half a dump is no pair."""
+    surveys, founds = [], []
+    for dump in dumps:
+        started = time.perf_counter()
+        survey, ended = surveyed(dump.blocks(), asked, total=dump.rows, on_progress=on_progress)
+        if ended is not None:
+            raise ended
+        surveys.append(survey)
+        founds.append(survey.found(dump, where=where, seconds=time.perf_counter() - started))
+    pairing = Pairing.of(surveys[0].ledger, surveys[1].ledger, same_rows=_same_rows(dumps[0], dumps[1], where))
+    unit: Unit = "token" if "token" in asked.units else "sequence"
+    return SideBySide(
+        first=founds[0],
+        second=founds[1],
+        differences=tuple(differences(surveys[0].ledger, surveys[1].ledger, pairing, unit)),
+        done=pairing.sentence(short_names(founds[0], founds[1])),
+    )
+
+
+def _same_rows(first: Dump, second: Dump, where: str) -> bool:
+    """Whether both hold the same tokens row by row; not asked where a condition may have chosen other rows."""
+    if where or len(first.files) != len(second.files):
+        return False
+    return all(same_tokens(one, other) for one, other in zip(first.files, second.files, strict=True))

@@ -11,11 +11,10 @@ from kullback.estimation import Estimate, Sequences
 from kullback.estimation.recipe import Unit
 from kullback.estimation.rows import Rows
 from kullback.estimators import Estimator
-from kullback.jobs.files.columns import Value, value_of
+from kullback.jobs.files.columns import Value
+from kullback.jobs.files.parts import Part
 from kullback.jobs.files.places import Place, Places
 from kullback.jobs.files.questions import Question
-from kullback.jobs.files.sieve import Sifted
-from kullback.jobs.files.tally import Part
 
 RANGES = (slice(0, 1), *(slice(2**power, 2 ** (power + 1)) for power in range(24)))
 """Positions, each range as long as all before it: token 1, token 2, tokens 3 and 4, 5 to 8, …"""
@@ -101,35 +100,33 @@ class Ledger:
     columns: dict[str, Column] = field(default_factory=dict)
     prompts: Column = field(default_factory=Column)
 
-    def add(self, sifted: Sifted) -> None:
+    def add(self, part: Part) -> None:
         """The columns of rows that count."""
-        rows, file = sifted.block.rows, sifted.block.file
         for name in self.names:
-            self.columns.setdefault(name, Column()).add(value_of(row, name, file) for row in rows)
-        if sifted.prompts is not None:
-            self.prompts.add(sifted.prompts.tolist())
+            self.columns.setdefault(name, Column()).add(part.block.values(name))
+        if part.prompts is not None:
+            self.prompts.add(part.prompts.tolist())
 
-    def keep(self, question: Question, estimator: Estimator, sequences: Sequences, part: Part, sifted: Sifted) -> None:
+    def keep(self, question: Question, estimator: Estimator, sequences: Sequences, part: Part) -> None:
         """The sequences of a question; none where the estimator fits its coefficients on all of them together."""
         if estimator.controls or estimator.link is not None:
             return
         singles = self.singles.setdefault(question.name, Singles(question, estimator))
         rows = singles.add(part, sequences, range(len(RANGES)) if self.positions else ())
-        block = sifted.block
-        singles.places.keep(
-            rows,
-            lambda number: Place.of(
-                block.file, block.places[number - sifted.first], block.rows[number - sifted.first]
-            ),
-        )
+        file, first, place = part.block.file, int(part.number[0]), part.place
+        singles.places.keep(rows, lambda number: Place(file, int(place[number - first])))
+
+    def ordered(self, singles: Singles) -> Rows:
+        """All sequences of a question, by number."""
+        return _ordered(singles.rows)
 
     def whole(self, singles: Singles, unit: Unit) -> Estimate:
         """The estimate of all sequences."""
-        return self._group(None, _ordered(singles.rows), singles, unit).found
+        return self._group(None, self.ordered(singles), singles, unit).found
 
     def groups(self, name: str, singles: Singles, unit: Unit) -> Iterator[Group]:
         """The estimate of every value of a column, in the order in which they came first."""
-        rows = _ordered(singles.rows)
+        rows = self.ordered(singles)
         codes = self.columns[name].whole[rows.number]
         order = np.argsort(codes, kind="stable")
         ends = np.searchsorted(codes[order], range(len(self.columns[name].values) + 1))

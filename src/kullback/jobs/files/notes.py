@@ -9,6 +9,7 @@ from kullback.jobs.files.sieve import Counts
 from kullback.jobs.files.sources import Source, floor_notes, law_notes
 from kullback.jobs.files.tally import Answer
 
+
 def notes_of(
     counts: Counts, sources: Sequence[Source], answers: Sequence[Answer], groupings: Sequence[Grouping]
 ) -> tuple[str, ...]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kullback.documents import Document, Record, json_of, plain
 from kullback.estimation import Estimate
 from kullback.estimation.recipe import Unit
-from kullback.jobs.files.columns import Value
 from kullback.jobs.files.ledger import Group
 from kullback.jobs.files.multiplicity import Standing
-from kullback.jobs.files.places import Place
+from kullback.jobs.files.places import Found
 from kullback.jobs.files.sources import Source
 from kullback.jobs.files.tally import Answer
 
@@ -60,19 +59,19 @@ class Moved:
         row: its number among those that count.
         token: the position in it that has the largest part.
         change: the estimate minus what it would be without the row.
-        place: where it is and what it says; None where that was not kept.
+        found: where it is and what it says; None where that was not kept.
     """
 
     title: str
     row: int
     token: int
     change: float
-    place: Place | None
+    found: Found | None
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints."""
-        where: Mapping[str, Value | None] = {} if self.place is None else vars(self.place)
-        return {"kl": self.title, "row": self.row, "token": self.token, "change": self.change, **where}
+        found = {} if self.found is None else self.found.to_dict()
+        return {"kl": self.title, "row": self.row, "token": self.token, "change": self.change, **found}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from kullback.documents import (
 from kullback.estimation import Estimate
 from kullback.jobs.files.ledger import Group
 from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved, names_of
+from kullback.jobs.files.places import Found
 from kullback.jobs.files.sources import LAWS, laws_of, step_of
 from kullback.jobs.files.tally import Answer
 
@@ -74,7 +75,9 @@ def _verdict(found: FilesEstimate) -> Iterator[Block]:
     interval = text_of(Interval(*main.interval()))
     error = f", 95% interval {interval}" if main.clusters > 1 else ", of one sequence or prompt: no error can be given"
     tone: Tone = "warning" if answer.unreliable else "plain"
-    yield Verdict(f"{answer.question.title} is {main.rounded} nats a {main.unit}{error}: {answer.question.meaning}.", tone)
+    yield Verdict(
+        f"{answer.question.title} is {main.rounded} nats a {main.unit}{error}: {answer.question.meaning}.", tone
+    )
 
 
 def _warnings(answer: Answer) -> Iterator[str]:
@@ -243,8 +246,8 @@ def _rows(influential: Sequence[Moved]) -> Iterator[Table]:
         columns=("where", "text", *right),
         rows=tuple(
             (
-                "" if moved.place is None else _where(moved),
-                "" if moved.place is None else _clipped(moved.place.text),
+                "" if moved.found is None else _where(moved.found),
+                "" if moved.found is None else _clipped(moved.found.text),
                 Number(moved.token, ".0f"),
                 Number(moved.change, "+.2g"),
             )
@@ -254,11 +257,9 @@ def _rows(influential: Sequence[Moved]) -> Iterator[Table]:
     )
 
 
-def _where(moved: Moved) -> str:
-    assert moved.place is not None
-    place = moved.place
-    step = "" if place.step is None else f", step {place.step}"
-    return f"{place.file.rpartition('/')[2]}, {place.place}{step}"
+def _where(found: Found) -> str:
+    step = "" if found.step is None else f", step {found.step}"
+    return f"{found.place.file.rpartition('/')[2]}, row {found.place.row}{step}"
 
 
 def _clipped(text: str) -> str:
@@ -278,6 +279,7 @@ def _glossary(found: FilesEstimate) -> str:
         "effective: as many unweighted sequences would do (ESS).",
         "k̂: how heavy the tail is; from 0.7 on, means are not to be trusted.",
         "χ²: the mean square of p/q − 1, how much weights from the first law to the second would vary.",
-        "policy: the model as the trainer scored it. sampler: what drew the tokens. reference: what the policy is held to.",
+        "policy: the model as the trainer scored it. sampler: what drew the tokens. reference: what the policy is held "
+        "to.",
     ]
     return " ".join(sentence for sentence in said if sentence)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kullback.documents import Record
 from kullback.estimation.extremes import KEPT
 from kullback.estimation.rows import Rows
 from kullback.rollouts import Rollout
@@ -17,27 +18,43 @@ SHOWN_TOKENS = 12
 
 @dataclass(frozen=True)
 class Place:
+    """Where a row is: its file, and its number in it."""
+
+    file: str
+    row: int
+
+
+@dataclass(frozen=True)
+class Found:
     """A row, for people.
 
     Attributes:
-        file: its file.
-        place: which row or line of it.
+        place: where it is.
         prompt: the name of its prompt, "" where not known.
         step: the training step, None where not known.
         text: what was written, or the first token ids.
     """
 
-    file: str
-    place: str
+    place: Place
     prompt: str
     step: int | None
     text: str
 
     @classmethod
-    def of(cls, file: str, place: str, row: Rollout) -> Place:
+    def of(cls, place: Place, row: Rollout) -> Found:
         """Of a row."""
         prompt = "" if row.prompt_id is None else str(row.prompt_id)
-        return cls(file, place, prompt, row.step, _text(row))
+        return cls(place, prompt, row.step, _text(row))
+
+    def to_dict(self) -> Record:
+        """The record that ``--json`` prints."""
+        return {
+            "file": self.place.file,
+            "file_row": self.place.row,
+            "prompt": self.prompt,
+            "step": self.step,
+            "text": self.text,
+        }
 
 
 def _text(row: Rollout) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kullback.rollouts import Rollout
-
 Side = Literal["policy", "reference", "sampler"]
 
 COLUMN: Mapping[Side, str] = {"policy": "logprobs", "reference": "ref_logprobs", "sampler": "behavior_logprobs"}
@@ -78,16 +76,6 @@ QUESTIONS: tuple[Question, ...] = (
     ),
 )
 """In the order in which answers stand."""
-
-
-def sides_of(rollout: Rollout) -> frozenset[Side]:
-    """The laws that a row has."""
-    return frozenset(side for side, column in COLUMN.items() if getattr(rollout, column) is not None)
-
-
-def drawer_of(rollout: Rollout) -> Side:
-    """The law that drew the tokens: what sampled, where its log-probs stand beside the models', else the model."""
-    return "sampler" if rollout.behavior_logprobs is not None else rollout.sampled_from
 
 
 def askable(sides: Collection[Side]) -> tuple[Question, ...]:

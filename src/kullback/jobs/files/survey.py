@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from kullback.errors import InputError, StoppedError
 from kullback.estimation.recipe import Unit
 from kullback.jobs.files.asked import Asked
-from kullback.jobs.files.columns import POSITION
+from kullback.jobs.files.columns import POSITION, Block
+from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.ledger import Group, Ledger, Singles
 from kullback.jobs.files.multiplicity import standing
 from kullback.jobs.files.notes import notes_of
 from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved
 from kullback.jobs.files.questions import missing_sentence
-from kullback.jobs.files.sieve import Block, Counts, Sieve
+from kullback.jobs.files.sieve import Counts, Sieve
 from kullback.jobs.files.sources import Source
-from kullback.jobs.files.tally import Answer, Tallies, parts_of
+from kullback.jobs.files.tally import Answer, Tallies
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.progress import OnProgress, Progress, unheard
+
 
 @dataclass
 class Survey:
@@ -45,33 +47,31 @@ class Survey:
 
     def add(self, block: Block) -> None:
         """Add rows of a file; raises as `Sieve.sift`."""
-        sifted = self.sieve.sift(block)
-        if not sifted.block.rows:
-            return
-        for part in parts_of(sifted.block.rows, sifted.prompts, sifted.first):
+        part = self.sieve.sift(block)
+        if len(part):
             for question, estimator, sequences in self.tallies.add(part):
-                self.ledger.keep(question, estimator, sequences, part, sifted)
-        self.ledger.add(sifted)
+                self.ledger.keep(question, estimator, sequences, part)
+            self.ledger.add(part)
 
-    def found(self, sources: Sequence[Source], *, where: str, seconds: float, told: Sequence[str] = ()) -> FilesEstimate:
+    def found(self, dump: Dump, *, where: str, seconds: float) -> FilesEstimate:
         """What the rows said.
 
         Raises:
             InputError: no row counts, or no question can be asked of those that do.
         """
-        answers = self.tallies.answers()
+        answers, sources = self.tallies.answers(), dump.sources
         if not any(answer.main for answer in answers):
             raise InputError(self._nothing(sources, where, answers))
         groupings = tuple(self._groupings())
         return FilesEstimate(
-            sources=tuple(sources),
+            sources=sources,
             answers=answers,
             groupings=groupings,
-            influential=tuple(self._influential(answers)),
+            influential=tuple(self._influential(answers, dump)),
             sequences=self.counts.rows,
             tokens=self.counts.tokens,
             prompts=len(self.ledger.prompts.values) if self.sieve.grouped else None,
-            notes=(*told, *notes_of(self.counts, sources, answers, groupings)),
+            notes=notes_of(self.counts, sources, answers, groupings),
             seconds=seconds,
             where=where,
         )
@@ -111,14 +111,16 @@ class Survey:
             return self.ledger.ranges(singles, unit)
         return sorted(self.ledger.groups(name, singles, unit), key=_in_order)
 
-    def _influential(self, answers: Sequence[Answer]) -> Iterator[Moved]:
-        """The rows that move the first answer, whose places were kept."""
+    def _influential(self, answers: Sequence[Answer], dump: Dump) -> Iterator[Moved]:
+        """The rows that move the first answer, read again for what they say."""
         for answer in answers:
             found, singles = answer.main, self.ledger.singles.get(answer.question.name)
             if found is None or singles is None or singles.estimator.name != found.estimator:
                 continue
             for one in found.influential:
-                yield Moved(answer.question.title, one.row, one.token, one.change, singles.places.of(one.row))
+                place = singles.places.of(one.row)
+                row = None if place is None else dump.found(place)
+                yield Moved(answer.question.title, one.row, one.token, one.change, row)
             return
 
 
@@ -146,7 +148,7 @@ def surveyed(
         with safe_interrupts() as check:
             for block in blocks:
                 survey.add(block)
-                seen += len(block.rows)
+                seen += len(block)
                 on_progress(Progress(seen, total, survey.counts.tokens))
                 check()
     except KeyboardInterrupt:

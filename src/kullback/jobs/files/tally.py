@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from kullback.errors import InputError
 from kullback.estimation import Accumulator, Estimate, Sequences
 from kullback.estimation.recipe import UNITS, Unit
 from kullback.estimators import ESTIMATORS, K3, RAO_BLACKWELL, Estimator, Level
-from kullback.jobs.files.questions import COLUMN, QUESTIONS, Question, Side, askable, drawer_of, sides_of
+from kullback.jobs.files.parts import Part, parts_of
+from kullback.jobs.files.questions import QUESTIONS, Question, askable
 from kullback.rollouts import Rollout
 
 FEWEST_EFFECTIVE, LEAST_SHARE = 10.0, 0.1
@@ -53,77 +52,6 @@ class Answer:
             f"{self.question.title} is reweighted, and its weights leave {found.ess:.3g} effective sequences of "
             f"{found.n:,}: it does not hold; read the other direction"
         )
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of a block that have the same laws, drawn by the same one; padded to one length.
-
-    Attributes:
-        number: of each row among all that count.
-        sides: the laws that they have.
-        drawer: the law that drew the tokens.
-        columns: by name in `Rollout`, (batch, time); `mask` among them.
-        prompts: the prompt of each row, None where prompts are not known.
-    """
-
-    number: np.ndarray
-    sides: frozenset[Side]
-    drawer: Side
-    columns: Mapping[str, np.ndarray]
-    prompts: np.ndarray | None
-
-    def sequences(self, question: Question) -> Sequences:
-        """The rows as the question reads them: q the first law, p the second, μ what drew the tokens.
-
-        Raises:
-            InputError: numbers that cannot be right.
-        """
-        exact = (question.first, question.second) in ((self._model, self._other), (self.drawer, self._other))
-        return Sequences.of(
-            self.columns[COLUMN[question.first]],
-            self.columns[COLUMN[question.second]],
-            self.columns["mask"],
-            behavior_logprobs=None if question.first == self.drawer else self.columns[COLUMN[self.drawer]],
-            token_kl=self.columns.get("token_kl") if exact else None,
-            ref_mass=self.columns.get("ref_mass") if exact else None,
-            groups=self.prompts,
-        )
-
-    @property
-    def _model(self) -> Side:
-        """The model that was to be sampled."""
-        return "reference" if self.drawer == "reference" else "policy"
-
-    @property
-    def _other(self) -> Side:
-        return "policy" if self.drawer == "reference" else "reference"
-
-
-def parts_of(rows: Sequence[Rollout], prompts: np.ndarray | None, first: int = 0) -> Iterator[Part]:
-    """Rows in parts of like ones, the first row having the number `first`."""
-    kinds: dict[tuple[frozenset[Side], Side, tuple[str, ...]], list[int]] = {}
-    for place, row in enumerate(rows):
-        exact = tuple(name for name in ("token_kl", "ref_mass") if getattr(row, name) is not None)
-        kinds.setdefault((sides_of(row), drawer_of(row), exact), []).append(place)
-    for (sides, drawer, exact), places in kinds.items():
-        own = [rows[place] for place in places]
-        time = max(row.length for row in own)
-        names = [*(COLUMN[side] for side in sides), *exact]
-        yield Part(
-            number=first + np.array(places),
-            sides=sides,
-            drawer=drawer,
-            columns={
-                **{name: _padded([row.column(name) for row in own], time) for name in names},
-                "mask": _padded([row.counted for row in own], time),
-            },
-            prompts=None if prompts is None else prompts[places],
-        )
-
-
-def _padded(columns: Iterable[np.ndarray], time: int) -> np.ndarray:
-    return np.stack([np.pad(column, (0, time - len(column))) for column in columns])
 
 
 @dataclass
@@ -237,15 +165,7 @@ def answers(
         ['KL(policy‖reference)', 'KL(sampler‖policy)']
     """
     tallies = Tallies(estimators, units)
-    keys = [row.prompt_id for row in rows]
-    for part in parts_of(rows, prompt_keys(keys) if all(key is not None for key in keys) else None):
+    for part in parts_of(rows):
         for _ in tallies.add(part):
             pass
     return tallies.answers()
-
-
-def prompt_keys(keys: Sequence[object]) -> np.ndarray:
-    """Prompts' names as an array of objects, which NumPy would make text of where they are mixed."""
-    found = np.empty(len(keys), dtype=object)
-    found[:] = keys
-    return found
