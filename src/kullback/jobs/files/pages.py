@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import nan
 
 from kullback.documents import (
     Block,
@@ -39,14 +40,13 @@ LINE = 56
 
 def document_of(found: FilesEstimate) -> Document:
     """The answer, its table, what was read, groups and their picture, the rows behind it, what the words mean."""
-    warnings = list(dict.fromkeys(said for answer in found.answers for said in _warnings(answer)))
     return Document(
         title=names_of(found.sources),
         subtitle=_read(found),
         blocks=(
             *_verdict(found),
-            *_answers(found.answers, warnings),
-            *(Note(f"[{number}] {warning}", tone="warning") for number, warning in enumerate(warnings, 1)),
+            *_answers(found.answers),
+            *(Note(sentence, tone="warning") for sentence in _warnings(found.answers)),
             *(Note(sentence, tone="warning") for sentence in found.notes),
             *_carry(found.answers),
             *_laws(found),
@@ -80,34 +80,39 @@ def _verdict(found: FilesEstimate) -> Iterator[Block]:
     )
 
 
-def _warnings(answer: Answer) -> Iterator[str]:
-    for found in answer.estimates.values():
-        yield from found.warnings
+def _warnings(answers: Sequence[Answer]) -> Iterator[str]:
+    """Each doubt once, after the KLs that it is of."""
+    of: dict[str, list[str]] = {}
+    for answer in answers:
+        for found in answer.estimates.values():
+            for warning in found.warnings:
+                titles = of.setdefault(warning, [])
+                titles += [] if answer.question.title in titles else [answer.question.title]
+    every = len({answer.question.title for answer in answers if answer.main})
+    for warning, titles in of.items():
+        yield warning if len(titles) == every > 1 else f"{', '.join(titles)}: {warning}"
 
 
-def _answers(answers: Sequence[Answer], warnings: Sequence[str]) -> Iterator[Table]:
+def _answers(answers: Sequence[Answer]) -> Iterator[Table]:
     units = [unit for unit in ("token", "sequence") if any(unit in answer.estimates for answer in answers)]
     many = len({answer.main.estimator for answer in answers if answer.main}) > 1
-    rows = tuple(tuple(_answer(answer, units, warnings, many)) for answer in answers if answer.main)
-    numbers = [name for unit in units for name in (f"nats/{unit}", *(("95% interval",) if unit == units[0] else ()))]
-    right = (*numbers[:2], "here", *numbers[2:])
+    rows = tuple(tuple(_answer(answer, units, many)) for answer in answers if answer.main)
+    right = (f"nats/{units[0]}", "95% interval", "here", *(f"nats/{unit}" for unit in units[1:]))
     yield Table(title="", note="", columns=("KL", *right), rows=rows, right=right)
 
 
-def _answer(answer: Answer, units: Sequence[str], warnings: Sequence[str], many: bool) -> Iterator[Cell]:
+def _answer(answer: Answer, units: Sequence[str], many: bool) -> Iterator[Cell]:
     estimates = {str(unit): found for unit, found in answer.estimates.items()}
-    said = {*_warnings(answer)}
-    marks = "".join(f" [{number}]" for number, warning in enumerate(warnings, 1) if warning in said)
     by = f" by {answer.main.estimator}" if many and answer.main else ""
-    yield f"{answer.question.title}{by}{'' if answer.drawn else ' *'}{marks}"
+    yield f"{answer.question.title}{by}{'' if answer.drawn else '*'}"
     main = estimates.get(units[0])
-    yield Number(float("nan")) if main is None else main.rounded
-    yield Number(float("nan")) if main is None else Interval(*main.interval())
     given = None if main is None else main.given_prompts
-    yield Number(float("nan") if given is None else given.stderr, ".2g")
+    yield Number(nan) if main is None else main.rounded
+    yield Number(nan) if main is None else Interval(*main.interval())
+    yield Number(nan if given is None else given.stderr, ".2g")
     if len(units) > 1:
         other = estimates.get(units[1])
-        yield Number(float("nan")) if other is None else other.rounded
+        yield Number(nan) if other is None else other.rounded
 
 
 def _carry(answers: Sequence[Answer]) -> Iterator[Table]:
@@ -115,11 +120,11 @@ def _carry(answers: Sequence[Answer]) -> Iterator[Table]:
     right = ("sequences", "effective", "k̂", "χ² a token")
     rows = [
         (
-            f"{answer.question.title}{'' if answer.drawn else ' *'}",
+            f"{answer.question.title}{'' if answer.drawn else '*'}",
             Number(found.n, ",.0f"),
             Number(found.ess, ",.4g"),
             Number(found.khat, ".2f"),
-            Number(float("nan")) if answer.chi2 is None else answer.chi2.rounded,
+            Number(nan) if answer.chi2 is None else answer.chi2.rounded,
         )
         for answer in answers
         if (found := answer.main) is not None
@@ -278,7 +283,7 @@ def _glossary(found: FilesEstimate) -> str:
         else "",
         "effective: as many unweighted sequences would do (ESS).",
         "k̂: how heavy the tail is; from 0.7 on, means are not to be trusted.",
-        "χ²: the mean square of p/q − 1, how much weights from the first law to the second would vary.",
+        "r and p/q: the second law's probability of a token over the first's; χ²: the mean square of p/q − 1.",
         "policy: the model as the trainer scored it. sampler: what drew the tokens. reference: what the policy is held "
         "to.",
     ]
