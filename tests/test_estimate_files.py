@@ -216,7 +216,7 @@ def test_influential_rows_come_with_their_place(tmp_path: Path) -> None:
     first = found.influential[0]
     assert (first.row, first.token) == (6, 1)
     assert first.found is not None
-    assert (first.found.place.row, first.found.step, first.found.text) == (6, 9, "token ids 5 6")
+    assert (first.found.row, first.found.step, first.found.text) == (6, 9, "token ids 5 6")
 
 
 def test_a_row_that_cannot_be_right_is_named_or_left_out(tmp_path: Path) -> None:

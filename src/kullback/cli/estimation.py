@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -38,6 +39,10 @@ def estimate(
     ] = None,
     unit: Annotated[str | None, typer.Option(help="token or sequence. Default: both.")] = None,
     form: Annotated[str | None, typer.Option("--format", help="Of the files. Default: by what is in them.")] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="OURS=THEIRS, as --map logprobs=old_log_probs; may be repeated."),
+    ] = None,
     pool: Annotated[
         bool, typer.Option("--pool", help="Read two files as one dump, which are set side by side otherwise.")
     ] = False,
@@ -83,6 +88,7 @@ def estimate(
             unit=unit,
             by=by or (),
             where=where,
+            map=_names(mapping or ()),
             pool=pool,
             skip_bad=skip_bad,
             on_progress=on_progress,
@@ -91,6 +97,17 @@ def estimate(
         if output is not None:
             _write(found, output)
         settle(found, gate, limit, show)
+
+
+def _names(mapping: Sequence[str]) -> dict[str, str] | None:
+    """What the files call our columns."""
+    names = {}
+    for pair in mapping:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            fail(f"--map {pair} came, but OURS=THEIRS is needed, as in --map logprobs=old_log_probs")
+        names[ours] = theirs
+    return names or None
 
 
 def _gate(found: FilesEstimate, limit: Limit, unit: str | None) -> Gate:

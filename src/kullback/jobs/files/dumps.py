@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kullback.errors import InputError
-from kullback.jobs.files.columns import READ, Block
-from kullback.jobs.files.parts import by_sampler
+from kullback.jobs.files.columns import READ, SHOWN, Block
+from kullback.jobs.files.parts import by_sampler, pieces
 from kullback.jobs.files.places import Found, Place
-from kullback.jobs.files.sources import Source
 from kullback.rollouts import Rollouts, read_rollouts
-from kullback.rollouts.columns import split
 
 Paths = str | Path | Sequence[str | Path]
+
+OURS = "kullback"
+"""The format whose rows can be read again by their number, and counted without reading them."""
+
+NAMED = 5
+"""Files that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,17 @@ class Dump:
 
     Attributes:
         files: in the order in which they are read.
+        left_out: files of a folder that no format knows.
     """
 
     files: tuple[Rollouts, ...]
+    left_out: tuple[str, ...] = ()
 
     @classmethod
-    def opened(cls, paths: Paths, format: str | None) -> Dump:
-        """The files of paths.
+    def opened(
+        cls, paths: Paths, format: str | None = None, *, names: Mapping[str, str] | None = None, skip_bad: bool = False
+    ) -> Dump:
+        """The files of paths, those of a folder each on its own.
 
         Raises:
             InputError: no path.
@@ -38,30 +46,32 @@ class Dump:
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         if not listed:
             raise InputError("no file came, but at least one is needed: kullback estimate FILE")
-        return cls(tuple(read_rollouts(path, format) for path in listed))
+        opened = [read_rollouts(path, format, map=names, skip_bad=skip_bad) for path in listed]
+        files = tuple(part for one in opened for part in one.parts)
+        return cls(files, tuple(name for one in opened for name in one.left_out))
 
     @property
     def rows(self) -> int:
-        """How many there are."""
-        return sum(len(file) for file in self.files)
+        """How many there are; 0 where that cannot be known without reading them all."""
+        return sum(len(file) for file in self.files) if all(file.format == OURS for file in self.files) else 0
 
     @property
-    def sources(self) -> tuple[Source, ...]:
-        """What the files say about themselves."""
-        return tuple(
-            Source(str(file.path), file.path.suffix.removeprefix("."), file.law, file.quantum) for file in self.files
-        )
+    def bad(self) -> tuple[str, ...]:
+        """Records that could not be read in the last pass, with file and line."""
+        return tuple(bad for file in self.files for bad in file.bad)
 
     def blocks(self) -> Iterator[Block]:
         """The rows, a few at a time, of one sampler each."""
         for file in self.files:
-            first = 0
-            for rows in file.blocks():
-                for columns in split(rows, first, READ):
-                    yield from by_sampler(Block(str(file.path), columns))
-                first += len(rows)
+            # What a foreign record says is at hand when it is read; ours is looked up for the few rows that are shown.
+            names = READ if file.format == OURS else (*READ, *SHOWN)
+            for columns in file.batches(names):
+                for piece in pieces(columns):
+                    yield from by_sampler(Block(str(file.path), piece))
 
-    def found(self, place: Place) -> Found | None:
-        """A row, read again."""
-        file = next((file for file in self.files if str(file.path) == place.file), None)
-        return None if file is None else Found.of(place, file[place.row])
+    def found(self, place: Place) -> Found:
+        """What a row says, read again where that was not kept."""
+        if place.said is not None:
+            return place.said
+        file = next(file for file in self.files if str(file.path) == place.file)
+        return Found.of(place, file[place.row])

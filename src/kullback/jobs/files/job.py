@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from kullback.estimation.recipe import Unit
@@ -27,6 +28,7 @@ def estimate_files(
     unit: str | None = None,
     by: str | Sequence[str] = (),
     where: str | None = None,
+    map: Mapping[str, str] | None = None,
     pool: bool = False,
     skip_bad: bool = False,
     on_progress: OnProgress = unheard,
@@ -47,6 +49,7 @@ def estimate_files(
         by: columns to tell rows apart by, beside step and environment: prompt_id, reward, finish, length, file, what
             else the files say of a row; and "position", for ranges of positions.
         where: which rows count, as in ``step > 100 and finish = end``.
+        map: for other names: what the files call our columns, as {"logprobs": "old_log_probs"}.
         pool: read two paths as one dump, where they would be set side by side.
         skip_bad: leave out rows that cannot be right, and say how many and which.
         on_progress: called as rows are read.
@@ -70,10 +73,11 @@ def estimate_files(
         (2, 0.0626)
     """
     asked = Asked.of(estimator=estimator, unit=unit, by=by, where=where, skip_bad=skip_bad)
+    opened = partial(Dump.opened, format=format, names=map, skip_bad=skip_bad)
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if len(listed) == 2 and not pool:
-        return _beside([Dump.opened(path, format) for path in listed], asked, where or "", on_progress)
-    return _alone(Dump.opened(listed, format), asked, where or "", on_progress)
+        return _beside([opened(path) for path in listed], asked, where or "", on_progress)
+    return _alone(opened(listed), asked, where or "", on_progress)
 
 
 def _alone(dump: Dump, asked: Asked, where: str, on_progress: OnProgress) -> FilesEstimate:

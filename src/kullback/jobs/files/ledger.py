@@ -113,8 +113,8 @@ class Ledger:
             return
         singles = self.singles.setdefault(question.name, Singles(question, estimator))
         rows = singles.add(part, sequences, range(len(RANGES)) if self.positions else ())
-        file, first, place = part.block.file, int(part.number[0]), part.place
-        singles.places.keep(rows, lambda number: Place(file, int(place[number - first])))
+        block, first, place = part.block, int(part.number[0]), part.place
+        singles.places.keep(rows, lambda number: Place.of(block, number - first, int(place[number - first])))
 
     def ordered(self, singles: Singles) -> Rows:
         """All sequences of a question, by number."""

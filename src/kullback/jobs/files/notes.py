@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.outcome import Grouping
 from kullback.jobs.files.sieve import Counts
 from kullback.jobs.files.sources import Source, floor_notes, law_notes
 from kullback.jobs.files.tally import Answer
+
+NAMED = 3
+"""Files or records that a sentence names."""
 
 
 def notes_of(
@@ -23,6 +27,19 @@ def notes_of(
         *_alone(groupings),
     ]
     return tuple(dict.fromkeys(said))
+
+
+def dump_notes(dump: Dump) -> Iterator[str]:
+    """What of the files was not read."""
+    if dump.left_out:
+        named, more = ", ".join(dump.left_out[:NAMED]), len(dump.left_out) - NAMED
+        yield f"left out, in no format that is known: {named}{f' and {more:,} more' if more > 0 else ''}"
+    if dump.bad:
+        more = len(dump.bad) - NAMED
+        yield (
+            f"--skip-bad left out {len(dump.bad):,} records that cannot be read: {'; '.join(dump.bad[:NAMED])}"
+            f"{f'; and {more:,} more' if more > 0 else ''}"
+        )
 
 
 def _refusal(answer: Answer) -> str:

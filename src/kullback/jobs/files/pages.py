@@ -264,7 +264,7 @@ def _rows(influential: Sequence[Moved]) -> Iterator[Table]:
 
 def _where(found: Found) -> str:
     step = "" if found.step is None else f", step {found.step}"
-    return f"{found.place.file.rpartition('/')[2]}, row {found.place.row}{step}"
+    return f"{found.file.rpartition('/')[2]}, row {found.row}{step}"
 
 
 def _clipped(text: str) -> str:

@@ -11,7 +11,7 @@ from kullback.estimation import Sequences
 from kullback.jobs.files.columns import READ, Block
 from kullback.jobs.files.questions import COLUMN, Question, Side, askable
 from kullback.rollouts import Rollout
-from kullback.rollouts.columns import split
+from kullback.rollouts.columns import Columns, split
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,27 @@ def _prompts(block: Block, number: np.ndarray) -> np.ndarray:
     return found
 
 
+PADDED = 1 << 20
+"""Numbers of a padded table at a time."""
+
+
+def pieces(columns: Columns) -> Iterator[Columns]:
+    """A few rows at a time of what a file gives at once; not copied."""
+    rows = max(1, PADDED // max(1, int(columns.lengths.max(initial=1))))
+    for start in range(0, len(columns), rows):
+        yield _cut(columns, start, min(start + rows, len(columns)))
+
+
+def _cut(columns: Columns, start: int, stop: int) -> Columns:
+    offsets = columns.offsets[start : stop + 1]
+    return Columns(
+        first=columns.first + start,
+        offsets=offsets - offsets[0],
+        tokens={name: values[offsets[0] : offsets[-1]] for name, values in columns.tokens.items()},
+        rows={name: values[start:stop] for name, values in columns.rows.items()},
+    )
+
+
 def by_sampler(block: Block) -> Iterator[Block]:
     """A block in blocks of which every row was drawn from the same model."""
     drawn = np.array([*block.columns.rows.get("sampled_from", ())], dtype=object) == "reference"
@@ -131,14 +152,7 @@ def by_sampler(block: Block) -> Iterator[Block]:
         return
     changes = np.flatnonzero(drawn[1:] != drawn[:-1]) + 1
     for start, stop in zip([0, *changes.tolist()], [*changes.tolist(), len(drawn)], strict=True):
-        yield _run(block, start, stop)
-
-
-def _run(block: Block, start: int, stop: int) -> Block:
-    from dataclasses import replace
-
-    inside = (np.arange(len(block)) >= start) & (np.arange(len(block)) < stop)
-    return Block(block.file, replace(block.columns.select(inside), first=block.columns.first + start))
+        yield Block(block.file, _cut(block.columns, start, stop))
 
 
 def parts_of(rows: Sequence[Rollout]) -> Iterator[Part]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from kullback.documents import Record
 from kullback.estimation.extremes import KEPT
 from kullback.estimation.rows import Rows
+from kullback.jobs.files.columns import SHOWN, Block
 from kullback.rollouts import Rollout
 
 SHOWN_TOKENS = 12
@@ -17,53 +18,67 @@ SHOWN_TOKENS = 12
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a row is: its file, and its number in it."""
-
-    file: str
-    row: int
-
-
-@dataclass(frozen=True)
 class Found:
     """A row, for people.
 
     Attributes:
-        place: where it is.
+        file, row: where it is: its file, and its number in it, from 0.
         prompt: the name of its prompt, "" where not known.
         step: the training step, None where not known.
         text: what was written, or the first token ids.
     """
 
-    place: Place
+    file: str
+    row: int
     prompt: str
     step: int | None
     text: str
 
     @classmethod
     def of(cls, place: Place, row: Rollout) -> Found:
-        """Of a row."""
-        prompt = "" if row.prompt_id is None else str(row.prompt_id)
-        return cls(place, prompt, row.step, _text(row))
+        """Of a row that was read again."""
+        return cls(place.file, place.row, _name(row.prompt_id), row.step, _text(row.text, row.tokens))
+
+    @classmethod
+    def at(cls, block: Block, place: int, row: int) -> Found:
+        """Of a row of a block, by its place in it and its number in the file."""
+        prompt, step, text, tokens = (
+            block.columns.rows[name][place] if name in block.columns.rows else None
+            for name in ("prompt_id", "step", "text", "tokens")
+        )
+        return cls(block.file, row, _name(prompt), step, _text(text, tokens))
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints."""
-        return {
-            "file": self.place.file,
-            "file_row": self.place.row,
-            "prompt": self.prompt,
-            "step": self.step,
-            "text": self.text,
-        }
+        return {"file": self.file, "file_row": self.row, "prompt": self.prompt, "step": self.step, "text": self.text}
 
 
-def _text(row: Rollout) -> str:
-    if row.text:
-        return row.text
-    if row.tokens is None:
+def _name(prompt: int | str | None) -> str:
+    return "" if prompt is None else str(prompt)
+
+
+def _text(text: str | None, tokens: Sequence[int] | None) -> str:
+    if text:
+        return text
+    if tokens is None:
         return ""
-    more = " …" if len(row.tokens) > SHOWN_TOKENS else ""
-    return f"token ids {' '.join(map(str, row.tokens[:SHOWN_TOKENS]))}{more}"
+    more = " …" if len(tokens) > SHOWN_TOKENS else ""
+    return f"token ids {' '.join(map(str, tokens[:SHOWN_TOKENS]))}{more}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row is: its file, and its number in it; and what it says, where that was at hand."""
+
+    file: str
+    row: int
+    said: Found | None = None
+
+    @classmethod
+    def of(cls, block: Block, place: int, row: int) -> Place:
+        """Of a row of a block."""
+        at_hand = any(name in block.columns.rows for name in SHOWN)
+        return cls(block.file, row, Found.at(block, place, row) if at_hand else None)
 
 
 @dataclass

@@ -12,11 +12,12 @@ from kullback.jobs.files.columns import POSITION, Block
 from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.ledger import Group, Ledger, Singles
 from kullback.jobs.files.multiplicity import standing
-from kullback.jobs.files.notes import notes_of
+from kullback.jobs.files.notes import dump_notes, notes_of
 from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved
 from kullback.jobs.files.questions import missing_sentence
+from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sieve import Counts, Sieve
-from kullback.jobs.files.sources import Source
+from kullback.jobs.files.sources import Source, sources_of
 from kullback.jobs.files.tally import Answer, Tallies
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.progress import OnProgress, Progress, unheard
@@ -31,6 +32,7 @@ class Survey:
     """
 
     asked: Asked
+    samples: dict[str, Samples] = field(default_factory=dict)
     sieve: Sieve = field(init=False)
     tallies: Tallies = field(init=False)
     ledger: Ledger = field(init=False)
@@ -52,6 +54,7 @@ class Survey:
             for question, estimator, sequences in self.tallies.add(part):
                 self.ledger.keep(question, estimator, sequences, part)
             self.ledger.add(part)
+            self.samples.setdefault(block.file, Samples()).add(part)
 
     def found(self, dump: Dump, *, where: str, seconds: float) -> FilesEstimate:
         """What the rows said.
@@ -59,7 +62,7 @@ class Survey:
         Raises:
             InputError: no row counts, or no question can be asked of those that do.
         """
-        answers, sources = self.tallies.answers(), dump.sources
+        answers, sources = self.tallies.answers(), sources_of(dump, self.samples)
         if not any(answer.main for answer in answers):
             raise InputError(self._nothing(sources, where, answers))
         groupings = tuple(self._groupings())
@@ -71,7 +74,7 @@ class Survey:
             sequences=self.counts.rows,
             tokens=self.counts.tokens,
             prompts=len(self.ledger.prompts.values) if self.sieve.grouped else None,
-            notes=notes_of(self.counts, sources, answers, groupings),
+            notes=(*dump_notes(dump), *notes_of(self.counts, sources, answers, groupings)),
             seconds=seconds,
             where=where,
         )
@@ -140,7 +143,7 @@ def surveyed(
     Args:
         blocks: of rows.
         asked: what is wanted.
-        total: rows in all, for those who wait.
+        total: rows in all, for those who wait; 0 where that is not known.
         on_progress: called after every block.
     """
     survey, seen = Survey(asked), 0
@@ -152,5 +155,5 @@ def surveyed(
                 on_progress(Progress(seen, total, survey.counts.tokens))
                 check()
     except KeyboardInterrupt:
-        return survey, StoppedError(f"stopped after {seen:,} of {total:,} rows: the numbers are of those")
+        return survey, StoppedError(f"stopped after {seen:,} rows: the numbers are of those")
     return survey, None
