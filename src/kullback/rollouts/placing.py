@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -24,9 +25,14 @@ def placed(rollout: Rollout, step: int | None) -> Rollout:
 def prompt_of(rollout: Rollout) -> str | None:
     """A name for the prompt, from its tokens or its text; rows of one prompt form a cluster. None where not known."""
     if rollout.prompt_tokens is not None and len(rollout.prompt_tokens):
-        return name_of(np.asarray(rollout.prompt_tokens, dtype="<i8").tobytes())
+        return name_of_tokens(rollout.prompt_tokens)
     text = rollout.extra.get("prompt")
     return name_of(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) and text else None
+
+
+def name_of_tokens(prompt: Sequence[int]) -> str:
+    """A name for the tokens of a prompt."""
+    return name_of(np.asarray(prompt, dtype="<i8").tobytes())
 
 
 def name_of(prompt: bytes) -> str:

@@ -7,9 +7,9 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from kullback.errors import InputError
+from kullback.errors import InputError, UnfinishedError
 from kullback.rollouts.readers.family import OURS
-from kullback.rollouts.readers.folder import read_folder
+from kullback.rollouts.readers.folder import is_whole, read_folder
 from kullback.rollouts.readers.foreign import Reading
 from kullback.rollouts.readers.identity import identity_of, opened, source_of
 from kullback.rollouts.readers.recognition import named
@@ -51,4 +51,12 @@ def read_rollouts(
     reading = Reading(names=map, skip_bad=skip_bad)
     if path.is_dir():
         return Rollouts(read_folder(path, partial(opened, format=format, reading=reading)))
-    return Rollouts(source_of(path, identity_of(path, format, reading), reading))
+    source = source_of(path, identity_of(path, format, reading), reading)
+    if format is None and not is_whole(source):
+        known_as = source.format
+        assert known_as is not None
+        raise UnfinishedError(
+            f"{path} has no {known_as.marker} beside it, by which its writer says that it is whole: wait for it, or "
+            f"read it as it is with format={known_as.name!r} (--format)"
+        )
+    return Rollouts(source)

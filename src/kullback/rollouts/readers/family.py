@@ -8,7 +8,22 @@ from importlib import import_module
 
 from kullback.rollouts.readers.format import Format
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    "atif",
+    "miles",
+    "nemo_gym",
+    "nemo_rl",
+    "open_instruct",
+    "prime_rl_exports",
+    "prime_rl_wire",
+    "rl_logging_board",
+    "skyrl",
+    "slime_rollouts",
+    "slime_train",
+    "text_only",
+    "verifiers",
+    "verl",
+)
 """The modules beside this one that hold formats, in the order of the alphabet: each a `FORMAT`, or `FORMATS`."""
 
 OURS = ("parquet", "part")

@@ -123,7 +123,7 @@ def read_folder(folder: Path, opened: Callable[[Path], Source | None]) -> Folder
     unknown = [path.relative_to(folder).as_posix() for path in paths if sources[path] is None and path not in aside]
     found = [source for path, source in sources.items() if source is not None and path not in aside]
     _check_one_format(folder, found, unknown)
-    whole = [source for source in found if _is_whole(source)]
+    whole = [source for source in found if is_whole(source)]
     if not whole:
         marker = found[0].format and found[0].format.marker
         raise UnfinishedError(f"{folder} has no {marker} beside a file yet, by which its writer says that it is whole")
@@ -142,7 +142,7 @@ def _is_companion(path: Path, source: Source | None) -> bool:
     return one is not None and any(fnmatch(path.name, pattern) for pattern in one.companions)
 
 
-def _is_whole(source: Source) -> bool:
+def is_whole(source: Source) -> bool:
     """Whether the marker of its format is beside it, if there is one."""
     one = source.format
     return one is None or one.marker is None or (source.path.parent / one.marker).exists()

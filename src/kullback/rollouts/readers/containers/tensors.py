@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kullback.errors import FileError, MissingPackageError, UnfinishedError
 from kullback.rollouts.readers.containers.found import Found, each
-from kullback.rollouts.readers.containers.opening import MAX_DOCUMENT
+from kullback.rollouts.readers.containers.opening import MAX_DOCUMENT, opened
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +41,9 @@ def _loaded(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if _holds_tensordict(path):  # which tells torch, once it is loaded, that its classes are safe
+                with suppress(ImportError):
+                    import_module("tensordict")
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileError(f"{path} cannot be read as rollouts: there is no such file, check the path") from None
@@ -53,13 +58,30 @@ def _loaded(path: Path) -> object:
 def conversion(path: Path) -> str:
     """How to make of a pickle what is opened here, in two lines."""
     goal = path.with_name(path.name + ".safe.pt").name
-    load = "pickle.load(open(F, 'rb'))" if path.suffix in (".pkl", ".pickle") else "torch.load(F, weights_only=False)"
+    load = "torch.load(F, weights_only=False)" if _is_of_torch(path) else "pickle.load(open(F, 'rb'))"
     return (
         "if you trust whoever wrote it, convert it where its packages are installed with "
-        f"`import pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d)` and "
-        f"`torch.save({{k: list(v) if hasattr(v, 'unbind') else v for k, v in d.items()}}, {shlex.quote(goal)!r})`, "
+        f"`import pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d); "
+        "d = d.get('tensordict', d)` and "
+        f"`torch.save({{k: list(v.unbind()) if hasattr(v, 'unbind') else v for k, v in d.items()}}, {goal!r})`, "
         f"and read {goal}"
     )
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether `torch.save` wrote it: an archive, or a pickle that begins with torch's number."""
+    with opened(path) as file:
+        return file.read(16).startswith((b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"))
+
+
+def _holds_tensordict(path: Path) -> bool:
+    """Whether an archive names classes of tensordict, which verl's RolloutSkip keeps its batches in."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return any(b"tensordict" in archive.read(name) for name in names)
+    except (zipfile.BadZipFile, OSError, ValueError, zlib.error):
+        return False
 
 
 def check_archive(path: Path) -> None:
@@ -84,6 +106,8 @@ def _plain(value: Any, path: Path, depth: int) -> Any:
         raise FileError(f"{path} cannot be read as rollouts: it is nested too deeply")
     if isinstance(value, dict):
         return {str(name): _plain(part, path, depth + 1) for name, part in value.items()}
+    if type(value).__module__.startswith("tensordict."):
+        return _plain(dict(value.items()), path, depth + 1)
     if isinstance(value, list | tuple | set):
         return [_plain(part, path, depth + 1) for part in value]
     return _array(value, path) if hasattr(value, "untyped_storage") else value
