@@ -13,6 +13,7 @@ from kullback.estimation.block import Block
 from kullback.estimation.conclusion import conclusion
 from kullback.estimation.extremes import KEPT, Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
+from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
@@ -42,7 +43,7 @@ class Rows:
     log_weight: Float64
 
     @classmethod
-    def of(cls, sequences: Sequences, estimator: Estimator, span: slice = slice(None)) -> Rows:
+    def of(cls, sequences: Sequences | Ragged, estimator: Estimator, span: slice = slice(None)) -> Rows:
         """Rows of sequences, numbered from 0 on.
 
         Args:

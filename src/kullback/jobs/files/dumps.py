@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.jobs.files.columns import READ, SHOWN, Block
-from kullback.jobs.files.parts import by_sampler, pieces
+from kullback.jobs.files.parts import by_sampler
 from kullback.jobs.files.places import Found, Place
-from kullback.rollouts import Rollouts, read_rollouts
+from kullback.jobs.files.questions import COLUMN, Side
+from kullback.jobs.files.samples import Samples
+from kullback.jobs.files.sources import Source
+from kullback.rollouts import Rollout, Rollouts, read_rollouts
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -66,8 +70,29 @@ class Dump:
             # What a foreign record says is at hand when it is read; ours is looked up for the few rows that are shown.
             names = READ if file.format == OURS else (*READ, *SHOWN)
             for columns in file.batches(names):
-                for piece in pieces(columns):
-                    yield from by_sampler(Block(str(file.path), piece))
+                yield from by_sampler(Block(str(file.path), columns))
+
+    @property
+    def name(self) -> str:
+        """The first file's, and how many more there are."""
+        more = len(self.files) - 1
+        return f"{self.files[0].path}{f' and {more} more' if more else ''}"
+
+    def rollouts(self) -> Iterator[Rollout]:
+        """The rows, one by one."""
+        return chain.from_iterable(self.files)
+
+    def sides(self) -> frozenset[Side]:
+        """The laws that the first row has."""
+        row = next(self.rollouts())
+        return frozenset(side for side, column in COLUMN.items() if getattr(row, column) is not None)
+
+    def sources(self, samples: Mapping[str, Samples]) -> tuple[Source, ...]:
+        """What the files say about themselves, or show, of the columns that rows which count have."""
+        return tuple(
+            Source.of(str(file.path), file.format, file.metadata, samples.get(str(file.path), Samples()))
+            for file in self.files
+        )
 
     def found(self, place: Place) -> Found:
         """What a row says, read again where that was not kept."""

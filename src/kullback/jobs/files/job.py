@@ -12,6 +12,7 @@ from kullback.estimators import Estimator
 from kullback.jobs.endings import handed_over
 from kullback.jobs.files.asked import Asked
 from kullback.jobs.files.dumps import Dump
+from kullback.jobs.files.joined import Joined, joinable
 from kullback.jobs.files.outcome import FilesEstimate
 from kullback.jobs.files.pairing import Pairing, differences
 from kullback.jobs.files.sides import SideBySide, short_names
@@ -76,11 +77,15 @@ def estimate_files(
     opened = partial(Dump.opened, format=format, names=map, skip_bad=skip_bad)
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if len(listed) == 2 and not pool:
-        return _beside([opened(path) for path in listed], asked, where or "", on_progress)
+        first, second = dumps = [opened(path) for path in listed]
+        joined = joinable(first, second)
+        if joined is None:
+            return _beside(dumps, asked, where or "", on_progress)
+        return _alone(joined, asked, where or "", on_progress)
     return _alone(opened(listed), asked, where or "", on_progress)
 
 
-def _alone(dump: Dump, asked: Asked, where: str, on_progress: OnProgress) -> FilesEstimate:
+def _alone(dump: Dump | Joined, asked: Asked, where: str, on_progress: OnProgress) -> FilesEstimate:
     started = time.perf_counter()
     survey, ended = surveyed(dump.blocks(), asked, total=dump.rows, on_progress=on_progress)
     if ended is not None and not survey.counts.rows:

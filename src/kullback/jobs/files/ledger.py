@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kullback.estimation import Estimate, Sequences
+from kullback.estimation import Estimate
+from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import Unit
 from kullback.estimation.rows import Rows
 from kullback.estimators import Estimator
@@ -37,12 +38,13 @@ class Singles:
     ranges: dict[int, list[Rows]] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
 
-    def add(self, part: Part, sequences: Sequences, spans: Iterable[int] = ()) -> Rows:
+    def add(self, part: Part, sequences: Ragged, spans: Iterable[int] = ()) -> Rows:
         """Add sequences; what they add to the question's sum."""
         whole = Rows.of(sequences, self.estimator)
         self.rows.append(_numbered(whole, part))
+        longest = int(part.block.columns.lengths.max())
         for number in spans:
-            if RANGES[number].start < sequences.mask.shape[1]:
+            if RANGES[number].start < longest:
                 rows = Rows.of(sequences, self.estimator, RANGES[number])
                 self.ranges.setdefault(number, []).append(_numbered(rows, part))
         return self.rows[-1]
@@ -107,7 +109,7 @@ class Ledger:
         if part.prompts is not None:
             self.prompts.add(part.prompts.tolist())
 
-    def keep(self, question: Question, estimator: Estimator, sequences: Sequences, part: Part) -> None:
+    def keep(self, question: Question, estimator: Estimator, sequences: Ragged, part: Part) -> None:
         """The sequences of a question; none where the estimator fits its coefficients on all of them together."""
         if estimator.controls or estimator.link is not None:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kullback.jobs.files.dumps import Dump
+from kullback.jobs.files.joined import Joined
 from kullback.jobs.files.outcome import Grouping
 from kullback.jobs.files.sieve import Counts
 from kullback.jobs.files.sources import Source, floor_notes, law_notes
@@ -29,7 +30,7 @@ def notes_of(
     return tuple(dict.fromkeys(said))
 
 
-def dump_notes(dump: Dump) -> Iterator[str]:
+def dump_notes(dump: Dump | Joined) -> Iterator[str]:
     """What of the files was not read."""
     if dump.left_out:
         named, more = ", ".join(dump.left_out[:NAMED]), len(dump.left_out) - NAMED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kullback.documents import Document, Record, json_of, plain
 from kullback.estimation import Estimate
@@ -86,6 +86,8 @@ class FilesEstimate:
         sequences, tokens, prompts: that count; prompts is None where they are not known.
         notes: sentences on what was left out, what is missing, and what the numbers cannot show.
         seconds: wall time.
+        where: the condition by which rows were chosen, "" where all count.
+        joined: how two files were joined into one, in words, "" where they were not.
 
     Example:
         >>> import tempfile, kullback as kb
@@ -107,7 +109,7 @@ class FilesEstimate:
     notes: tuple[str, ...]
     seconds: float
     where: str = ""
-    joined: str = field(default="")
+    joined: str = ""
 
     @property
     def main(self) -> Answer | None:

@@ -45,6 +45,7 @@ def document_of(found: FilesEstimate) -> Document:
         subtitle=_read(found),
         blocks=(
             *_verdict(found),
+            *([Note(found.joined)] if found.joined else []),
             *_answers(found.answers),
             *(Note(sentence, tone="warning") for sentence in _warnings(found.answers)),
             *(Note(sentence, tone="warning") for sentence in found.notes),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kullback.estimation import Sequences
+from kullback.estimation.ragged import Ragged
 from kullback.jobs.files.columns import READ, Block
 from kullback.jobs.files.questions import COLUMN, Question, Side, askable
 from kullback.rollouts import Rollout
@@ -66,36 +66,24 @@ class Part:
         for question in askable(self.sides):
             self.sequences(question)
 
-    def sequences(self, question: Question) -> Sequences:
+    def sequences(self, question: Question) -> Ragged:
         """The rows as the question reads them: q the first law, p the second, μ what drew the tokens.
 
         Raises:
             InputError: numbers that cannot be right.
         """
         exact = question.second == self._other and question.first in (self.drawer, self._model)
-        return Sequences.of(
-            self._padded(COLUMN[question.first]),
-            self._padded(COLUMN[question.second]),
-            self._padded("mask"),
-            behavior_logprobs=None if question.first == self.drawer else self._padded(COLUMN[self.drawer]),
-            token_kl=self._exact("token_kl") if exact else None,
-            ref_mass=self._exact("ref_mass") if exact else None,
+        tokens = self.block.columns.tokens
+        return Ragged.of(
+            tokens[COLUMN[question.first]],
+            tokens[COLUMN[question.second]],
+            self.block.columns.offsets,
+            mask=tokens.get("mask"),
+            behavior_logprobs=None if question.first == self.drawer else tokens[COLUMN[self.drawer]],
+            token_kl=tokens.get("token_kl") if exact else None,
+            ref_mass=tokens.get("ref_mass") if exact else None,
             groups=self.prompts,
         )
-
-    def _exact(self, name: str) -> np.ndarray | None:
-        return self._padded(name) if name in self.block.columns.tokens else None
-
-    def _padded(self, name: str) -> np.ndarray:
-        columns = self.block.columns
-        lengths = columns.lengths
-        inside = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        if name == "mask" and "mask" not in columns.tokens:
-            return np.asarray(inside)
-        values = columns.tokens[name]
-        table = np.zeros(inside.shape, dtype=values.dtype)
-        table[inside] = values
-        return table
 
     @property
     def _model(self) -> Side:
@@ -121,17 +109,6 @@ def _prompts(block: Block, number: np.ndarray) -> np.ndarray:
     found = np.empty(len(block), dtype=object)  # NumPy would make text of them where they are mixed
     found[:] = [f"row {row}" if name is None else name for name, row in zip(names, number.tolist(), strict=True)]
     return found
-
-
-PADDED = 1 << 20
-"""Numbers of a padded table at a time."""
-
-
-def pieces(columns: Columns) -> Iterator[Columns]:
-    """A few rows at a time of what a file gives at once; not copied."""
-    rows = max(1, PADDED // max(1, int(columns.lengths.max(initial=1))))
-    for start in range(0, len(columns), rows):
-        yield _cut(columns, start, min(start + rows, len(columns)))
 
 
 def _cut(columns: Columns, start: int, stop: int) -> Columns:

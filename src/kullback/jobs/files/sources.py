@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kullback.documents import Number, Record, text_of
-from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.questions import COLUMN, Question, Side
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.tally import Answer
-from kullback.rollouts import Law, Rollouts
+from kullback.rollouts import Law, Metadata
 
 LAWS: Mapping[Law, str] = {
     "raw": "raw (the model's softmax)",
@@ -36,24 +35,19 @@ class Source:
     law: Mapping[str, Law]
     quantum: Mapping[str, float | None]
 
+    @classmethod
+    def of(cls, path: str, format: str, said: Metadata, samples: Samples) -> Source:
+        """Of the columns that rows which count have."""
+        return cls(
+            path=path,
+            format=format,
+            law={name: said.law.get(name, "unknown") for name in samples.columns},
+            quantum={name: said.quantum.get(name) for name in samples.columns},
+        )
+
     def to_dict(self) -> Record:
         """The record that ``--json`` prints."""
         return {"path": self.path, "format": self.format, "law": dict(self.law), "quantum": dict(self.quantum)}
-
-
-def sources_of(dump: Dump, samples: Mapping[str, Samples]) -> tuple[Source, ...]:
-    """What the files say about themselves, or show, of the columns that rows which count have."""
-    return tuple(_source(file, samples.get(str(file.path), Samples())) for file in dump.files)
-
-
-def _source(file: Rollouts, samples: Samples) -> Source:
-    said = file.metadata
-    return Source(
-        path=str(file.path),
-        format=file.format,
-        law={name: said.law.get(name, "unknown") for name in samples.columns},
-        quantum={name: said.quantum.get(name) for name in samples.columns},
-    )
 
 
 def laws_of(sources: Sequence[Source], side: Side) -> tuple[Law, ...]:

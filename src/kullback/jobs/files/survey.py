@@ -10,6 +10,7 @@ from kullback.estimation.recipe import Unit
 from kullback.jobs.files.asked import Asked
 from kullback.jobs.files.columns import POSITION, Block
 from kullback.jobs.files.dumps import Dump
+from kullback.jobs.files.joined import Joined
 from kullback.jobs.files.ledger import Group, Ledger, Singles
 from kullback.jobs.files.multiplicity import standing
 from kullback.jobs.files.notes import dump_notes, notes_of
@@ -17,7 +18,7 @@ from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved
 from kullback.jobs.files.questions import missing_sentence
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sieve import Counts, Sieve
-from kullback.jobs.files.sources import Source, sources_of
+from kullback.jobs.files.sources import Source
 from kullback.jobs.files.tally import Answer, Tallies
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.progress import OnProgress, Progress, unheard
@@ -56,13 +57,13 @@ class Survey:
             self.ledger.add(part)
             self.samples.setdefault(block.file, Samples()).add(part)
 
-    def found(self, dump: Dump, *, where: str, seconds: float) -> FilesEstimate:
+    def found(self, dump: Dump | Joined, *, where: str, seconds: float) -> FilesEstimate:
         """What the rows said.
 
         Raises:
             InputError: no row counts, or no question can be asked of those that do.
         """
-        answers, sources = self.tallies.answers(), sources_of(dump, self.samples)
+        answers, sources = self.tallies.answers(), dump.sources(self.samples)
         if not any(answer.main for answer in answers):
             raise InputError(self._nothing(sources, where, answers))
         groupings = tuple(self._groupings())
@@ -77,6 +78,7 @@ class Survey:
             notes=(*dump_notes(dump), *notes_of(self.counts, sources, answers, groupings)),
             seconds=seconds,
             where=where,
+            joined=dump.sentence if isinstance(dump, Joined) else "",
         )
 
     def _nothing(self, sources: Sequence[Source], where: str, answers: Sequence[Answer]) -> str:
@@ -114,7 +116,7 @@ class Survey:
             return self.ledger.ranges(singles, unit)
         return sorted(self.ledger.groups(name, singles, unit), key=_in_order)
 
-    def _influential(self, answers: Sequence[Answer], dump: Dump) -> Iterator[Moved]:
+    def _influential(self, answers: Sequence[Answer], dump: Dump | Joined) -> Iterator[Moved]:
         """The rows that move the first answer, read again for what they say."""
         for answer in answers:
             found, singles = answer.main, self.ledger.singles.get(answer.question.name)

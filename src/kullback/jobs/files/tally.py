@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kullback.errors import InputError
-from kullback.estimation import Accumulator, Estimate, Sequences
+from kullback.estimation import Accumulator, Estimate
+from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import UNITS, Unit
 from kullback.estimators import ESTIMATORS, K3, RAO_BLACKWELL, Estimator, Level
 from kullback.jobs.files.parts import Part, parts_of
@@ -79,7 +80,7 @@ class Tally:
         level: Level = "sequence" if function else "token"
         self.sums = {unit: Accumulator(estimator=self.estimator, level=level, unit=unit) for unit in units}
 
-    def add(self, sequences: Sequences) -> None:
+    def add(self, sequences: Ragged) -> None:
         """Add rows that have the question's laws; weights beyond all bounds end a reweighted question."""
         self.rows += len(sequences)
         if self.refused:
@@ -114,7 +115,7 @@ class Tallies:
     units: Sequence[Unit] = UNITS
     tallies: dict[tuple[str, str, bool], Tally] = field(default_factory=dict)
 
-    def add(self, part: Part) -> Iterator[tuple[Question, Estimator, Sequences]]:
+    def add(self, part: Part) -> Iterator[tuple[Question, Estimator, Ragged]]:
         """Add rows; what the questions that are told apart by group read of them, and by which estimator."""
         asked = askable(part.sides)
         for question in asked:
@@ -126,7 +127,7 @@ class Tallies:
             if chosen and (drawn or question is asked[0]) and not question.beside(part.sides):
                 yield question, chosen[0], sequences
 
-    def _estimators(self, sequences: Sequences) -> Sequence[Estimator]:
+    def _estimators(self, sequences: Ragged) -> Sequence[Estimator]:
         exact = sequences.token_kl is not None
         if self.estimators is None:
             return (RAO_BLACKWELL,) if exact else (K3,)
