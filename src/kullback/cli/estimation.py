@@ -70,9 +70,7 @@ def estimate(
     if limit is not None and two:
         fail("--max-kl came with two dumps, but one KL is held against it: name one dump, or pass --pool")
     if len(files) != 2:
-        refuse(
-            context, ["pool"], f"with {'one file' if len(files) == 1 else f'{len(files)} files'}, which are one dump"
-        )
+        refuse(context, ["pool"], "without two paths to read as one dump")
     if limit is not None and limit.unit is not None and unit is not None and limit.unit != unit:
         fail(f"--max-kl is in nats a {limit.unit} and --unit {unit} asks for another: leave one of them out")
     if output is not None:

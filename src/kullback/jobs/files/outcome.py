@@ -44,7 +44,7 @@ class Grouping:
             "by": self.name,
             "kl": self.title,
             "question": self.question,
-            "groups": [{"value": group.value, **_brief(group.found)} for group in self.groups],
+            "groups": [{"group": group.value, **_brief(group.found)} for group in self.groups],
             "judged": self.standing.judged,
             "apart": [self.groups[place].value for place in self.standing.apart],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isnan
 from pathlib import PurePath
 
 from kullback.documents import (
@@ -32,10 +33,25 @@ from kullback.jobs.files.pairing import Difference
 class SideBySide:
     """What `estimate_files` found in two dumps.
 
+    The differences are over the prompts that both have, where they share prompts; paired, so that what prompts have
+    in common cancels.
+
     Attributes:
         first, second: what each says.
         differences: second minus first, of every question that both answer.
         done: how they were set beside each other, in words.
+
+    Example:
+        >>> import tempfile, kullback as kb
+        >>> folder = tempfile.mkdtemp()
+        >>> for name, p in (("a", -0.7), ("b", -0.9)):
+        ...     rows = [kb.Rollout(logprobs=[-0.5], ref_logprobs=[p], prompt_id=prompt) for prompt in range(3)]
+        ...     kb.write_rollouts(f"{folder}/{name}.parquet", rows)
+        >>> found = kb.estimate_files([f"{folder}/a.parquet", f"{folder}/b.parquet"])
+        >>> found.done
+        'Paired by prompt: the difference is over the 3 prompts of both.'
+        >>> round(found.differences[0].value, 4)
+        0.0516
     """
 
     first: FilesEstimate
@@ -103,17 +119,17 @@ def _verdict(found: SideBySide) -> Iterator[Block]:
         yield Verdict("The two dumps answer no question in common.", "warning")
         return
     one = found.differences[0]
-    clear = one.low > 0 or one.high < 0
-    how = "larger" if one.value > 0 else "smaller"
-    size = Uncertain(abs(one.value), one.stderr)
     interval = text_of(Interval(one.low, one.high))
-    if clear:
+    if one.value == 0 == one.stderr:
+        yield Verdict(f"{one.title} is the same in both, to the last digit.")
+    elif isnan(one.low):
+        yield Verdict(f"{one.title} {_words(one)}, and no error can be given.", "warning")
+    elif one.low > 0 or one.high < 0:
+        how = "larger" if one.value > 0 else "smaller"
+        size = Uncertain(abs(one.value), one.stderr)
         yield Verdict(f"{one.title} is {how} in the second by {size} nats a {one.unit}, 95% interval {interval}.")
     else:
-        yield Verdict(
-            f"{one.title} does not tell them apart: second − first is {Uncertain(one.value, one.stderr)} "
-            f"nats a {one.unit}, 95% interval {interval}."
-        )
+        yield Verdict(f"{one.title} does not tell them apart: it {_words(one)}, 95% interval {interval}.")
 
 
 def _differences(found: SideBySide, names: tuple[str, str]) -> Iterator[Table]:
@@ -138,4 +154,5 @@ def _each(found: SideBySide, names: tuple[str, str]) -> Iterator[Block]:
         document = document_of(dump)
         yield Heading(name)
         yield Note(document.subtitle, tone="quiet")
-        yield from document.blocks
+        last = dump is found.second
+        yield from document.blocks if last else document.blocks[:-1]  # what words mean is said once

@@ -15,7 +15,8 @@ from kullback.jobs.files.questions import QUESTIONS, Question, askable
 from kullback.rollouts import Rollout
 
 FEWEST_EFFECTIVE, LEAST_SHARE = 10.0, 0.1
-"""Effective sequences below which a reweighted number is said to rest on few, and their share of all."""
+"""Effective sequences below which a reweighted number does not hold (half of all where there are few), and their
+share of all."""
 
 CHI2 = ESTIMATORS["pearson_chi2"]
 
@@ -47,7 +48,8 @@ class Answer:
     def unreliable(self) -> str:
         """Why a reweighted number does not hold, "" where nothing speaks against it."""
         found = self.main
-        if found is None or self.drawn or found.ess >= max(FEWEST_EFFECTIVE, LEAST_SHARE * found.n):
+        fewest = 0 if found is None else max(min(FEWEST_EFFECTIVE, found.n / 2), LEAST_SHARE * found.n)
+        if found is None or self.drawn or found.ess >= fewest:
             return ""
         return (
             f"{self.question.title} is reweighted, and its weights leave {found.ess:.3g} effective sequences of "
