@@ -506,6 +506,30 @@ ATIF = Dump(
     say=lambda row: {"extra": {"session_id": f"session{row}", "trajectory_id": f"trajectory{row}"}},
 )
 
+HARBOR = Dump(
+    format="harbor",
+    file="result.json",
+    records=[
+        {
+            "task_name": "words",
+            "agent_result": {
+                "rollout_details": [
+                    {
+                        "prompt_token_ids": [prompt(row)],
+                        "completion_token_ids": [list(COMPLETIONS[row])],
+                        "logprobs": [list(SAMPLER[row])],
+                    }
+                    for row in (0, 1)
+                ]
+            },
+            "verifier_result": {"rewards": {"reward": 0.5}},
+        }
+    ],
+    columns=ONE,
+    rows=(0, 1),
+    say=lambda row: {"prompt_id": "words", "reward": 0.5, "extra": {"task_name": "words"}},
+)
+
 DUMPS = (
     VERIFIERS,
     SLIME_TRAIN,
@@ -522,6 +546,7 @@ DUMPS = (
     SKIPPED,
     SKYRL,
     ATIF,
+    HARBOR,
 )
 
 TEXTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {

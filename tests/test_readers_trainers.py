@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dumps_of_trainers import (
     ATIF,
+    BOARD,
     COMPLETIONS,
     DUMPS,
     EXPORTS,
@@ -171,6 +172,8 @@ def test_agents_that_are_not_trained_and_traces_without_a_token_are_left_out() -
 def test_the_law_is_that_of_the_first_call(sampling: Mapping[str, float], law: Mapping[str, str]) -> None:
     call = {"node": 1, "model": "tiny", "sampling": sampling}
     assert reader(VERIFIERS).metadata(traced(node(None, None), node(0, 0), calls=[call])).law == law
+    other = {"node": 1, "model": "tiny", "sampling": {"temperature": 0.3}}
+    assert reader(VERIFIERS).metadata(traced(node(None, None), node(0, 0), calls=[call, other])).law == {}
 
 
 def test_laws_of_the_others() -> None:
@@ -214,6 +217,23 @@ def test_what_nemo_rl_does_not_write(fields: Mapping[str, Any], said: str) -> No
     record = changed(NEMO_RL.records[0], **fields)
     with pytest.raises(InputError, match=said):
         found(NEMO_RL, record)
+
+
+@pytest.mark.parametrize(
+    ("texts", "counted"),
+    [
+        (["a", "b", "<end>", "c", "<pad>"], 4),
+        (["a", "b", "<end>", "<pad>", "<pad>"], 3),
+        (["a", "b", "<end>", "<end>", "<end>"], 3),
+        (["a", "b", "c", "<end>", "<end>"], 4),
+        (["a", "b", "<end>", "[PAD]"], 3),
+        (["a", "b", "b", "b"], 4),
+    ],
+)
+def test_padding_behind_a_response_does_not_count(texts: list[str], counted: int) -> None:
+    row = changed(BOARD.records[0], response_tokens=texts)
+    [rollout] = found(BOARD, row)
+    assert rollout.counted.tolist() == [n < counted for n in range(4)]
 
 
 # turns

@@ -10,6 +10,7 @@ from kullback.rollouts.readers.format import Format
 
 MODULES: tuple[str, ...] = (
     "atif",
+    "harbor",
     "miles",
     "nemo_gym",
     "nemo_rl",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kullback.errors import ShapeError
 from kullback.rollouts.readers.format import Format
@@ -28,12 +30,25 @@ def _rollouts(record: Mapping[str, Any]) -> Iterator[Rollout]:
         row.maybe(row.get, name)
     yield Rollout(
         logprobs=logprobs,
+        mask=_counts(tokens, len(logprobs)),
         ref_logprobs=row.numbers("ref_logprobs"),
         step=row.maybe(row.whole, "step"),
         reward=row.maybe(row.number, "reward"),
         text=row.maybe(row.text, "response"),
         extra=row.rest(),
     )
+
+
+def _counts(tokens: Sequence[Any], length: int) -> np.ndarray | None:
+    """All but the padding at the end; what fills it is the text behind the log-probs, or one that says so.
+
+    Where the end token fills it too, the first one is the end.
+    """
+    named = bool(tokens) and isinstance(tokens[-1], str) and "pad" in tokens[-1].lower()
+    if not named and len(tokens) == length:
+        return None
+    run = next((n for n, token in enumerate(reversed(tokens[:length])) if token != tokens[-1]), length)
+    return np.arange(length) < length - max(run - (not named), 0)
 
 
 FORMAT = Format(

@@ -155,7 +155,7 @@ def mask(name: str, value: object) -> np.ndarray:
 def rows(name: str, value: object) -> list[Any]:
     """The rows of a column of a batch: a list, an array, or a tensor, nested ones too."""
     if is_torch(value):
-        return list(value.unbind())  # type: ignore[attr-defined]
+        return list(value.unbind())
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise InputError(f"{name} is {_kind(value)}, but a row for each sequence is needed")
     return list(value)
@@ -228,7 +228,8 @@ def _refuse_single(name: str, value: object) -> None:
     if isinstance(value, str | bytes | Mapping) or not (isinstance(value, Iterable) or is_torch(value)):
         raise InputError(f"{name} is {_kind(value)}, but a list with an entry for each token is needed")
     if getattr(value, "ndim", 1) != 1:
-        raise ShapeError(f"{name} has shape {tuple(value.shape)}, but one entry for each token is needed")  # type: ignore[attr-defined]
+        shape = tuple(getattr(value, "shape", ()))
+        raise ShapeError(f"{name} has shape {shape}, but one entry for each token is needed")
 
 
 def _kind(value: object) -> str:

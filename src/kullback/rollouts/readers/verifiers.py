@@ -56,7 +56,7 @@ def _trace(trace: Fields, said: Mapping[str, Any]) -> Iterator[Rollout]:
         return
     start = int(mask.argmax())
     tokens = [token for one in ids for token in one]
-    columns = {name: _spread(nodes, masks, trained, field) for name, field in COLUMNS.items()}
+    columns: dict[str, Any] = {name: _spread(nodes, masks, trained, field) for name, field in COLUMNS.items()}
     yield Rollout(
         **{name: column[start:] for name, column in columns.items() if column is not None},
         **said,
@@ -155,13 +155,20 @@ def _finish(trace: Fields) -> Finish:
 
 
 def _metadata(record: Mapping[str, Any]) -> Metadata:
-    """Of the first call: with temperature 1 and no filter every law is raw; else the scorers' is not known."""
-    for trace in Fields(record).parts("traces"):
-        for call in trace.parts("calls") if "calls" in trace else []:
-            sampling = {} if "sampling" not in call else scalars(call.part("sampling").rest())
-            settings = {name: float(value) for name, value in sampling.items() if not isinstance(value, str)}
-            return Metadata(behavior=Model(call.maybe(call.text, "model"), settings), law=_laws(settings))
-    return Metadata()
+    """Of the calls: with temperature 1 and no filter every law is raw; else the scorers' is not known."""
+    traces = Fields(record).parts("traces")
+    calls = [call for trace in traces if "calls" in trace for call in trace.parts("calls")]
+    kinds = {(call.maybe(call.text, "model"), tuple(_settings(call).items())) for call in calls}
+    if len(kinds) != 1:
+        return Metadata()
+    model, settings = kinds.pop()
+    return Metadata(behavior=Model(model, dict(settings)), law=_laws(dict(settings)))
+
+
+def _settings(call: Fields) -> dict[str, float]:
+    sampling = {} if "sampling" not in call else call.part("sampling").rest()
+    telling = {name: value for name, value in sampling.items() if name in ("temperature", "top_p", "top_k", *PENALTIES)}
+    return {name: float(value) for name, value in telling.items() if not isinstance(value, str)}
 
 
 def _laws(settings: Mapping[str, float]) -> dict[str, Law]:
