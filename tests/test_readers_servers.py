@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from server_records import (
 )
 
 import kullback as kb
-from kullback.errors import InputError
+from kullback.errors import FileError, InputError
 from kullback.rollouts import Metadata
 from kullback.rollouts.readers.format import Format
 
@@ -316,3 +317,39 @@ def test_a_stream_of_a_server_with_its_usage_is_one_response() -> None:
     record = stream("chat.txt")
     record["events"].append({"id": "x", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 4}})
     assert read(record)[0].text == "Red and blue"
+
+
+WITHOUT: list[dict[str, Any]] = [
+    {"choices": [{"index": 0, "message": {"content": "Red"}, "logprobs": None}], "object": "chat.completion"},
+    {"choices": [{"index": 0, "text": "Red"}], "object": "text_completion"},
+    {"object": "response", "output": [{"type": "message", "content": [{"type": "output_text", "text": "Red"}]}]},
+    {"custom_id": "a", "response": {"body": {"choices": [{"message": {"content": "Red"}}]}}},
+    {"generated_text": "Red"},
+    {"text": "Red", "meta_info": {"id": "a", "finish_reason": {"type": "stop"}}},
+    {"content": "Red", "tokens_predicted": 3},
+]
+
+
+@pytest.mark.parametrize("record", WITHOUT, ids=str)
+def test_a_response_without_log_probs_is_refused_with_how_to_ask(tmp_path: Path, record: dict[str, Any]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.raises(FileError, match=r"is server-text, .* ask again with logprobs=true"):
+        kb.read_rollouts(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_file_is_of_one_format(tmp_path: Path, name: str) -> None:
+    """Also among the formats of trainers; and a record is what its file holds."""
+    record = RECORDS[name]
+    if name == "cassette":
+        path = tmp_path / "a.yaml"
+        path.write_text(f"interactions: {json.dumps(record['interactions'])}\nversion: 1\n")
+    elif "events" in record:
+        path = tmp_path / "a.txt"
+        path.write_text("".join(f"data: {json.dumps(event)}\n\n" for event in record["events"]) + "data: [DONE]\n")
+    else:
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps([record["document"]] if "document" in record else record))
+    rollouts = kb.read_rollouts(path)
+    assert (rollouts.format, len(rollouts)) == (ANSWERS[name][0], len(read(record)))
+    assert rollouts.law == {"behavior_logprobs": ANSWERS[name][-1]}

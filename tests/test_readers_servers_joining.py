@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 import kullback as kb
-from kullback.errors import InputError
+from kullback.errors import FileError, InputError
 from kullback.jobs.brackets import topk_bracket, topk_brackets
 from kullback.rollouts import Metadata, Model, to_sequences
+from kullback.rollouts.joined import join_rollouts
 from kullback.rollouts.joining import By, join, joined_metadata, pairs
 
 
@@ -179,3 +182,25 @@ def test_pairs_are_what_a_bracket_takes() -> None:
     assert topk_bracket(mine, other).positions == 1
     with pytest.raises(InputError, match="a rollout of one law"):
         topk_bracket(replace(mine, logprobs=np.zeros(1)), other)
+
+
+def test_files_are_joined_as_one_table(tmp_path: Path) -> None:
+    """Two engines' responses to one request, and a third's."""
+    numbers = [[-0.5, -1.0], [-0.25, -1.5], [-0.125, -1.75]]
+    for name, law in zip("abc", numbers, strict=True):
+        tokens = [{"id": 7 + i, "text": "x", "logprob": x, "special": False} for i, x in enumerate(law)]
+        response = {"generated_text": "xx", "details": {"finish_reason": "length", "prefill": [], "tokens": tokens}}
+        (tmp_path / f"{name}.json").write_text(json.dumps([response] * 3))
+    first, second, third = (kb.read_rollouts(tmp_path / f"{name}.json") for name in "abc")
+    joined = join_rollouts(first, second, third)
+    assert len(joined) == 3
+    assert {"behavior_logprobs", "logprobs", "ref_logprobs"} <= set(joined.columns)
+    assert set(joined.law) == {"behavior_logprobs", "logprobs", "ref_logprobs"}
+    [columns] = joined.batches(("logprobs", "ref_logprobs"))
+    assert columns.tokens["logprobs"].tolist() == numbers[1] * 3
+    assert [one.column("ref_logprobs").tolist() for one in joined] == [numbers[2]] * 3
+    with pytest.raises(InputError, match="0 files came to join"):
+        join_rollouts(first)
+    (tmp_path / "d.json").write_text((tmp_path / "a.json").read_text().replace('"id": 8', '"id": 9'))
+    with pytest.raises(FileError, match=r"a\.json and .*d\.json cannot be joined: row 0 differs at token 1: 8 in"):
+        list(join_rollouts(first, kb.read_rollouts(tmp_path / "d.json")))

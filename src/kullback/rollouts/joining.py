@@ -17,6 +17,9 @@ from kullback.rollouts.record import LOGPROB_COLUMNS, TOKEN_COLUMNS, Rollout
 
 By = Literal["order", "id", "tokens"]
 Role = Literal["logprobs", "ref_logprobs"]
+ROLES: tuple[Role, ...] = ("logprobs", "ref_logprobs")
+"""What a second file is in what is joined, and a third."""
+
 Pair = tuple[Rollout, Rollout]
 
 IDENTITY = ("prompt_id", "sample", "step", "prompt_tokens", "reward", "text")

@@ -63,6 +63,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "tokens": ("token_ids", "response_ids", "response_tokens", "completion_ids", "output_ids", "responses"),
     "prompt_tokens": ("prompt_ids", "prompt_token_ids", "prompts"),
     "prompt_mask": ("prompt_attention_mask",),
+    "sample_mask": ("sample_loss_mask", "sample_masks"),
     "token_kl": ("exact_kl", "token_kls"),
     "ref_mass": (),
     "prompt_id": ("prompt_idx", "prompt_index", "group", "group_id", "group_index", "uid"),
@@ -72,8 +73,9 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "finish": ("finish_reason", "finish_reasons", "stop_reason", "status"),
     "text": ("response", "completion", "output", "generated_text"),
 }
-"""Their names by ours; `length` and `prompt_mask` say how far a padded row goes. Among them are those of verl's
-DataProto, TRL's batches, OpenRLHF's and SkyRL's experiences, slime's samples, NeMo-RL's and prime-rl's records."""
+"""Their names by ours; `length` and `prompt_mask` say how far a padded row goes, `sample_mask` whether it counts at
+all. Among them are those of verl's DataProto, TRL's batches,
+OpenRLHF's and SkyRL's experiences, slime's samples, NeMo-RL's and prime-rl's records."""
 
 
 def names_in(names: Mapping[str, object]) -> dict[str, str]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from kullback.errors import InputError, ShapeError
 from kullback.rollouts.readers.aliases import ALIASES, names_in
-from kullback.rollouts.readers.fields import excerpt
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import FINISHES
+from kullback.rollouts.readers.items import excerpt
 from kullback.rollouts.record import LOGPROB_COLUMNS, TOKEN_COLUMNS, Finish, Rollout
 
 NAME = "table"
@@ -49,17 +49,28 @@ def rollouts(record: Record) -> Iterator[Rollout]:
     columns = {ours: _plain(record[name]) for ours, name in names.items()}
     others = {name: _plain(value) for name, value in record.items() if name not in {*names, *names.values()}}
     if not _is_batch(columns[given[0]]):
-        yield _rollout(columns, others)
+        if _counts(columns):
+            yield _rollout(columns, others)
         return
     rows = len(columns[given[0]])
     pieces = [(_row(columns, i, rows), _row(others, i, rows)) for i in range(rows)]
     if "mask" not in columns and "length" not in columns:
         _refuse_padding([[row[name] for name in given] for row, _ in pieces])
     for i, (row, rest) in enumerate(pieces):
+        if not _counts(row):
+            continue
         try:
             yield _rollout({k: v for k, v in row.items() if k != "prompt_tokens" or "prompt_mask" in row}, rest)
         except InputError as error:
             raise type(error)(f"row {i}: {error}") from error
+
+
+def _counts(columns: Mapping[str, Any]) -> bool:
+    """Whether a row counts: a sample that is masked was left out of training."""
+    kept = columns.get("sample_mask", 1)
+    if not isinstance(kept, int | float) or kept not in (0, 1):
+        raise InputError(f"sample_mask is {excerpt(kept)}, but a sample counts, 1, or does not, 0")
+    return bool(kept)
 
 
 def _missing(names: Mapping[str, str], given: Sequence[str]) -> str:
@@ -103,7 +114,7 @@ def _row(columns: Mapping[str, Any], i: int, rows: int) -> dict[str, Any]:
     for name, value in columns.items():
         if isinstance(value, list | tuple | np.ndarray):
             if len(value) != rows:
-                if name in PER_TOKEN or name in ("length", "prompt_id"):
+                if name in PER_TOKEN or name in ("length", "prompt_id", "sample_mask"):
                     raise ShapeError(f"{name} has {len(value)} rows, but the log-probs have {rows}")
                 continue
             found[name] = _plain(value[i])
@@ -212,7 +223,7 @@ def columns(names: Sequence[str]) -> Mapping[str, str] | None:
         found = names_in({name: object() for name in names})
     except InputError:  # said of a row, where it can be seen whether they are the same
         return None
-    if {"length", "finish", "text", "prompt_mask"} & set(found):
+    if {"length", "finish", "text", "prompt_mask", "sample_mask"} & set(found):
         return None
     return found if sum(name in found for name in LOGPROB_COLUMNS) >= 2 else None
 
@@ -223,4 +234,5 @@ FORMAT = Format(
     containers=("jsonl", "json", "parquet", "npz", "torch"),
     recognises=recognises,
     rollouts=rollouts,
+    columns=columns,
 )

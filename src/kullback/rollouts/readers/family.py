@@ -9,21 +9,32 @@ from importlib import import_module
 from kullback.rollouts.readers.format import Format
 
 MODULES: tuple[str, ...] = (
+    "anytable",
     "atif",
+    "cassettes",
     "harbor",
+    "llama_base",
+    "llama_server",
     "miles",
     "nemo_gym",
     "nemo_rl",
     "open_instruct",
+    "openai_chat",
+    "openai_completions",
+    "openai_responses",
     "prime_rl_exports",
     "prime_rl_wire",
     "rl_logging_board",
+    "server_text",
+    "sglang",
     "skyrl",
     "slime_rollouts",
     "slime_train",
     "text_only",
+    "tgi",
     "verifiers",
     "verl",
+    "vllm",
 )
 """The modules beside this one that hold formats, in the order of the alphabet: each a `FORMAT`, or `FORMATS`."""
 

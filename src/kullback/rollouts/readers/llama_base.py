@@ -305,7 +305,7 @@ def metadata(record: Record) -> Metadata:
 FORMAT = Format(
     name="llama-base",
     written_by="llama-perplexity --kl-divergence-base",
-    containers=("binary",),  # type: ignore[arg-type]
+    containers=("binary",),
     recognises=recognises,
     rollouts=rollouts,
     metadata=metadata,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.fields import at, count, listed, mapping
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import (
     About,
@@ -20,6 +19,7 @@ from kullback.rollouts.readers.responses import (
     said,
     with_ids,
 )
+from kullback.rollouts.readers.items import at, count, listed, mapping
 from kullback.rollouts.readers.writers import law_of_response
 from kullback.rollouts.record import Rollout
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,8 +10,8 @@ from hashlib import blake2b
 from typing import cast
 
 from kullback.errors import InputError
-from kullback.rollouts.readers.fields import at, excerpt, listed, listed_logprob, logprob, mapping, text, token_id
 from kullback.rollouts.readers.format import Record
+from kullback.rollouts.readers.items import at, excerpt, listed, listed_logprob, logprob, mapping, text, token_id
 from kullback.rollouts.record import Finish, Rollout
 
 Word = int | str
@@ -91,7 +90,8 @@ def rollout_of(tokens: Sequence[Drawn], about: About) -> Rollout:
         tokens=_ids(tokens),
         mask=None if tokens[0].logprob is not None else [False, *[True] * (len(tokens) - 1)],  # type: ignore[arg-type]
         prompt_tokens=about.prompt_tokens,
-        prompt_id=about.prompt_id,
+        # By its tokens a prompt is known again in another response; by the response's id it is not.
+        prompt_id=None if about.prompt_tokens else about.prompt_id,
         sample=about.sample,
         finish=finish,
         missing_end=finish == "end" and (unscored > 0 or _ends_in_text(tokens, about.text)),
@@ -241,18 +241,6 @@ def said(record: Record, *names: str) -> dict[str, int | float | str]:
     """Numbers and texts that a record says of itself, by its names."""
     found = {name: at(record, name) for name in names}
     return {name: value for name, value in found.items() if isinstance(value, int | float | str)}
-
-
-def events_of(stream: str) -> list[object]:
-    """The parsed `data:` lines of a stream of server-sent events; what is no JSON, such as [DONE], is left out."""
-    found = []
-    for line in stream.splitlines():
-        if line.startswith("data:"):
-            try:
-                found.append(json.loads(line[5:]))
-            except (ValueError, RecursionError):
-                continue
-    return found
 
 
 def events(record: Record) -> list[Record]:

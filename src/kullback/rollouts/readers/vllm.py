@@ -7,7 +7,6 @@ from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.fields import at, count, excerpt, listed
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import (
     About,
@@ -19,6 +18,7 @@ from kullback.rollouts.readers.responses import (
     top_of,
     vllm_dict,
 )
+from kullback.rollouts.readers.items import at, count, excerpt, listed
 from kullback.rollouts.readers.writers import drawn_by
 from kullback.rollouts.record import Rollout
 
