@@ -8,9 +8,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, overload
 
+import numpy as np
+
 from kullback.errors import InputError
 from kullback.rollouts.columns import USUAL, Columns
+from kullback.rollouts.endings import Endings
 from kullback.rollouts.metadata import Law, Metadata, hash_tokens
+from kullback.rollouts.quanta import Copy, Rounding, law_of_values, rounded_copy, rounding_of, rounding_within
 from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
 from kullback.rollouts.schema import COLUMNS
 
@@ -111,15 +115,65 @@ class Rollouts(Sequence[Rollout]):
         """The columns that hold something."""
         return self._source.columns()
 
-    @property
+    @cached_property
     def law(self) -> Mapping[str, Law]:
-        """The law of every log-prob column; "unknown" where the file does not say."""
-        return {name: self.metadata.law.get(name, "unknown") for name in LOGPROB_COLUMNS if name in self.columns}
+        """The law of every log-prob column, as the file says or its first rows show; "unknown" where neither does."""
+        said = self.metadata.law
+        return {
+            name: said[name] if said.get(name, "unknown") != "unknown" else law_of_values(values)
+            for name, values in self._sampled.items()
+        }
+
+    @cached_property
+    def quantum(self) -> Mapping[str, float | None]:
+        """The rounding step of every log-prob column, as the file says or its first rows show; None where neither."""
+        return {
+            name: self.metadata.quantum.get(name) or (None if found is None else found.step)
+            for name, found in self.rounding.items()
+        }
+
+    @cached_property
+    def rounding(self) -> Mapping[str, Rounding | None]:
+        """The grid on which the first rows of every log-prob column lie, if they lie on one; see `quanta`."""
+        found = {name: rounding_of(values) for name, values in self._sampled.items()}
+        places = [place for rollout in self._first_rows for place in rollout.top or ()]
+        for name in _of_top(self._first_rows):
+            if places and name in found and found[name] is None:
+                found[name] = rounding_within(places)
+        return found
+
+    @cached_property
+    def rounded_copy(self) -> Copy | None:
+        """Whether the reference is the policy rounded, in the first rows: its KL is then the rounding's."""
+        pair = [self._sampled.get(name) for name in ("logprobs", "ref_logprobs")]
+        q, p = pair
+        return None if q is None or p is None or q.shape != p.shape else rounded_copy(q, p)
+
+    @cached_property
+    def endings(self) -> Endings:
+        """How the sequences end; the whole file is read to tell."""
+        parts = self.batches(("mask", "finish", "missing_end"))
+        return sum(map(Endings.of_columns, parts), Endings())
 
     @property
-    def quantum(self) -> Mapping[str, float | None]:
-        """The rounding step of every log-prob column, in nats; None where not known."""
-        return {name: self.metadata.quantum.get(name) for name in LOGPROB_COLUMNS if name in self.columns}
+    def complete(self) -> bool:
+        """Whether every sequence that ended has the token that ended it counted; see `endings`."""
+        return self.endings.complete
+
+    @cached_property
+    def _first_rows(self) -> list[Rollout]:
+        return next(iter(self._source.blocks(BLOCK_ROWS)), [])
+
+    @cached_property
+    def _sampled(self) -> Mapping[str, np.ndarray]:
+        """The counted log-probs of the first rows, by column."""
+        found = {}
+        for name in LOGPROB_COLUMNS:
+            rows = [(getattr(rollout, name), rollout.counted) for rollout in self._first_rows]
+            held = [values[counts] for values, counts in rows if values is not None]
+            if held:
+                found[name] = np.concatenate(held)
+        return {name: found.get(name, np.empty(0)) for name in LOGPROB_COLUMNS if name in self.columns}
 
     @cached_property
     def token_hash(self) -> str | None:
@@ -177,3 +231,10 @@ class Rollouts(Sequence[Rollout]):
 
     def __repr__(self) -> str:
         return f"Rollouts({str(self.path)!r}: {len(self)} sequences of {', '.join(self.columns)})"
+
+
+def _of_top(rollouts: Sequence[Rollout]) -> tuple[str, ...]:
+    """The column whose law top-k lists are of: that of what drew the tokens."""
+    if any(rollout.behavior_logprobs is not None for rollout in rollouts):
+        return ("behavior_logprobs",)
+    return ("ref_logprobs",) if any(rollout.sampled_from == "reference" for rollout in rollouts) else ("logprobs",)

@@ -1,0 +1,165 @@
+"""Sequences end to end: the estimates of the padded way, and its refusals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kullback as kb
+from kullback.errors import InputError, ShapeError
+from kullback.estimation import Ragged, flat
+from kullback.estimation.flat import exp_gap, summaries
+from kullback.estimators import divergences
+
+ESTIMATORS = ("k1", "k2", "k3", "control_variate", "hellinger_squared")
+COLUMNS = ("mask", "groups", "behavior_logprobs", "token_kl", "ref_mass")
+
+
+def drawn(seed: int, rows: int = 40, scale: float = 0.1, *, beside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Columns end to end, some sequences empty."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 12, size=rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    q = -rng.exponential(size=offsets[-1]).astype(np.float32)
+    p = np.minimum(q + scale * rng.normal(size=q.size).astype(np.float32), 0)
+    columns = {
+        "mask": rng.random(q.size) < 0.7,
+        "groups": rng.integers(0, 9, size=rows),
+        "behavior_logprobs": np.minimum(q + 0.05 * rng.normal(size=q.size).astype(np.float32), 0),
+        "token_kl": rng.exponential(size=q.size).astype(np.float32),
+        "ref_mass": rng.uniform(0.5, 1, size=q.size).astype(np.float32),
+    }
+    return {"logprobs": q, "ref_logprobs": p, "offsets": offsets} | {name: columns[name] for name in beside}
+
+
+def padded(columns: dict[str, Any]) -> dict[str, Any]:
+    """The same as lists of rows."""
+    ends = columns["offsets"]
+    listed = {name: a for name, a in columns.items() if name not in ("offsets", "groups")}
+    rows = {name: [a[i:j] for i, j in zip(ends, ends[1:], strict=False)] for name, a in listed.items()}
+    return rows | ({"groups": columns["groups"]} if "groups" in columns else {})
+
+
+def agree(mine: kb.Estimate, other: kb.Estimate) -> None:
+    for name, value in asdict(other).items():
+        found = asdict(mine)[name]
+        if isinstance(value, float):
+            np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-300, err_msg=name)
+        elif name == "influential":
+            assert [(i["row"], i["token"]) for i in found] == [(i["row"], i["token"]) for i in value]
+        elif name == "coefficients":
+            assert found == pytest.approx(value, rel=1e-7)
+        elif name == "given_prompts":
+            assert (found is None) == (value is None)
+            assert value is None or found == pytest.approx(value, rel=1e-9)
+        else:
+            assert found == value, name
+
+
+@pytest.mark.parametrize("unit", ["sequence", "token"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.sampled_from([0.0, 1e-4, 0.1, 1.0, 20.0]),
+    beside=st.sets(st.sampled_from(["mask", "groups", "ref_mass"])),
+    block=st.sampled_from([1, 17, 1 << 15]),
+)
+def test_the_estimate_is_that_of_padded_rows(
+    estimator: str, unit: Any, seed: int, scale: float, beside: set[str], block: int
+) -> None:
+    columns = drawn(seed, scale=scale, beside=tuple(sorted(beside)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "BLOCK", block)
+        patch.setattr(flat, "PARALLEL", 30)
+        mine = kb.Accumulator(estimator=estimator, unit=unit).update(Ragged.of(**columns)).result()
+    agree(mine, kb.estimate(**padded(columns), estimator=estimator, unit=unit))
+
+
+@pytest.mark.parametrize(
+    ("options", "beside", "wrong"),
+    [
+        ({"estimator": "k3"}, ("behavior_logprobs", "groups"), None),
+        ({"estimator": "rao_blackwell"}, ("token_kl", "mask"), None),
+        ({"estimator": "k1", "level": "sequence"}, ("mask",), None),
+        ({"estimator": "k3", "truncate": 2.0}, ("behavior_logprobs",), None),
+        ({"estimator": "k3"}, ("mask", "groups"), -np.inf),
+        ({"estimator": "k3"}, (), -800.0),
+    ],
+    ids=["off-policy", "token KLs", "whole sequences", "truncated", "an excluded token", "an overflow"],
+)
+def test_what_is_not_plain_is_padded(options: dict[str, Any], beside: tuple[str, ...], wrong: float | None) -> None:
+    columns = drawn(3, beside=beside)
+    if wrong is not None:
+        columns["ref_logprobs"][[7, 11]] = wrong
+        if "mask" in columns:
+            columns["mask"][7] = True
+    ragged = Ragged.of(**columns)
+    accumulator = kb.Accumulator(**options)
+    assert summaries([accumulator._recipe], ragged) is None
+    mine = accumulator.update(ragged).result()
+    theirs = kb.estimate(**padded(columns), **options)
+    assert mine.value == pytest.approx(theirs.value, rel=1e-12)
+    assert mine.warnings == theirs.warnings
+
+
+def test_several_are_fed_from_one_pass() -> None:
+    parts = [Ragged.of(**drawn(seed, beside=("groups",))) for seed in range(3)]
+    together = [kb.Accumulator(estimator=name) for name in ESTIMATORS]
+    for part in parts:
+        kb.Accumulator.update_all(together, part)
+    for name, found in zip(ESTIMATORS, together, strict=True):
+        alone = kb.Accumulator(estimator=name)
+        for part in parts:
+            alone.update(part)
+        agree(found.result(), alone.result())
+
+
+def test_masked_tokens_may_hold_anything() -> None:
+    columns = drawn(5, beside=("mask",))
+    mask = columns["mask"]
+    wanted = kb.Accumulator(estimator="k3").update(Ragged.of(**columns)).result()
+    for rubbish in (np.nan, np.inf, -1e10, 7.0):
+        columns["logprobs"] = np.where(mask, columns["logprobs"], np.float32(rubbish))
+        columns["ref_logprobs"] = np.where(mask, columns["ref_logprobs"], np.float32(-rubbish))
+        agree(kb.Accumulator(estimator="k3").update(Ragged.of(**columns)).result(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"logprobs": {4: np.nan}}, InputError, r"logprobs\[(\d+), \d+\] is nan"),
+        ({"ref_logprobs": {4: 0.5}}, InputError, r"ref_logprobs\[(\d+), \d+\] is 0.5.*a log-prob is at most 0"),
+        ({"logprobs": {4: -np.inf}}, InputError, r"logprobs\[(\d+), \d+\] is -inf"),
+        ({"ref_logprobs": {4: -9999.0}}, InputError, r"ref_logprobs\[(\d+), \d+\] is -9999"),
+    ],
+    ids=["nan", "positive", "excluded", "sentinel"],
+)
+def test_a_wrong_number_is_named_by_its_row(change: Any, error: type[Exception], words: str) -> None:
+    columns = drawn(8)
+    for name, at in change.items():
+        columns[name][list(at)] = list(at.values())
+    with pytest.raises(error, match=words) as caught:
+        Ragged.of(**columns, first=1000)
+    row = int(np.searchsorted(columns["offsets"], 4, side="right")) - 1
+    assert f"[{1000 + row}, {4 - columns['offsets'][row]}]" in str(caught.value)
+
+
+def test_columns_that_do_not_fit_are_refused() -> None:
+    columns = drawn(9)
+    for wrong in ([0, 3], [0, 5, 3, columns["offsets"][-1]], [1, columns["offsets"][-1]]):
+        with pytest.raises(ShapeError, match="offsets rise from 0"):
+            Ragged.of(**columns | {"offsets": np.array(wrong)})
+    with pytest.raises(ShapeError, match="ref_logprobs has shape"):
+        Ragged.of(**columns | {"ref_logprobs": columns["ref_logprobs"][1:]})
+
+
+@given(st.floats(1e-12, 700.0), st.integers(0, 2**32 - 1))
+def test_the_gap_has_no_cancellation(largest: float, seed: int) -> None:
+    x = np.random.default_rng(seed).uniform(-largest, largest, size=200)
+    np.testing.assert_allclose(exp_gap(x, largest), divergences.exp_gap(x), rtol=2e-15)
