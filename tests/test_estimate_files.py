@@ -10,7 +10,6 @@ import pytest
 
 import kullback as kb
 from kullback.jobs.files.conditions import condition
-from kullback.jobs.files.sources import floor_of
 from kullback.jobs.files.tally import answers
 
 Q = [[-0.5, -1.0], [-0.7, -0.2, -0.4], [-0.1, -2.0], [-0.3], [-0.9, -0.6], [-0.2, -0.8, -1.1]]
@@ -262,7 +261,6 @@ def test_laws_of_two_kinds_and_the_floor_of_rounding_are_said(tmp_path: Path) ->
     assert isinstance(found, kb.FilesEstimate)
     assert any("laws of two kinds" in note for note in found.notes)
     assert any("may be rounding" in note and "0.33" in note for note in found.notes)
-    assert floor_of(1e-4, 1e-4) == pytest.approx(8.3e-10, rel=0.01)
 
 
 def test_the_estimates_of_a_step_are_a_function_of_its_rows(path: str) -> None:
@@ -307,3 +305,18 @@ def test_one_row_has_no_error(tmp_path: Path) -> None:
     assert isnan(one(found, "policy_reference", "token").stderr)
     assert isinstance(found, kb.FilesEstimate)
     assert "no error can be given" in str(found.document().blocks[0])
+
+
+def test_what_the_numbers_show_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    q = -1 - rng.random((40, 8)).astype(np.float32)
+    p = (q.view(np.uint32) + 0x8000 & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    copied = [kb.Rollout(logprobs=a, ref_logprobs=b, finish="end", missing_end=True) for a, b in zip(q, p, strict=True)]
+    found = kb.estimate_files(written(tmp_path, "copied", copied))
+    assert isinstance(found, kb.FilesEstimate)
+    assert any("is rounding: at " in note and "rounded to bfloat16" in note for note in found.notes)
+    assert any("not counted in 40 of 40 sequences" in note for note in found.notes)
+    apart = [kb.Rollout(logprobs=a, ref_logprobs=b) for a, b in zip(np.round(q, 1), np.round(q + 0.01, 1), strict=True)]
+    found = kb.estimate_files(written(tmp_path, "apart", apart))
+    assert isinstance(found, kb.FilesEstimate)
+    assert any("may be rounding" in note and "1 decimals" in note and "0.00083" in note for note in found.notes)

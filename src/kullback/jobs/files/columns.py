@@ -16,8 +16,8 @@ from kullback.rollouts.columns import USUAL, Columns
 Value = int | float | str | bool
 """What a column holds of a row."""
 
-READ, SHOWN = (*USUAL, "extra"), ("text", "tokens")
-"""What is read of every row, and what is shown of a few."""
+READ, SHOWN, LISTS = (*USUAL, "extra"), ("text", "tokens"), ("top",)
+"""What is read of every row, what is shown of a few, and top-k lists, which show to what logits were rounded."""
 
 POSITION = "position"
 """By ranges of positions within a sequence: no column, for it tells tokens apart and not rows."""

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from kullback.errors import InputError
-from kullback.jobs.files.columns import READ, SHOWN, Block
+from kullback.jobs.files.columns import LISTS, READ, SHOWN, Block
 from kullback.jobs.files.parts import by_sampler
 from kullback.jobs.files.places import Found, Place
 from kullback.jobs.files.questions import COLUMN, Side
@@ -68,7 +68,7 @@ class Dump:
         """The rows, a few at a time, of one sampler each."""
         for file in self.files:
             # What a foreign record says is at hand when it is read; ours is looked up for the few rows that are shown.
-            names = READ if file.format == OURS else (*READ, *SHOWN)
+            names = READ if file.format == OURS else (*READ, *SHOWN, *LISTS)
             for columns in file.batches(names):
                 yield from by_sampler(Block(str(file.path), columns))
 

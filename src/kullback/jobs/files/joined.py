@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from kullback.errors import InputError
-from kullback.jobs.files.columns import READ, SHOWN, Block
+from kullback.jobs.files.columns import LISTS, READ, SHOWN, Block
 from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.parts import by_sampler
 from kullback.jobs.files.places import Found, Place
@@ -68,7 +68,7 @@ class Joined:
             rows = join(rows, self.scored.rollouts(), role=role, by=self.by)
         first = 0
         while block := list(islice(rows, ROWS)):
-            for columns in split(block, first, (*READ, *SHOWN)):
+            for columns in split(block, first, (*READ, *SHOWN, *LISTS)):
                 yield from by_sampler(Block(self.drew.name, columns))
             first += len(block)
 

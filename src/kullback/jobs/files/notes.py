@@ -49,10 +49,10 @@ def _refusal(answer: Answer) -> str:
 
 def _counted(counts: Counts) -> Iterator[str]:
     """What rows lack, or why some do not count."""
-    if counts.missing_end:
+    if missing := counts.endings.missing:
         yield (
-            f"the token that ended them has no log-prob in {counts.missing_end:,} of {counts.rows:,} sequences: its "
-            "part of the KL is missing from every number"
+            f"the token that ended it is not counted in {missing:,} of {counts.rows:,} sequences: its part of the KL "
+            "is missing from every number"
         )
     if counts.elsewhere:
         yield f"--where left out {counts.elsewhere:,} rows"

@@ -25,7 +25,7 @@ from kullback.estimation import Estimate
 from kullback.jobs.files.ledger import Group
 from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved, names_of
 from kullback.jobs.files.places import Found
-from kullback.jobs.files.sources import LAWS, laws_of, step_of
+from kullback.jobs.files.sources import LAWS, laws_of, rounded_as
 from kullback.jobs.files.tally import Answer
 
 MOST_GROUPS = 24
@@ -138,10 +138,10 @@ def _laws(found: FilesEstimate) -> Iterator[Facts]:
     rows: list[tuple[str, Cell]] = []
     for side in ("policy", "reference", "sampler"):
         laws = laws_of(found.sources, side)
-        step = step_of(found.sources, side)
+        rounded = rounded_as(found.sources, side)
         if laws:
-            rounded = f", rounded to {step:.3g}" if step else ""
-            rows.append((f"log-probs of the {side}", "; ".join(LAWS[law] for law in laws) + rounded))
+            said = "; ".join(LAWS[law] for law in laws)
+            rows.append((f"log-probs of the {side}", said + (f", rounded to {rounded}" if rounded else "")))
     yield Facts(tuple(rows), tone="quiet")
 
 

@@ -13,6 +13,7 @@ from kullback.jobs.files.columns import Block, Value, check_names
 from kullback.jobs.files.conditions import Condition
 from kullback.jobs.files.parts import Part
 from kullback.jobs.files.questions import Side
+from kullback.rollouts.endings import Endings
 
 NAMED = 3
 """Rows that cannot be right of which the place is kept."""
@@ -27,7 +28,7 @@ class Counts:
         elsewhere: left out by a condition.
         empty: without a counted token.
         bad, bad_named: that cannot be right, and what is wrong with the first of them.
-        missing_end: that count, and lack the log-prob of the token that ended them.
+        endings: how those that count ended.
         sides: by the laws that they have.
     """
 
@@ -36,7 +37,7 @@ class Counts:
     elsewhere: int = 0
     empty: int = 0
     bad: int = 0
-    missing_end: int = 0
+    endings: Endings = field(default_factory=Endings)
     bad_named: list[str] = field(default_factory=list)
     sides: Counter[frozenset[Side]] = field(default_factory=Counter)
 
@@ -49,7 +50,7 @@ class Counts:
         """Rows that count."""
         self.rows += len(part)
         self.tokens += int(part.block.counted.sum())
-        self.missing_end += sum(map(bool, part.block.columns.rows.get("missing_end", ())))
+        self.endings += Endings.of_columns(part.block.columns)
         self.sides[part.sides] += len(part)
 
 

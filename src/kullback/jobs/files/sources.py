@@ -10,6 +10,7 @@ from kullback.jobs.files.questions import COLUMN, Question, Side
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.tally import Answer
 from kullback.rollouts import Law, Metadata
+from kullback.rollouts.quanta import Copy, floor
 
 LAWS: Mapping[Law, str] = {
     "raw": "raw (the model's softmax)",
@@ -27,22 +28,31 @@ class Source:
         path: its name.
         format: of what kind.
         law: of each log-prob column that it has.
-        quantum: the step in nats to which each was rounded; None where not known.
+        quantum: the step in nats to which each was rounded, as the file says or its numbers show; None where neither.
+        rounded: the same in words, for the columns in whose numbers it shows.
+        copy: how often the reference is the policy rounded, where it mostly is.
     """
 
     path: str
     format: str
     law: Mapping[str, Law]
     quantum: Mapping[str, float | None]
+    rounded: Mapping[str, str]
+    copy: Copy | None
 
     @classmethod
     def of(cls, path: str, format: str, said: Metadata, samples: Samples) -> Source:
         """Of the columns that rows which count have."""
+        laws = {name: said.law.get(name, "unknown") for name in samples.columns}
+        seen = {name: samples.rounding(name) for name in samples.columns}
+        steps = {name: None if one is None else one.step for name, one in seen.items()}
         return cls(
             path=path,
             format=format,
-            law={name: said.law.get(name, "unknown") for name in samples.columns},
-            quantum={name: said.quantum.get(name) for name in samples.columns},
+            law={name: samples.law(name) if law == "unknown" else law for name, law in laws.items()},
+            quantum={name: said.quantum.get(name, step) for name, step in steps.items()},
+            rounded={name: one.words for name, one in seen.items() if one is not None},
+            copy=samples.copy,
         )
 
     def to_dict(self) -> Record:
@@ -69,34 +79,36 @@ def law_notes(sources: Sequence[Source], question: Question) -> Iterator[str]:
             yield f"the files have the {side}'s log-probs by different laws: {', '.join(map(str, laws))}"
 
 
-def floor_of(first: float | None, second: float | None) -> float:
-    """What rounding alone makes of a KL of 0, nats a token: (a² + b²)/24 for steps a and b of the two columns.
-
-    Each rounded log-prob is off by a variance of step²/12, and a small KL is half the mean square of the log-ratio.
-
-    Example:
-        >>> round(floor_of(0.03125, 0.03125), 7), floor_of(None, None)
-        (8.14e-05, 0.0)
-    """
-    return ((first or 0.0) ** 2 + (second or 0.0) ** 2) / 24.0
-
-
 def step_of(sources: Sequence[Source], side: Side) -> float | None:
     """The coarsest rounding step that a file has in a column."""
     steps = [step for source in sources if (step := source.quantum.get(COLUMN[side])) is not None]
     return max(steps, default=None)
 
 
+def rounded_as(sources: Sequence[Source], side: Side) -> str:
+    """To what a column was rounded, in words; "" where it is not known to be."""
+    words = dict.fromkeys(source.rounded[COLUMN[side]] for source in sources if COLUMN[side] in source.rounded)
+    step = step_of(sources, side)
+    return ", ".join(words) or (f"steps of {step:.3g}" if step else "")
+
+
 def floor_notes(sources: Sequence[Source], answer: Answer) -> Iterator[str]:
-    """A sentence where a KL is no more than twice what rounding alone makes of 0."""
+    """A sentence where a KL is no more than twice what rounding alone makes of 0, or is nothing but rounding."""
     question, found = answer.question, answer.estimates.get("token")
+    copy = next((source.copy for source in sources if source.copy is not None), None)
+    if copy is not None and question.needs == {"policy", "reference"}:
+        yield (
+            f"{question.title} is rounding: at {copy.count:,} of {copy.of:,} tokens the reference's log-prob is the "
+            f"policy's, rounded to {copy.kind}"
+        )
+        return
     if found is None:
         return
-    steps = {side: step_of(sources, side) for side in (question.first, question.second)}
-    floor = floor_of(*steps.values())
-    if floor > 0 and found.value <= 2.0 * floor:
-        rounded = " and ".join(f"the {side}'s to {step:.3g}" for side, step in steps.items() if step)
+    steps = {side: step_of(sources, side) or 0.0 for side in (question.first, question.second)}
+    least = floor(*steps.values())
+    if least > 0 and found.value <= 2.0 * least:
+        rounded = " and ".join(f"the {side}'s to {rounded_as(sources, side)}" for side, step in steps.items() if step)
         yield (
-            f"{question.title} may be rounding: log-probs are rounded, {rounded} nats, which alone gives "
-            f"{text_of(Number(floor, '.2g'))} nats a token where there is no KL"
+            f"{question.title} may be rounding: log-probs are rounded, {rounded}, which alone gives about "
+            f"{text_of(Number(least, '.2g'))} nats a token where there is no KL"
         )
