@@ -59,13 +59,18 @@ def document_of(found: FilesEstimate) -> Document:
 
 
 def _read(found: FilesEstimate) -> str:
-    prompts = "" if found.prompts is None else f" of {found.prompts:,} prompts"
+    prompts = "" if found.prompts is None else f" of {counted(found.prompts, 'prompt')}"
     clustered = ", prompts not known" if found.prompts is None else ""
     formats = ", ".join(dict.fromkeys(source.format for source in found.sources))
     files = "" if len(found.sources) == 1 else f"{len(found.sources):,} files, "
     where = f", {found.where}" if found.where else ""
-    counted = f"{found.sequences:,} sequences{prompts}, {found.tokens:,} tokens{clustered}{where}"
-    return f"{files}{formats}: {counted}; {found.seconds:.1f} s"
+    rows = f"{counted(found.sequences, 'sequence')}{prompts}, {counted(found.tokens, 'token')}{clustered}{where}"
+    return f"{files}{formats}: {rows}; {found.seconds:.1f} s"
+
+
+def counted(number: int, word: str) -> str:
+    """So many of something."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _verdict(found: FilesEstimate) -> Iterator[Block]:
@@ -74,11 +79,10 @@ def _verdict(found: FilesEstimate) -> Iterator[Block]:
         return
     main = answer.main
     interval = text_of(Interval(*main.interval()))
-    error = f", 95% interval {interval}" if main.clusters > 1 else ", of one sequence or prompt: no error can be given"
+    error = f", 95% interval {interval}" if main.clusters > 1 else "; of one sequence no error can be given"
     tone: Tone = "warning" if answer.unreliable else "plain"
-    yield Verdict(
-        f"{answer.question.title} is {main.rounded} nats a {main.unit}{error}: {answer.question.meaning}.", tone
-    )
+    value = f"{answer.question.title} is {main.rounded} nats a {main.unit}{error}."
+    yield Verdict(f"{value} It says {answer.question.meaning}.", tone)
 
 
 def _warnings(answers: Sequence[Answer]) -> Iterator[str]:
@@ -243,7 +247,7 @@ def _trend(grouping: Grouping, known: Sequence[tuple[float, Estimate]]) -> str:
 
 
 def _rows(influential: Sequence[Moved]) -> Iterator[Table]:
-    if not influential:
+    if len(influential) < 2:
         return
     right = ("token", "change")
     yield Table(
