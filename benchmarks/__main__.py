@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab …``, ``gpu …``, ``rollouts …`` with options of their own."""
+"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab …``, ``gpu …``, ``rollouts …``: see each."""
 
 from __future__ import annotations
 

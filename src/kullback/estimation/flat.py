@@ -49,11 +49,12 @@ class NotFlatError(Exception):
 
 @dataclass(frozen=True)
 class Sums:
-    """What is found of consecutive sequences: (recipes, rows, columns), the largest x of each row, the tail of x."""
+    """Of consecutive sequences: (recipes, rows, columns), the largest x of each, the tail of x, whether all are 0."""
 
     rows: Float64
     largest: Float64
     tail: Tail
+    equal: bool
 
 
 def summaries(recipes: Sequence[Recipe], ragged: Ragged) -> list[Summary] | None:
@@ -129,7 +130,7 @@ def _block(recipes: Sequence[Recipe], ragged: Ragged, rows: np.ndarray, floor: f
         columns.append(np.stack([_total(recipe, x, gap, starts), divisor, check], axis=1))
     above = x[x > floor] if floor > -np.inf else x
     tail = Tail(len(x), Tail.of(above).largest)
-    return Sums(np.stack(columns), np.maximum.reduceat(x, starts), tail)
+    return Sums(np.stack(columns), np.maximum.reduceat(x, starts), tail, low == high == 0)
 
 
 def _total(recipe: Recipe, x: Float64, gap: Float64, starts: np.ndarray) -> Float64:
@@ -180,9 +181,8 @@ def _joined(parts: Sequence[Sums]) -> Sums:
     tail = parts[0].tail
     for part in parts[1:]:
         tail += part.tail
-    return Sums(
-        np.concatenate([part.rows for part in parts], axis=1), np.concatenate([part.largest for part in parts]), tail
-    )
+    rows = np.concatenate([part.rows for part in parts], axis=1)
+    return Sums(rows, np.concatenate([part.largest for part in parts]), tail, all(part.equal for part in parts))
 
 
 def _summary(recipe: Recipe, rows: Float64, found: Sums, ragged: Ragged, filled: np.ndarray) -> Summary:
@@ -204,7 +204,7 @@ def _summary(recipe: Recipe, rows: Float64, found: Sums, ragged: Ragged, filled:
         overflows=Oddities(),
         **_extremes(recipe, rows, found, ragged, filled),
         span=(float(scaled.min()), float(scaled.max())),
-        equal=not found.largest.any() and not rows[:, CHECK].any(),
+        equal=found.equal,
     )
 
 
@@ -215,8 +215,9 @@ def _extremes(recipe: Recipe, rows: Float64, found: Sums, ragged: Ragged, filled
         return _rows_of(ragged, filled[chosen])
 
     def parts(chosen: np.ndarray) -> Float64:
-        with np.errstate(all="ignore"):
-            return np.abs(np.nan_to_num(np.asarray(recipe.estimator.fn(-unlikely(chosen))), nan=0.0, posinf=0.0))
+        x = unlikely(chosen)
+        there = np.isfinite(x)
+        return np.where(there, np.abs(np.asarray(recipe.estimator.fn(-np.where(there, x, 0.0)))), 0.0)
 
     size, odd = rows[:, NUMERATOR], rows[:, CHECK]
     kinds = {

@@ -141,10 +141,13 @@ class Recipe:
         heavy = block.log_weight if block.log_weight.any() else np.full(len(rows), np.nan)
 
         def unlikely(chosen: np.ndarray) -> Float64:
-            return -sequences.select(number[chosen]).log_ratio()
+            rows = sequences.select(number[chosen])
+            return np.where(rows.mask, -rows.log_ratio(), -np.inf)  # not 0, which a masked token would win with
 
         def parts(chosen: np.ndarray) -> Float64:
-            return np.abs(summand[chosen] if self.level == "token" else unlikely(chosen))
+            if self.level == "token":
+                return np.abs(summand[chosen])
+            return np.abs(sequences.select(number[chosen]).log_ratio())
 
         kinds = {
             "highest": (size, parts),

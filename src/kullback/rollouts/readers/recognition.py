@@ -157,11 +157,11 @@ def container_of(path: Path, one: Format, containers: tuple[Container, ...]) -> 
     """In which of the containers that a file can be the records of a format lie.
 
     Raises:
-        FileError: in none of them.
+        UnknownError: in none of them.
     """
     fitting = [container for container in containers if container in one.containers]
     if not fitting:
-        raise FileError(
+        raise UnknownError(
             f"{path} cannot be read as {one.name}: it is {' or '.join(containers)}, and {one.name} is "
             f"{' or '.join(one.containers)}"
         )

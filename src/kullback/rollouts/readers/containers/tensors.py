@@ -18,6 +18,9 @@ from kullback.rollouts.readers.containers.opening import MAX_DOCUMENT, opened
 if TYPE_CHECKING:
     import torch
 
+ZIP = b"PK\x03\x04"
+"""What an archive begins with."""
+
 MAX_UNPACKED = 16 * MAX_DOCUMENT
 """Bytes that an archive may unpack to."""
 
@@ -58,12 +61,15 @@ def _loaded(path: Path) -> object:
 def conversion(path: Path) -> str:
     """How to make of a pickle what is opened here, in two lines."""
     goal = path.with_name(path.name + ".safe.pt").name
-    load = "torch.load(F, weights_only=False)" if _is_of_torch(path) else "pickle.load(open(F, 'rb'))"
+    load = (
+        "torch.load(F, weights_only=False)" if _is_of_torch(path) else "pickle.loads(pathlib.Path(F).read_bytes())"
+    )
     return (
         "if you trust whoever wrote it, convert it where its packages are installed with "
-        f"`import pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d); "
+        f"`import pathlib, pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d); "
         "d = d.get('tensordict', d)` and "
-        f"`torch.save({{k: list(v.unbind()) if hasattr(v, 'unbind') else v for k, v in d.items()}}, {goal!r})`, "
+        f"`torch.save({{k: list(v.unbind()) if hasattr(v, 'unbind') else v for k, v in d.items()}}, "
+        f"{shlex.quote(goal)!r})`, "
         f"and read {goal}"
     )
 
@@ -92,9 +98,16 @@ def check_archive(path: Path) -> None:
     """
     try:
         if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                if file.read(4) == ZIP:
+                    raise UnfinishedError(
+                        f"{path} is an archive without its end: it is still being written, or was cut off"
+                    )
             return
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
+    except FileError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise FileError(f"{path} is damaged ({error}): write it again") from None
     if size > MAX_UNPACKED:
