@@ -1,72 +1,33 @@
 """Small dumps in the shapes that trainers write, all of the same four sequences, and what a reader is to find in each.
 
-Made by hand after the writers' own code, but for those in `data/dumps`, which the writers' own packages made.
+Made by hand after the writers' own code; those in `data/dumps` the writers' own packages made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-STEP = 6
-PROMPTS = ((20, 75, 11), (30, 8))
-COMPLETIONS = ((80, 65, 23, 1), (79, 8, 2), (12, 19, 1), (51, 57, 78, 4, 50))
-"""The first two are of the first prompt; 1 is the end token."""
-ENDS = (True, False, True, False)
-REWARDS = (0.5, 0.25, 0.0, 1.0)
-
-_RANDOM = np.random.default_rng(7)
-# Four decimals, so that what rounds to as many says the same.
-POLICY, REFERENCE, SAMPLER = (
-    tuple(tuple(np.round(-_RANDOM.uniform(0.01, 6.0, len(c)), 4).tolist()) for c in COMPLETIONS) for _ in range(3)
+from dumped_sequences import (
+    ALL,
+    COMPLETIONS,
+    ENDS,
+    ONE,
+    POLICY,
+    REFERENCE,
+    REWARDS,
+    ROWS,
+    SAMPLER,
+    STEP,
+    TWO,
+    Dump,
+    finish,
+    padded,
+    prompt,
+    tokens,
 )
-ROWS = range(len(COMPLETIONS))
-
-
-def prompt(row: int) -> list[int]:
-    return list(PROMPTS[row // 2])
-
-
-def tokens(row: int) -> list[int]:
-    return [*prompt(row), *COMPLETIONS[row]]
-
-
-def padded(values: Sequence[float], before: int, length: int, fill: float = 0.0) -> list[float]:
-    """A column of a whole sequence: `fill` before the completion and after it."""
-    return [fill] * before + list(values) + [fill] * (length - before - len(values))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dump:
-    """A dump, and what is in it.
-
-    Attributes:
-        format: its name.
-        file: where it lies, below a folder.
-        records: of the file.
-        columns: the log-probs that a reader finds, by the names of `Rollout`.
-        rows: which of the four sequences count, and in which order.
-        say: what else each rollout says, from the number of the sequence.
-    """
-
-    format: str
-    file: str
-    records: Sequence[Mapping[str, Any]]
-    columns: Mapping[str, Sequence[Sequence[float]]]
-    rows: Sequence[int] = tuple(ROWS)
-    say: Callable[[int], Mapping[str, Any]] = lambda row: {}
-
-
-ALL = {"behavior_logprobs": SAMPLER, "logprobs": POLICY, "ref_logprobs": REFERENCE}
-TWO = {"behavior_logprobs": SAMPLER, "logprobs": POLICY}
-ONE = {"behavior_logprobs": SAMPLER}
-
-
-def _finish(row: int) -> str:
-    return "end" if ENDS[row] else "length"
+from dumps_of_agents import ATIF, HARBOR, NEMO_GYM
 
 
 def _trace(row: int) -> dict[str, Any]:
@@ -117,7 +78,7 @@ VERIFIERS = Dump(
     say=lambda row: {
         "prompt_id": f"g{row // 2}",
         "step": STEP,
-        "finish": _finish(row),
+        "finish": finish(row),
         "reward": REWARDS[row],
         "extra": {"environment": "words", "agent": "solver", "turns": 1},
         "prompt_tokens": [*prompt(row), 3],
@@ -154,7 +115,7 @@ SLIME_TRAIN = Dump(
         }
     ],
     columns=ALL,
-    say=lambda row: {"step": STEP, "finish": _finish(row), "reward": REWARDS[row], "sample": row},
+    say=lambda row: {"step": STEP, "finish": finish(row), "reward": REWARDS[row], "sample": row},
 )
 
 
@@ -182,7 +143,7 @@ SLIME = Dump(
     say=lambda row: {
         "prompt_id": row // 2,
         "step": STEP,
-        "finish": _finish(row),
+        "finish": finish(row),
         "reward": REWARDS[row],
         "sample": row,
         "text": "a text",
@@ -343,44 +304,6 @@ BOARD = Dump(
 )
 
 
-def _output(row: int) -> dict[str, Any]:
-    return {
-        "type": "message",
-        "prompt_token_ids": prompt(row),
-        "generation_token_ids": list(COMPLETIONS[row]),
-        "generation_log_probs": list(SAMPLER[row]),
-    }
-
-
-NEMO_GYM = Dump(
-    format="nemo-gym",
-    file="rollouts.jsonl",
-    records=[
-        {
-            "response": {
-                "model": "tiny",
-                "temperature": None,
-                "output": [{"type": "reasoning", "summary": []}, _output(row)],
-                "incomplete_details": None if ENDS[row] else {"reason": "max_output_tokens"},
-                "status": "completed" if ENDS[row] else "incomplete",
-            },
-            "reward": REWARDS[row],
-            "subtask": "all",
-            "_ng_task_index": row // 2,
-            "_ng_rollout_index": row % 2,
-        }
-        for row in ROWS
-    ],
-    columns=ONE,
-    say=lambda row: {
-        "prompt_id": row // 2,
-        "sample": row % 2,
-        "reward": REWARDS[row],
-        "finish": _finish(row),
-        "extra": {"subtask": "all"},
-    },
-)
-
 OPEN_INSTRUCT = Dump(
     format="open-instruct",
     file="run_rollouts_000000.jsonl",
@@ -404,7 +327,7 @@ OPEN_INSTRUCT = Dump(
         "step": STEP,
         "sample": row,
         "reward": REWARDS[row],
-        "finish": _finish(row),
+        "finish": finish(row),
         "extra": {"dataset": "words"},
     },
 )
@@ -479,56 +402,6 @@ SKYRL = Dump(
     say=lambda row: {"prompt_id": f"p{row // 2}", "reward": REWARDS[row]},
 )
 
-
-def _trajectory(row: int) -> dict[str, Any]:
-    metrics = {
-        "prompt_token_ids": prompt(row),
-        "completion_token_ids": list(COMPLETIONS[row]),
-        "logprobs": list(SAMPLER[row]),
-    }
-    return {
-        "schema_version": "ATIF-v1.8",
-        "session_id": f"session{row}",
-        "trajectory_id": f"trajectory{row}",
-        "agent": {"name": "words", "version": "1", "model_name": "tiny"},
-        "steps": [
-            {"step_id": 1, "source": "user", "message": "a prompt"},
-            {"step_id": 2, "source": "agent", "message": "a text", "metrics": metrics, "llm_call_count": 1},
-        ],
-    }
-
-
-ATIF = Dump(
-    format="atif",
-    file="trajectories.jsonl",
-    records=[_trajectory(row) for row in ROWS],
-    columns=ONE,
-    say=lambda row: {"extra": {"session_id": f"session{row}", "trajectory_id": f"trajectory{row}"}},
-)
-
-HARBOR = Dump(
-    format="harbor",
-    file="result.json",
-    records=[
-        {
-            "task_name": "words",
-            "agent_result": {
-                "rollout_details": [
-                    {
-                        "prompt_token_ids": [prompt(row)],
-                        "completion_token_ids": [list(COMPLETIONS[row])],
-                        "logprobs": [list(SAMPLER[row])],
-                    }
-                    for row in (0, 1)
-                ]
-            },
-            "verifier_result": {"rewards": {"reward": 0.5}},
-        }
-    ],
-    columns=ONE,
-    rows=(0, 1),
-    say=lambda row: {"prompt_id": "words", "reward": 0.5, "extra": {"task_name": "words"}},
-)
 
 DUMPS = (
     VERIFIERS,

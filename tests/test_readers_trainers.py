@@ -9,26 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dumps_of_trainers import (
-    ATIF,
-    BOARD,
-    COMPLETIONS,
-    DUMPS,
-    EXPORTS,
-    NEMO_GYM,
-    NEMO_RL,
-    POLICY,
-    REFERENCE,
-    ROWS,
-    SAMPLER,
-    SLIME_TRAIN,
-    TEXTS,
-    VERIFIERS,
-    VERL,
-    WIRE,
-    Dump,
-    prompt,
-)
+from dumped_sequences import COMPLETIONS, POLICY, REFERENCE, ROWS, SAMPLER, Dump, prompt
+from dumps_of_agents import ATIF, NEMO_GYM
+from dumps_of_trainers import BOARD, DUMPS, EXPORTS, NEMO_RL, SLIME_TRAIN, TEXTS, VERIFIERS, VERL, WIRE
 
 from kullback.errors import InputError
 from kullback.rollouts import Rollout
@@ -312,3 +295,19 @@ def test_a_slime_of_another_version_and_a_missing_pair_of_laws() -> None:
         del sample["rollout_log_probs"], sample["ref_log_probs"]
     with pytest.raises(InputError, match="a rollout with logprobs came, but log-probs of two laws are needed"):
         found(SLIME_TRAIN, alone)
+
+
+@pytest.mark.parametrize("dump", [SLIME_TRAIN, NEMO_RL, EXPORTS, VERL], ids=lambda dump: dump.format)
+def test_a_sequence_of_which_no_token_counts_is_left_out(dump: Dump) -> None:
+    whole = deepcopy(dump.records[0])
+    holder, name = {
+        "slime-train": lambda: (whole["samples"][0], "loss_masks"),
+        "nemo-rl": lambda: (whole, "token_loss_mask"),
+        "prime-rl-exports": lambda: (whole, "loss_mask"),
+        "verl": lambda: (whole, "response_mask"),
+    }[dump.format]()
+    if dump is VERL:
+        holder[name][0] = 0
+    else:
+        holder[name] = (np.array(holder[name]) * 0).tolist()
+    assert len(found(dump, whole)) == len(found(dump, dump.records[0])) - 1

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dumps_of_trainers import COMPLETIONS, DUMPS, EXPORTS, POLICY, REFERENCE, SAMPLER, SKYRL, TEXTS, VERL, Dump, prompt
+from dumped_sequences import COMPLETIONS, POLICY, REFERENCE, SAMPLER, Dump, prompt
+from dumps_of_trainers import DUMPS, EXPORTS, SKYRL, TEXTS, VERL
 
 import kullback as kb
 from kullback.errors import FileError, InputError, UnfinishedError

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dumps_of_trainers import DUMPS, Dump
+from dumped_sequences import Dump
+from dumps_of_trainers import DUMPS
 
 from kullback.errors import InputError
 from kullback.rollouts import Rollout
