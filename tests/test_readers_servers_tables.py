@@ -159,3 +159,8 @@ def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path, name: str) ->
     record, words = REFUSED[name]
     with pytest.raises(FileError, match=words):
         list(kb.read_rollouts(lines(tmp_path / "a.jsonl", [record])))
+
+
+def test_the_names_are_in_the_docs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "files.md").read_text().partition("## Any table")[2]
+    assert [name for names in ALIASES.values() for name in names if f"`{name}`" not in page] == []

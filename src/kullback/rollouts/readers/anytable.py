@@ -10,9 +10,9 @@ import numpy as np
 
 from kullback.errors import InputError, ShapeError
 from kullback.rollouts.readers.aliases import ALIASES, names_in
+from kullback.rollouts.readers.checked import excerpt
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import FINISHES
-from kullback.rollouts.readers.items import excerpt
 from kullback.rollouts.record import LOGPROB_COLUMNS, TOKEN_COLUMNS, Finish, Rollout
 
 NAME = "table"

@@ -9,11 +9,11 @@ from pathlib import Path
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.readers import openai_chat, openai_completions, openai_responses
+from kullback.rollouts.readers.checked import at, listed
 from kullback.rollouts.readers.containers import Broken
 from kullback.rollouts.readers.containers.events import events_of
 from kullback.rollouts.readers.containers.parsing import parsed
 from kullback.rollouts.readers.format import Format, Record
-from kullback.rollouts.readers.items import at, listed
 from kullback.rollouts.record import Rollout
 
 SHAPES = (openai_chat.FORMAT, openai_completions.FORMAT, openai_responses.FORMAT)

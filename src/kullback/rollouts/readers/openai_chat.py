@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
+from kullback.rollouts.readers.checked import at, count, listed, mapping
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import (
     About,
@@ -19,7 +20,6 @@ from kullback.rollouts.readers.responses import (
     said,
     with_ids,
 )
-from kullback.rollouts.readers.items import at, count, listed, mapping
 from kullback.rollouts.readers.writers import law_of_response
 from kullback.rollouts.record import Rollout
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kullback.errors import InputError
+from kullback.rollouts.readers.checked import at, count, listed, logprob, mapping
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.openai_chat import metadata, named, written_tokens
 from kullback.rollouts.readers.responses import (
@@ -21,7 +22,6 @@ from kullback.rollouts.readers.responses import (
     with_ids,
     word,
 )
-from kullback.rollouts.readers.items import at, count, listed, logprob, mapping
 from kullback.rollouts.readers.writers import LLAMA_CPP_PYTHON, writer_of
 from kullback.rollouts.record import Rollout
 

@@ -8,9 +8,9 @@ from typing import TypeGuard
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Law, Metadata
+from kullback.rollouts.readers.checked import at, count, mapping
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import About, Drawn, body_of, entries, events, rollout_of, said
-from kullback.rollouts.readers.items import at, count, mapping
 from kullback.rollouts.readers.writers import drawn_by
 from kullback.rollouts.record import Rollout
 

@@ -10,8 +10,8 @@ from hashlib import blake2b
 from typing import cast
 
 from kullback.errors import InputError
+from kullback.rollouts.readers.checked import at, excerpt, listed, listed_logprob, logprob, mapping, text, token_id
 from kullback.rollouts.readers.format import Record
-from kullback.rollouts.readers.items import at, excerpt, listed, listed_logprob, logprob, mapping, text, token_id
 from kullback.rollouts.record import Finish, Rollout
 
 Word = int | str

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.rollouts.readers import llama_server, openai_chat, openai_completions, openai_responses, sglang, tgi, vllm
+from kullback.rollouts.readers.checked import at
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import events
-from kullback.rollouts.readers.items import at
 from kullback.rollouts.record import Rollout
 
 WITH_LOGPROBS = tuple(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
+from kullback.rollouts.readers.checked import at, count, excerpt, listed, logprob, mapping, token_id
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import About, Drawn, Word, events, rollout_of, said, top_of
-from kullback.rollouts.readers.items import at, count, excerpt, listed, logprob, mapping, token_id
 from kullback.rollouts.readers.writers import drawn_by
 from kullback.rollouts.record import Rollout
 

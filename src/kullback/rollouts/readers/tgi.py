@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kullback.rollouts.metadata import Law, Metadata
+from kullback.rollouts.readers.checked import at, count, listed, logprob, mapping, token_id
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import About, Drawn, Word, events, rollout_of, top_of
-from kullback.rollouts.readers.items import at, count, listed, logprob, mapping, token_id
 from kullback.rollouts.readers.writers import drawn_by
 from kullback.rollouts.record import Rollout
 

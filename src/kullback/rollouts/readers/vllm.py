@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
+from kullback.rollouts.readers.checked import at, count, excerpt, listed
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import (
     About,
@@ -18,7 +19,6 @@ from kullback.rollouts.readers.responses import (
     top_of,
     vllm_dict,
 )
-from kullback.rollouts.readers.items import at, count, excerpt, listed
 from kullback.rollouts.readers.writers import drawn_by
 from kullback.rollouts.record import Rollout
 

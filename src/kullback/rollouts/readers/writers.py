@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kullback.rollouts.metadata import Law, Metadata, Model
+from kullback.rollouts.readers.checked import at
 from kullback.rollouts.readers.format import Record
-from kullback.rollouts.readers.items import at
 
 
 @dataclass(frozen=True, kw_only=True)
