@@ -69,7 +69,7 @@ def conversion(path: Path) -> str:
         f"`import pathlib, pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d); "
         "d = d.get('tensordict', d)` and "
         f"`torch.save({{k: list(v.unbind()) if hasattr(v, 'unbind') else v for k, v in d.items()}}, "
-        f"{shlex.quote(goal)!r})`, "
+        f"{goal!r})`, "
         f"and read {goal}"
     )
 
