@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -51,6 +52,9 @@ class Rows:
             estimator: a member without fitted coefficients and not a function of a mean.
             span: positions that count; the weights are those of everything before them all the same.
         """
+        flat = isinstance(sequences, Ragged) and sequences.behavior_logprobs is None and span == slice(None)
+        if isinstance(sequences, Ragged) and flat and estimator.reads == "log_ratio":
+            return cls.joined([_flat(sequences, rows, estimator) for rows in _stretches(sequences)])
         parts = [_rows(block, estimator, span) for block in sequences.blocks()]
         lengths = np.cumsum([0, *(length for length, _ in parts)])
         shifted = [
@@ -118,6 +122,56 @@ class Rows:
         known = np.flatnonzero(~np.isnan(size))
         first = known[np.argsort(-size[known], kind="stable")[:KEPT]]
         return Extremes(size[first], self.number[first], self.token[first], columns[first])
+
+
+STRETCH = 1 << 16
+"""Tokens worked on at a time where sequences lie end to end; 512 kB of float64."""
+
+
+def _stretches(ragged: Ragged) -> Iterator[slice]:
+    """Whole sequences, a few at a time."""
+    cuts = np.searchsorted(ragged.offsets, np.arange(STRETCH, ragged.tokens, STRETCH))
+    ends = np.unique(np.concatenate([[0], cuts, [len(ragged)]])).tolist()
+    yield from (slice(start, stop) for start, stop in pairwise(ends))
+
+
+def _flat(ragged: Ragged, rows: slice, estimator: Estimator) -> Rows:
+    """The rows of a stretch on-policy, without padding: a tenth of the time."""
+    offsets = ragged.offsets[rows.start : rows.stop + 1]
+    inside = slice(offsets[0], offsets[-1])
+    log_ratio = ragged.logprobs[inside].astype(np.float64) - ragged.ref_logprobs[inside]
+    counts = np.ones(len(log_ratio), dtype=bool) if ragged.mask is None else ragged.mask[inside]
+    sums = np.concatenate([[0], np.cumsum(counts)])
+    lengths = np.diff(sums[offsets - offsets[0]])
+    filled = np.flatnonzero(lengths)
+    starts = (offsets[:-1] - offsets[0])[filled]
+    if not len(filled):
+        none, number = np.empty(0), np.empty(0, dtype=np.intp)
+        return Rows(number, number, none, none, none, none)
+    with np.errstate(all="ignore"):
+        summand = np.where(counts, estimator.fn(np.where(counts, log_ratio, 0.0)), 0.0)
+        check = np.where(counts, np.expm1(-log_ratio), 0.0)
+        # A row without a counted token adds nothing to the one before it, in whose stretch it lies.
+        return Rows(
+            number=rows.start + filled,
+            token=_largest_part(np.abs(summand), starts),
+            summand=np.add.reduceat(summand, starts),
+            weight=lengths[filled].astype(np.float64),
+            check=np.clip(np.add.reduceat(check, starts), -1e90, 1e90),
+            log_weight=np.zeros(len(filled)),
+        )
+
+
+def _largest_part(size: Float64, starts: np.ndarray) -> np.ndarray:
+    """Where in each stretch from one start to the next the largest of it stands first, counted from the start."""
+    size, starts = size[starts[0] :], starts - starts[0]  # rows without a counted token may come first
+    spans = np.diff(np.append(starts, len(size)))
+    at = np.flatnonzero(size == np.repeat(np.maximum.reduceat(size, starts), spans))
+    row = np.searchsorted(starts, at, side="right") - 1
+    _, first = np.unique(row, return_index=True)
+    found = np.zeros(len(starts), dtype=np.intp)
+    found[row[first]] = at[first] - starts[row[first]]
+    return found
 
 
 def _rows(sequences: Sequences, estimator: Estimator, span: slice) -> tuple[int, Rows]:

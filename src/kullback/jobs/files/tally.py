@@ -88,8 +88,7 @@ class Tally:
         if self.refused:
             return
         try:
-            for one in (*self.sums.values(), *((self.chi2,) if self.drawn else ())):
-                one.update(sequences)
+            Accumulator.update_all([*self.sums.values(), *((self.chi2,) if self.drawn else ())], sequences)
         except InputError as error:
             if self.drawn:
                 raise
