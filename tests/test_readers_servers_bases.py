@@ -10,6 +10,7 @@ import pytest
 
 import kullback as kb
 from kullback.errors import FileError, InputError
+from kullback.rollouts.readers import llama_base
 from kullback.rollouts.readers.llama_base import TextKL, kl_between_bases, read_llama_base
 
 N_CTX, CHUNKS = 9, 3
@@ -79,6 +80,28 @@ def test_the_kl_of_a_text_is_exact_to_its_rounding(tmp_path: Path, words: int, a
     assert np.all(np.abs(found.token_kl - truth) <= found.rounding)
     assert np.all(found.rounding <= 3e-7 + 1e-3 * np.sqrt(truth))  # and the bound says something
     assert not found.unseen.any()
+
+
+@pytest.mark.parametrize("side", ["p", "q"])
+@pytest.mark.parametrize("size", [1e-4, 1e-2])
+def test_the_worst_rounding_stays_within_its_bound(side: str, size: float) -> None:
+    """Errors that all pull one way: random ones cancel, and would let half a bound pass."""
+    p, q = log_softmax(some(50, 1.0)), log_softmax(some(50, 1.0) + 0.1 * some(50, 1.0, seed=1))
+    kl = (np.exp(p) * (p - q)).sum(axis=-1, keepdims=True)
+    pull = size * np.sign(p - q - kl if side == "p" else np.exp(p) - np.exp(q))
+    moved = (p + pull, q) if side == "p" else (p, q - pull)
+    off_p, off_q = (np.abs(log_softmax_wide(a) - b).max(axis=-1) for a, b in zip(moved, (p, q), strict=True))
+    a, b = map(log_softmax_wide, moved)
+    worst = np.abs((np.exp(a) * (a - b)).sum(axis=-1) - kl[:, 0])
+    spread, apart = (np.exp(p) * np.abs(p - q - kl)).sum(axis=-1), np.abs(np.exp(p) - np.exp(q)).sum(axis=-1)
+    bound = llama_base._rounding(spread, apart, off_p, off_q)
+    assert np.all(worst <= bound)
+    assert np.all(worst >= 0.3 * bound)
+
+
+def log_softmax_wide(z: np.ndarray) -> np.ndarray:
+    found: np.ndarray = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    return found
 
 
 def test_blocks_of_any_size_give_the_same(tmp_path: Path) -> None:

@@ -167,13 +167,14 @@ def read_llama_base(path: str | Path) -> LlamaBase:
 
     Example:
         >>> import tempfile, numpy as np
+        >>> from pathlib import Path
         >>> from kullback.rollouts.readers.llama_base import read_llama_base
         >>> path = tempfile.mkdtemp() + "/base.kld"
         >>> row = np.array([0.0, np.log(0.5)], "<f4").tobytes() + bytes(4)
         >>> data = b"_logits_" + np.array([4, 2, 1, 1, 0, 1, 1], "<i4").tobytes() + row
-        >>> _ = open(path, "wb").write(data)
+        >>> _ = Path(path).write_bytes(data)
         >>> [block] = read_llama_base(path).blocks()
-        >>> np.exp(block.logprobs).tolist()
+        >>> np.exp(block.logprobs).round(6).tolist()
         [[0.5, 0.5]]
     """
     path = Path(path)
@@ -238,20 +239,35 @@ def _check_same_text(first: LlamaBase, second: LlamaBase) -> None:
         )
 
 
-def _normalised(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probs that sum to 1 over the words that are told apart, and how far each may be off, (positions,)."""
-    mass = np.log(np.where(block.cut, 0.0, np.exp(block.logprobs)).sum(axis=-1))
-    return block.logprobs - mass[:, None], HALF_STEP * block.step + ARITHMETIC + np.abs(mass)
+class _Law(NamedTuple):
+    """A distribution over the words that a file tells apart: logs, probabilities, the error of a log, and the mass."""
+
+    logs: np.ndarray
+    chances: np.ndarray
+    off: np.ndarray
+    mass: np.ndarray
+
+
+def _normalised(block: Block) -> _Law:
+    chances = np.exp(block.logprobs)
+    chances[block.cut] = 0.0
+    mass = chances.sum(axis=-1)
+    chances /= mass[:, None]
+    log_mass = np.log(mass)
+    return _Law(block.logprobs - log_mass[:, None], chances, _off(block) + np.abs(log_mass), mass)
+
+
+def _off(block: Block) -> np.ndarray:
+    return HALF_STEP * block.step + ARITHMETIC
 
 
 def _text_kl(mine: Block, other: Block) -> TextKL:
-    (log_p, off_p), (log_q, off_q) = _normalised(mine), _normalised(other)
-    p, q = (np.where(one.cut, 0.0, np.exp(logs)) for one, logs in ((mine, log_p), (other, log_q)))
-    ratio = log_p - log_q
-    value = (p * ratio).sum(axis=-1)
-    spread = (p * np.abs(ratio - value[:, None])).sum(axis=-1)
-    apart = np.abs(p - q).sum(axis=-1)
-    return TextKL(value, _rounding(spread, apart, off_p, off_q), _unseen(mine, other, p))
+    p, q = _normalised(mine), _normalised(other)
+    ratio = np.subtract(p.logs, q.logs, out=p.logs)
+    value = np.vecdot(p.chances, ratio)
+    spread = np.vecdot(p.chances, np.abs(ratio - value[:, None]))
+    apart = np.abs(p.chances - q.chances).sum(axis=-1)
+    return TextKL(value, _rounding(spread, apart, p.off, q.off), _unseen(mine, other, p))
 
 
 def _rounding(spread: np.ndarray, apart: np.ndarray, off_p: np.ndarray, off_q: np.ndarray) -> np.ndarray:
@@ -266,13 +282,11 @@ def _rounding(spread: np.ndarray, apart: np.ndarray, off_p: np.ndarray, off_q: n
     return bound
 
 
-def _unseen(mine: Block, other: Block, p: np.ndarray) -> np.ndarray:
+def _unseen(mine: Block, other: Block, p: _Law) -> np.ndarray:
     """At most so much of p is on words that the first cuts, and so much on those that the second cuts."""
-    known = np.where(mine.cut, 0.0, np.exp(mine.logprobs)).sum(axis=-1)
-    off = HALF_STEP * mine.step + ARITHMETIC
-    least = np.where(mine.cut, np.exp(mine.logprobs), 0.0).sum(axis=-1)
-    lost: np.ndarray = np.minimum(least, np.maximum(0.0, 1.0 - known * np.exp(-off)))
-    lost += np.where(other.cut, p, 0.0).sum(axis=-1)
+    cut = mine.cut.sum(axis=-1) * np.exp(mine.logprobs.min(axis=-1))
+    lost: np.ndarray = np.minimum(cut, np.maximum(0.0, 1.0 - p.mass * np.exp(-_off(mine))))
+    lost += np.vecdot(p.chances, other.cut)
     return lost
 
 
