@@ -22,6 +22,9 @@ from kullback.estimators import (
     optimal_coefficient,
 )
 from kullback.jobs.comparison import compare
+from kullback.jobs.files.job import estimate_files
+from kullback.jobs.files.outcome import FilesEstimate
+from kullback.jobs.files.sides import SideBySide
 from kullback.jobs.outcomes import Comparison, TextComparison
 from kullback.jobs.text import compare_text
 from kullback.losses import kl_loss, kl_reward
@@ -75,9 +78,11 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Exact",
+    "FilesEstimate",
     "Renyi",
     "Rollout",
     "Rollouts",
+    "SideBySide",
     "Skew",
     "Surrogate",
     "Target",
@@ -87,6 +92,7 @@ __all__ = [
     "compare_text",
     "errors",
     "estimate",
+    "estimate_files",
     "kl_loss",
     "kl_reward",
     "lab",

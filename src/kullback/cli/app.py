@@ -10,6 +10,7 @@ import typer
 from kullback.cli.audits import audit
 from kullback.cli.claims import claims
 from kullback.cli.comparison import compare
+from kullback.cli.estimation import estimate
 from kullback.cli.estimators import estimators
 from kullback.cli.experiments import lab
 from kullback.cli.net import DEBUG, run
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, audit, estimators, claims):
+for command in (compare, estimate, audit, estimators, claims):
     app.command()(command)
 app.add_typer(lab, name="lab")
 

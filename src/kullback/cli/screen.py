@@ -94,8 +94,8 @@ def shown(
         nonlocal said
         elapsed = bar.tasks[0].elapsed or 0.0
         rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 and done.tokens else ""
-        count = f"{done.sequences}/{done.total} {unit}"
-        bar.update(task, description=doing, completed=done.sequences, total=done.total, count=count, rate=rate)
+        count = f"{done.sequences:,} {unit}" if not done.total else f"{done.sequences}/{done.total} {unit}"
+        bar.update(task, description=doing, completed=done.sequences, total=done.total or None, count=count, rate=rate)
         if not err.is_terminal and time.monotonic() - said > QUIET_SECONDS:
             said = time.monotonic()
             tell(f"kullback: {doing}, {count}{rate and f', {rate}'}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: sequences finished of all, tokens drawn so far."""
+    """How far a job is: sequences finished of all (0 where that is not known), tokens drawn or read so far."""
 
     sequences: int
     total: int

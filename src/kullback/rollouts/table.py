@@ -104,6 +104,12 @@ class Rollouts(Sequence[Rollout]):
         """Files of a folder that no format knows."""
         return tuple(getattr(self._source, "left_out", ()))
 
+    @property
+    def parts(self) -> tuple[Rollouts, ...]:
+        """The files of a folder, each on its own; this one alone where it is a file."""
+        parts: Sequence[Source] = getattr(self._source, "parts", ())
+        return tuple(map(Rollouts, parts)) or (self,)
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that hold something."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields as fields_of
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def read_rollouts(
     path = Path(path)
     if format is not None and format not in OURS:
         named(format)
-    known = {field.name for field in fields(Rollout)}
+    known = {field.name for field in fields_of(Rollout)}
     if wrong := [name for name in map or {} if name not in known]:
         raise InputError(f"map names {wrong[0]!r}, but the columns of rollouts are {', '.join(sorted(known))}")
     reading = Reading(names=map, skip_bad=skip_bad)
