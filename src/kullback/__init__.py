@@ -25,6 +25,7 @@ from kullback.jobs.comparison import compare
 from kullback.jobs.outcomes import Comparison, TextComparison
 from kullback.jobs.text import compare_text
 from kullback.losses import kl_loss, kl_reward
+from kullback.monitoring import KLMonitor
 from kullback.rollouts import Rollout, Rollouts, read_rollouts, write_rollouts
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import (
@@ -75,6 +76,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Exact",
+    "KLMonitor",
     "Renyi",
     "Rollout",
     "Rollouts",
