@@ -161,7 +161,7 @@ def test_each_alarm_names_its_step_and_says_why() -> None:
     assert above.message.startswith("KL(policy‖reference) is above the limit of 0.5: ")
     far = batch(np.random.default_rng(5), 0.2)
     monitor = kb.KLMonitor()
-    monitor.update(**far, behavior_logprobs=far["ref_logprobs"] - 3 * np.eye(32, 6), step=0)
+    monitor.update(**far, behavior_logprobs=far["logprobs"] - 5.0 * (np.arange(32)[:, None] == 3), step=0)
     assert [alarm.kind for alarm in monitor.close()] == ["ess"]
     assert "carry the weight" in monitor.alarms[0].message
 
