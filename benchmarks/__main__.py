@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab …`` and ``gpu …`` with their own options."""
+"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab``, ``gpu`` and ``monitor`` with options of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["vocab"], ["gpu"]):
+    if sys.argv[1:2] in (["vocab"], ["gpu"], ["monitor"]):
         import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__)
