@@ -57,7 +57,7 @@ clean:  ## forget .venv and caches
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[hf,jax,report,triton,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dumps,hf,jax,report,triton,dev]'
 	touch $@ .venv/run.stamp
 
 # The trainers pin versions of their own, so the constraints do not hold here; only the first two bring their stacks.

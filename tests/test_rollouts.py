@@ -210,7 +210,7 @@ def test_keys_that_are_not_known_are_ignored() -> None:
         ('{"law": {}}', "not what kullback writes"),
         ('{"schema": 2, "policy": "a name"}', "not what kullback writes"),
         ('{"schema": 2, "quantum": {"logprobs": "small"}}', "not what kullback writes"),
-        ('{"schema": 3}', "its schema is 3 and this kullback knows 2 at most: upgrade"),
+        ('{"schema": 4}', "its schema is 4 and this kullback knows 3 at most: upgrade"),
         ('{"schema": 2, "law": {"logprobs": "cooked"}}', "is 'cooked', but it is one of raw, temperature, processed"),
         ('{"schema": 2, "law": {"token_kl": "raw"}}', "of token_kl came, but only logprobs, ref_logprobs, behavior"),
         ('{"schema": 2, "quantum": {"logprobs": 0}}', "quantum of logprobs is 0, but a rounding step"),

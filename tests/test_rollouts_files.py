@@ -35,37 +35,43 @@ from kullback.rollouts.schema import COLUMNS
 OLD = Path(__file__).parent / "data" / "rollouts_schema_1.parquet"
 """Written by the code of schema 1: three rows of the policy at temperature 0.8, one of the reference."""
 
-UNFILLED = ("finish", "unknown")
-UNWRITTEN = ("missing_end", "text", "top", "extra")
-"""What readers of other formats find and a table of rollouts has no column for yet."""
-NAMES = [field.name for field in fields(kb.Rollout) if field.name not in UNWRITTEN]
+UNFILLED = {"finish": "unknown", "missing_end": False, "extra": {}}
+"""What stands where nothing is known."""
+NAMES = [field.name for field in fields(kb.Rollout)]
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
 SCALARS = {
-    "prompt_id": st.integers(-(2**63), 2**63 - 1),
     "sample": st.integers(0, 99),
     "step": st.integers(0, 10**9),
     "reward": st.floats(allow_nan=False),
     "sampled_from": st.sampled_from(["policy", "reference"]),
     "finish": st.sampled_from(["end", "length", "unknown"]),
+    "missing_end": st.booleans(),
+    "text": st.text(max_size=5),
+    "extra": st.dictionaries(st.text(max_size=3), NUMBERS | st.floats(allow_nan=False) | st.text(), max_size=3),
 }
+LOGPROBS = st.floats(width=32, allow_nan=False)
+PAIRS = (("logprobs", "ref_logprobs"), ("logprobs", "behavior_logprobs"), ("behavior_logprobs",))
+PLACES = st.dictionaries(st.integers(0, 2**31 - 1) | st.text(max_size=2), LOGPROBS, max_size=3)
+"""The log-probs of some tokens at a place, by id or by text."""
 
 
 @st.composite
 def rollouts(draw: st.DrawFn) -> list[kb.Rollout]:
-    """Ragged rows, each with its own subset of the columns that may be null."""
+    """Ragged rows, each with its own subset of the columns that may be null; prompts by number, or all by name."""
     rows = []
-    for length in draw(st.lists(st.integers(0, 5), min_size=1, max_size=6)):
-        token = {name: st.floats(width=32) for name in TOKEN_COLUMNS}
-        lists = {**token, "mask": st.booleans(), "tokens": st.integers(0, 2**31 - 1)}
-        columns: dict[str, Any] = {
-            name: draw(st.lists(kind, min_size=length, max_size=length)) for name, kind in lists.items()
+    scalars = SCALARS | {"prompt_id": draw(st.sampled_from([NUMBERS, st.text(max_size=3)]))}
+    tokens = {name: st.floats(width=32) for name in TOKEN_COLUMNS}
+    ids = st.integers(0, 2**31 - 1)
+    listed = {**tokens, "mask": st.booleans(), "tokens": ids, "top": PLACES}
+    for length in draw(st.lists(st.integers(0, 4), min_size=1, max_size=5)):
+        kinds: dict[str, Any] = {
+            **{name: st.lists(kind, min_size=length, max_size=length) for name, kind in listed.items()},
+            "prompt_tokens": st.lists(ids, max_size=4),
+            **scalars,
         }
-        columns["prompt_tokens"] = draw(st.lists(st.integers(0, 2**31 - 1), max_size=4))
-        columns |= {name: draw(kind) for name, kind in SCALARS.items()}
-        required = draw(st.permutations(LOGPROB_COLUMNS))[:2]
-        if not {"logprobs", "ref_logprobs"} & set(required):
-            required = ["logprobs", "ref_logprobs"]
-        kept = {*required, *draw(st.sets(st.sampled_from(sorted(columns))))}
-        rows.append(kb.Rollout(**{name: value for name, value in columns.items() if name in kept}))
+        required = draw(st.sampled_from(PAIRS))
+        kept = {*required, *draw(st.sets(st.sampled_from(sorted(kinds))))}
+        rows.append(kb.Rollout(**{name: draw(kinds[name]) for name in sorted(kept)}))
     return rows
 
 
@@ -94,7 +100,8 @@ def test_what_is_written_is_read(rows: list[kb.Rollout], size: int) -> None:
                 writer.write(rows[start : start + size])
         back = kb.read_rollouts(path)
         assert list(back) == rows
-        held = {n for n in NAMES for row in rows if getattr(row, n) is not None and (n, row.finish) != UNFILLED}
+        found = {(name, str(getattr(row, name))) for name in NAMES for row in rows if getattr(row, name) is not None}
+        held = {name for name, value in found if value != str(UNFILLED.get(name))}
         assert back.columns == tuple(name for name in COLUMNS if name in held)
         assert set(back.law) == set(back.quantum) == held & set(LOGPROB_COLUMNS)
         assert back.token_hash == back.metadata.token_hash == hash_tokens(rows)
@@ -310,8 +317,22 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         kb.write_rollouts(tmp_path / "r.parquet", [])
     with pytest.raises(FileError, match=r"r.parquet cannot be written \(No such file"):
         kb.write_rollouts(tmp_path / "nowhere" / "r.parquet", some(1))
-    with pytest.raises(InputError, match="column prompt_id holds what is no whole number"):
-        kb.write_rollouts(tmp_path / "r.parquet", [replace(some(1)[0], prompt_id="first")])
+    with pytest.raises(InputError, match="extra holds what is neither a number nor a text"):
+        kb.write_rollouts(tmp_path / "r.parquet", [replace(some(1)[0], extra={"tool": object()})])  # type: ignore[dict-item]
+
+
+def test_prompts_are_known_by_number_or_by_name(tmp_path: Path) -> None:
+    named = [replace(row, prompt_id=name) for row, name in zip(some(3), ("a", 7, None), strict=True)]
+    kb.write_rollouts(tmp_path / "r.parquet", named)
+    assert [row.prompt_id for row in kb.read_rollouts(tmp_path / "r.parquet")] == ["a", "7", None]
+    with RolloutWriter(tmp_path / "later.parquet") as writer:
+        for row in named[::-1]:
+            writer.write([row])
+            assert len(kb.read_rollouts(tmp_path / "later.parquet.part"))
+    assert [row.prompt_id for row in kb.read_rollouts(tmp_path / "later.parquet")] == [None, "7", "a"]
+    assert len(list(tmp_path.iterdir())) == 2
+    kb.write_rollouts(tmp_path / "n.parquet", some(3))
+    assert pq.read_schema(tmp_path / "n.parquet").field("prompt_id").type == pa.int64()
 
 
 # Files of other people ----------------------------------------------------------------------------------------
@@ -366,18 +387,26 @@ def pair_with(**columns: Any) -> dict[str, Any]:
 
 MALFORMED: dict[str, tuple[Any, str]] = {
     "nothing there": (lambda path: path, "cannot be read as rollouts: there is no such file"),
-    "a folder": (lambda path: path.mkdir() or path, "cannot be read as rollouts: .* check the path"),
+    "a folder": (
+        lambda path: path.mkdir() or path,
+        "cannot be read as rollouts: it holds no file of",
+    ),
     "text": (text, "it is not Parquet, or was not written to its end"),
-    "an empty file": (lambda path: path.touch() or path, "it is not Parquet, or was not written to its end"),
+    "an empty file": (lambda path: path.touch() or path, "it is empty"),
     "without its end": (truncated, "it is not Parquet, or was not written to its end"),
     "no rows": ({name: pa.array([], pa.list_(pa.float32())) for name in PAIR}, "holds no rollout"),
-    "no log-probs": ({"tokens": [[1]]}, "has no column logprobs, ref_logprobs, behavior_logprobs: a table of"),
+    "no log-probs": ({"tokens": [[1]]}, "is in no format that is known: its first record has the names 'tokens'"),
+    "ours without log-probs": (
+        {"tokens": [[1]]},
+        "has no column logprobs, ref_logprobs, behavior_logprobs: a",
+    ),
     "one log-prob": ({"ref_logprobs": [[-1.0]]}, "has no column logprobs, behavior_logprobs: a table of rollouts has"),
+    "extra of others": (pair_with(extra=["{", "{}"]), "row 0: extra is no JSON object"),
     "text for numbers": (pair_with(logprobs=["a", "b"]), "a column logprobs of string, but a list of numbers"),
     "one number": (pair_with(token_kl=[1.0, 2.0]), "a column token_kl of double, but a list of numbers is needed"),
     "whole numbers": (pair_with(logprobs=[[1, 2], [3]]), r"a column logprobs of list<\w+: int64>, but a list of num"),
     "text for ids": (pair_with(tokens=[["a", "b"], ["c"]]), "but a list of token ids is needed"),
-    "list for one": (pair_with(prompt_id=[[0], [1]]), "but a whole number is needed"),
+    "list for one": (pair_with(prompt_id=[[0], [1]]), "but a whole number, or a name is needed"),
     "an id too large": (pair_with(tokens=[[1, 2], [2**40]]), "row 1: tokens has to be a list of token ids"),
     "lengths": (pair_with(token_kl=[[0.1, 0.2], [0.1, 0.2]]), "row 1: logprobs has 1 tokens and token_kl has 2"),
     "a gap": (pair_with(logprobs=[[-1.0, -2.0], [None]]), "row 1: logprobs has a gap: give every token a value"),
@@ -387,6 +416,9 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 }
 
 
+SAY_THEY_ARE_OURS = ("ours without log-probs", "one log-prob", "extra of others")
+
+
 @pytest.mark.parametrize("name", MALFORMED)
 def test_what_is_no_table_of_rollouts_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
     made, words = MALFORMED[name]
@@ -394,7 +426,7 @@ def test_what_is_no_table_of_rollouts_is_refused_in_a_sentence(name: str, tmp_pa
     if callable(made):
         made(path)
     else:
-        written(path, made)
+        written(path, made, {"kullback": '{"schema": 3}'} if name in SAY_THEY_ARE_OURS else None)
     with pytest.raises(FileError, match=words) as caught:
         list(kb.read_rollouts(path))
     assert str(path) in str(caught.value)

@@ -8,6 +8,7 @@
     ├── NameUnknownError    (KeyError)      no member of a family has that name
     ├── ModelError          (OSError)       a model or tokenizer that cannot be used
     ├── FileError           (OSError)       a file that cannot be read or written
+    │   └── UnfinishedError                 a file whose writer may not have come to its end
     ├── MissingPackageError (ImportError)   an optional package that is not installed
     └── StoppedError        (KeyboardInterrupt)  a job the user stopped
 
@@ -53,6 +54,10 @@ class ModelError(KullbackError, OSError):
 
 class FileError(KullbackError, OSError):
     """A file that cannot be read or written."""
+
+
+class UnfinishedError(FileError):
+    """A file that ends in the middle: it is still being written, or its writer was stopped."""
 
 
 class MissingPackageError(KullbackError, ImportError):

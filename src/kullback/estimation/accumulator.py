@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from kullback.arrays import Groups, Numbers, fingerprint, place
 from kullback.errors import InputError
 from kullback.estimation.conclusion import conclusion
+from kullback.estimation.flat import summaries
+from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences, columns_of
@@ -68,7 +70,7 @@ class Accumulator:
 
     def update(
         self,
-        batch: Sequences | Mapping[str, Any] | Numbers,
+        batch: Sequences | Ragged | Mapping[str, Any] | Numbers,
         ref_logprobs: Numbers | None = None,
         mask: Numbers | None = None,
         *,
@@ -100,8 +102,12 @@ class Accumulator:
         }
         sequences = _sequences(batch, {name: value for name, value in beside.items() if value is not None})
         self._recipe.check(sequences)
+        flat = summaries([self._recipe], sequences) if isinstance(sequences, Ragged) else None
         with self._lock:
             summary = self._summary
+            if flat is not None:
+                self._summary = summary + flat[0]
+                return self
             before = 0
             for block in sequences.blocks():
                 _check_weights(block, self._recipe, before)
@@ -109,6 +115,20 @@ class Accumulator:
                 before += len(block)
             self._summary = summary
         return self
+
+    @staticmethod
+    def update_all(accumulators: Sequence[Accumulator], ragged: Ragged) -> None:
+        """Add sequences that lie end to end to several accumulators, from one pass over the numbers."""
+        for accumulator in accumulators:
+            accumulator._recipe.check(ragged)
+        found = summaries([accumulator._recipe for accumulator in accumulators], ragged)
+        if found is None:
+            for accumulator in accumulators:
+                accumulator.update(ragged)
+            return
+        for accumulator, summary in zip(accumulators, found, strict=True):
+            with accumulator._lock:
+                accumulator._summary += summary
 
     def merge(self, other: Accumulator) -> Accumulator:
         """Add what another accumulator saw, as if its sequences had come after these; returns this one.
@@ -192,9 +212,9 @@ class Accumulator:
         return f"<accumulator of {self._recipe.name}, {self._summary.rows} sequences>"
 
 
-def _sequences(batch: Any, beside: dict[str, Any]) -> Sequences:
+def _sequences(batch: Any, beside: dict[str, Any]) -> Sequences | Ragged:
     """What `update` was given, checked; nothing handed beside a mapping is dropped."""
-    if isinstance(batch, Sequences):
+    if isinstance(batch, Sequences | Ragged):
         if beside:
             raise InputError(
                 f"{', '.join(beside)} came beside a batch that is checked already: put all columns into the batch"

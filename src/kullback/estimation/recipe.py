@@ -12,6 +12,7 @@ from kullback.errors import InputError
 from kullback.estimation.block import Block
 from kullback.estimation.extremes import Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
+from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
 from kullback.estimation.tails import Tail
@@ -90,7 +91,7 @@ class Recipe:
         """Whether the divisor is the sum of the weights."""
         return self.truncation is not None and self.truncation.self_normalised
 
-    def check(self, sequences: Sequences) -> None:
+    def check(self, sequences: Sequences | Ragged) -> None:
         """Hold that a batch has the columns that are read.
 
         Raises:

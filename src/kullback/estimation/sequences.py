@@ -85,7 +85,7 @@ class Sequences:
             "ref_mass": ref_mass,
         }
         given = {name: x for name, x in given.items() if x is not None or not _optional(name)}
-        arrays, counts = read(given, mask, _bounds(off_policy=behavior_logprobs is not None))
+        arrays, counts = read(given, mask, bounds_of(off_policy=behavior_logprobs is not None))
         if not counts.any():
             raise InputError(
                 "the mask counts no token of any sequence: pass a mask that is True where a token was sampled"
@@ -152,7 +152,7 @@ class Sequences:
         return np.asarray(self.logprobs - self.ref_logprobs)
 
 
-def _bounds(*, off_policy: bool) -> dict[str, Bounds]:
+def bounds_of(*, off_policy: bool) -> dict[str, Bounds]:
     """What each column can hold: off-policy another law drew the tokens, and the policy may exclude one."""
     return {
         "logprobs": REF_LOGPROBS if off_policy else LOGPROBS,

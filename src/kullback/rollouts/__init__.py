@@ -1,6 +1,7 @@
 """Rollouts: the table of token log-probs, one row a sequence, that crosses between rooms on disk."""
 
-from kullback.rollouts.batch import to_sequences
+from kullback.rollouts.batch import to_ragged, to_sequences
+from kullback.rollouts.columns import Columns
 from kullback.rollouts.metadata import SCHEMA, Law, Metadata, Model, TokenHash, hash_tokens, law_of, same_tokens
 from kullback.rollouts.parquet import RolloutWriter, write_rollouts
 from kullback.rollouts.readers import read_rollouts
@@ -11,6 +12,7 @@ __all__ = [
     "LOGPROB_COLUMNS",
     "SCHEMA",
     "TOKEN_COLUMNS",
+    "Columns",
     "Law",
     "Metadata",
     "Model",
@@ -23,6 +25,7 @@ __all__ = [
     "law_of",
     "read_rollouts",
     "same_tokens",
+    "to_ragged",
     "to_sequences",
     "write_rollouts",
 ]

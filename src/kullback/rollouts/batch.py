@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kullback.errors import InputError
+from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import TOKEN_COLUMNS, Sequences
+from kullback.rollouts.columns import Columns
 from kullback.rollouts.record import Rollout
 
 
@@ -44,9 +46,45 @@ def to_sequences(rollouts: Sequence[Rollout]) -> Sequences:
     )
 
 
+def to_ragged(columns: Columns) -> Ragged:
+    """Rollouts by column as a batch that accumulators take, with the roles of `to_sequences`; nothing is padded.
+
+    Args:
+        columns: of one sampler, with `prompt_id` among their rows where the error is to be clustered.
+
+    Raises:
+        InputError: rows of two samplers, a prompt that some rows have and others lack, or values that cannot be right.
+    """
+    samplers = columns.rows.get("sampled_from", ("policy",))
+    for at, sampler in enumerate(samplers):
+        if sampler != samplers[0]:
+            raise InputError(
+                f"rollout {columns.first + at} is not sampled from the {samplers[0]} as rollout {columns.first} is: "
+                "select the rollouts of one sampler at a time"
+            )
+    q, p, behavior = _roles(dict(columns.tokens), samplers[0])
+    tokens = columns.tokens
+    groups = columns.rows.get("prompt_id")
+    if groups is not None and any(group is None for group in groups):
+        raise InputError("some rollouts have a prompt_id and others none: leave prompt_id out, or name all prompts")
+    return Ragged.of(
+        tokens[q],
+        tokens[p],
+        columns.offsets,
+        mask=tokens.get("mask"),
+        behavior_logprobs=None if behavior is None else tokens[behavior],
+        token_kl=tokens.get("token_kl"),
+        ref_mass=tokens.get("ref_mass"),
+        groups=groups,
+        first=columns.first,
+    )
+
+
 def _roles(columns: dict[str, np.ndarray], sampler: str) -> tuple[str, str, str | None]:
     """The columns that are q, p and μ."""
     sides = [name for name in ("logprobs", "ref_logprobs") if name in columns]
+    if not sides:
+        raise InputError("the rollouts have behavior_logprobs alone: score their tokens with another model first")
     if len(sides) < 2:
         return "behavior_logprobs", sides[0], None
     q, p = sides if sampler == "policy" else reversed(sides)

@@ -13,8 +13,9 @@ import numpy as np
 from kullback.errors import InputError
 from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
 
-SCHEMA = 2
-"""The version that is written. Version 1 had no metadata: its settings stood in every row."""
+SCHEMA = 3
+"""The version that is written. Version 1 had no metadata: its settings stood in every row. Version 2 knew prompts by
+number alone, and had no `missing_end`, `text`, `top` and `extra`."""
 
 Law = Literal["raw", "temperature", "processed", "unknown"]
 """What a log-prob is of: the model's softmax, that of logits over T, what top-k or top-p left of it, or not known."""

@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.errors import FileError, InputError
+from kullback.errors import FileError, InputError, UnfinishedError
 from kullback.estimation.sequences import TOKEN_COLUMNS
+from kullback.rollouts.columns import Columns
 from kullback.rollouts.metadata import SCHEMA, Metadata, TokenHash
 from kullback.rollouts.old import OLD_NAMES, is_old, old_metadata
 from kullback.rollouts.part import ENDING, Part, pyarrow, reason
-from kullback.rollouts.record import Rollout
-from kullback.rollouts.schema import COLUMNS, check_columns, table_schema
+from kullback.rollouts.placing import placed
+from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
+from kullback.rollouts.row_groups import Table, columns_of
+from kullback.rollouts.schema import COLUMNS, check_columns, kept, stored, table_schema
 from kullback.rollouts.table import Rollouts
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from kullback.rollouts.readers.format import Format
 
 KEY = b"kullback"
 """The key of the metadata among the key-value metadata of a Parquet file."""
@@ -51,16 +56,21 @@ class RolloutWriter:
         self.path = Path(path)
         self.metadata = metadata or Metadata()
         self._part: Part | None = None
+        self._names = False
         self._hash = TokenHash()
 
     def write(self, rollouts: Sequence[Rollout]) -> None:
         """Append rows, as one row group."""
         if not rollouts:
             return
-        table = _table(rollouts)
+        names = self._names or any(isinstance(rollout.prompt_id, str) for rollout in rollouts)
+        table = _table(rollouts, names)
+        said = table.schema.with_metadata({KEY: self.metadata.to_json()})
         if self._part is None:
-            said = table.schema.with_metadata({KEY: self.metadata.to_json()})
             self._part = Part(self.path.with_name(self.path.name + ENDING), said)
+        elif names and not self._names:  # those before had numbers, or nothing
+            self._part = self._part.recast(said)
+        self._names = names
         self._part.write(table)
         for rollout in rollouts:
             self._hash.update(rollout)
@@ -92,7 +102,7 @@ class RolloutWriter:
         metadata = replace(self.metadata, token_hash=self._hash.hexdigest(), schema=SCHEMA)
         with pa.parquet.ParquetWriter(
             path,
-            table_schema(),
+            table_schema(names=self._names),
             compression="zstd",
             use_dictionary=False,
             use_byte_stream_split=[f"{name}.list.element" for name in TOKEN_COLUMNS],
@@ -136,17 +146,17 @@ def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], metadata: Meta
     writer.close()
 
 
-def _table(rollouts: Sequence[Rollout]) -> pa.Table:
+def _table(rollouts: Sequence[Rollout], names: bool) -> pa.Table:
     pa = pyarrow()
-    schema = table_schema()
+    schema = table_schema(names=names)
     arrays = []
     for field in schema:
         dtype = np.float32 if field.name in TOKEN_COLUMNS else bool if field.name == "mask" else None
-        values = [getattr(rollout, field.name) for rollout in rollouts]
-        if field.name == "finish":
-            values = [None if value == "unknown" else value for value in values]
+        values = [stored(rollout, field.name) for rollout in rollouts]
         if dtype is not None:
             values = [None if value is None else np.asarray(value, dtype=dtype) for value in values]
+        if field.name == "prompt_id" and names:
+            values = [None if value is None else str(value) for value in values]
         try:
             arrays.append(pa.array(values, type=field.type))
         except (pa.ArrowException, OverflowError) as error:
@@ -156,20 +166,54 @@ def _table(rollouts: Sequence[Rollout]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is Parquet and a table of rollouts; also one that is cut, so that its reader can say so."""
+    names = names_of(path)
+    if names is None:
+        return False
+    pair = [name for name in LOGPROB_COLUMNS if name in names]
+    return not names or KEY.decode() in names or len(pair) > 1 or {"prompt", "policy_logprobs"} <= set(names)
+
+
+def names_of(path: Path) -> list[str] | None:
+    """The columns of a Parquet file, and the key of what it says of itself; none of a cut one, None of no Parquet."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PAR1":
+                return None
+        with _open(path) as file:
+            return [*file.schema_arrow.names, *([KEY.decode()] if KEY in (file.metadata.metadata or {}) else [])]
+    except FileError:
+        return []
+    except OSError as error:
+        part = path.with_name(path.name + ENDING)
+        if isinstance(error, FileNotFoundError) and part.exists():
+            return []
+        return None
+
+
 class ParquetSource:
-    """A Parquet file of rollouts, of this schema or the one before it.
+    """A Parquet file of rollouts, of this schema or one before it, or of somebody else's columns.
+
+    Args:
+        path: of the file.
+        names: for a file of somebody else: its columns, by our names.
+        format: the format that says what they are.
+        step: the training step of all rows, where no column says it.
 
     Raises:
         FileError: no such file, not Parquet or not finished, without the columns of rollouts, or with none in it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, names: Mapping[str, str] | None = None, format: Format | None = None, step: int | None = None
+    ) -> None:
+        self.path, self._foreign, self._step = path, names is not None, step
+        self.format = format
         with self._opened() as file:
             self._groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             schema = file.schema_arrow
-            at = {name: name for name in schema.names} | dict(OLD_NAMES if is_old(schema) else {})
-            self._stored = {at[name]: name for name in COLUMNS if name in at}
+            self._stored = _stored(file, names)
             check_columns(path, schema, self._stored)
             if not sum(self._groups):
                 raise FileError(f"{path} holds no rollout: the job that wrote it finished no sequence")
@@ -191,7 +235,11 @@ class ParquetSource:
     def columns(self) -> tuple[str, ...]:
         """The columns that hold something; of each, as much is read as is needed to tell."""
         with self._opened() as file:
-            return tuple(name for stored, name in self._stored.items() if _holds_something(file, stored))
+            held = {name for stored, name in self._stored.items() if _holds_something(file, stored)}
+        if self._foreign:
+            held |= {"prompt_id"} if "prompt_tokens" in held else set()
+            held |= {"step"} if self._step is not None else set()
+        return tuple(name for name in COLUMNS if name in held)
 
     def blocks(self, rows: int, start: int = 0) -> Iterator[list[Rollout]]:
         """The rows from number `start` on, at most `rows` at a time."""
@@ -205,8 +253,15 @@ class ParquetSource:
                     yield self._rows(batch.slice(skipped), first + skipped)
                 first += len(batch)
 
+    def batches(self, names: Sequence[str]) -> Iterator[Columns]:
+        """The rows by column, a block for each row group; numbers are the file's own memory where they can be."""
+        table = Table(self.path, self._stored, self._step, self._foreign)
+        with self._opened() as file:
+            yield from columns_of(file, table, names, self._rows)
+
     def _rows(self, batch: pa.RecordBatch, first: int) -> list[Rollout]:
-        return rows_of(self.path, batch, self._stored, first)
+        found = rows_of(self.path, batch, self._stored, first)
+        return [placed(rollout, self._step) for rollout in found] if self._foreign else found
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
@@ -221,12 +276,22 @@ class ParquetSource:
                 raise FileError(f"{self.path} is damaged ({error}): write it again") from error
 
 
+def _stored(file: pq.ParquetFile, names: Mapping[str, str] | None) -> dict[str, str]:
+    """Our names of a file's columns, in our order."""
+    if names is not None:
+        return {names[name]: name for name in COLUMNS if name in names}
+    schema = file.schema_arrow
+    at = {name: name for name in schema.names} | dict(OLD_NAMES if is_old(schema) else {})
+    ours = KEY in (file.metadata.metadata or {})
+    return {at[name]: name for name, column in COLUMNS.items() if name in at and (ours or not column.ours)}
+
+
 def rows_of(path: Path, batch: pa.RecordBatch, stored: Mapping[str, str], first: int) -> list[Rollout]:
     """The rows of a batch, the first of which has the number `first` in the file; `stored` names columns by theirs."""
     try:
         columns = [COLUMNS[name].values(batch.column(at), at) for at, name in stored.items()]
         rows = (zip(stored.values(), row, strict=True) for row in zip(*columns, strict=True))
-        return [Rollout(**{name: value for name, value in row if value is not None}) for row in rows]
+        return [Rollout(**{name: kept(name, value) for name, value in row if value is not None}) for row in rows]
     except InputError as error:
         if len(batch) > 1:  # look for the row; a slice would still hold the others' tokens, and cast them
             return [rows_of(path, batch.take([number]), stored, first + number)[0] for number in range(len(batch))]
@@ -252,7 +317,18 @@ def _open(path: Path) -> pq.ParquetFile:
         why = f"{error}, check the path"
     except pa.ArrowException:
         why = "it is not Parquet, or was not written to its end"
-    raise FileError(f"{path} cannot be read as rollouts: {why}")
+    raise (UnfinishedError if is_cut(path) else FileError)(f"{path} cannot be read as rollouts: {why}")
+
+
+def is_cut(path: Path) -> bool:
+    """Whether a file has Parquet's beginning and not its end."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            file.seek(-4, 2)
+            return head == b"PAR1" and file.read(4) != b"PAR1"
+    except OSError:
+        return False
 
 
 def _holds_something(file: pq.ParquetFile, column: str) -> bool:

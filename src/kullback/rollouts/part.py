@@ -72,6 +72,22 @@ class Part:
         self._file.seek(0)
         yield from read_stream(self._file)
 
+    def recast(self, schema: pa.Schema) -> Part:
+        """A part in the place of this one, with the same batches in another schema.
+
+        Raises:
+            FileError: it cannot be written; this one is then as it was.
+        """
+        import pyarrow as pa
+
+        other = Part(self.path.with_name(self.path.name + ".recast"), schema)
+        for batch in self.batches():
+            other.write(pa.Table.from_batches([batch]).cast(schema))
+        os.replace(other.path, self.path)
+        other.path, other._goal = self.path, self._goal
+        self.close()
+        return other
+
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()

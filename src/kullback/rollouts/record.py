@@ -172,4 +172,6 @@ def _counts(value: Any) -> np.ndarray:
 def _same(mine: object, other: object) -> bool:
     if mine is None or other is None or isinstance(mine, str | Mapping):
         return mine is other or mine == other
+    if isinstance(mine, Sequence) and any(isinstance(part, Mapping) for part in mine):
+        return isinstance(other, Sequence) and list(mine) == list(other)
     return np.array_equal(np.asarray(mine), np.asarray(other), equal_nan=True)

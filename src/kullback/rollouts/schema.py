@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kullback.errors import FileError, InputError
-from kullback.rollouts.record import LOGPROB_COLUMNS
+from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,38 +20,58 @@ class Column:
     """What a column holds.
 
     Attributes:
-        kind: Arrow's name of the type that is written, or of a list's elements.
+        kind: Arrow's name of the type that is written, or of a list's elements; "top" is one of `_top_type`.
         fits: Arrow's tests (of `pyarrow.types`) one of which a type must pass to be read.
         words: the type, for people.
         listed: one for each token rather than one for the sequence.
+        named: whether names may stand in place of numbers; then all are written as names.
+        ours: whether it is read from our own files alone; others call other things so.
     """
 
     kind: str
     fits: tuple[str, ...]
     words: str
     listed: bool = False
+    named: bool = False
+    ours: bool = False
 
-    def arrow(self) -> pa.DataType:
-        """The type that is written."""
+    def arrow(self, *, names: bool = False) -> pa.DataType:
+        """The type that is written, or that of names."""
         import pyarrow as pa
 
-        one = pa.type_for_alias(self.kind)
+        if self.kind == "top":
+            return _top_type()
+        one = pa.type_for_alias("string" if names else self.kind)
         return pa.list_(one) if self.listed else one
 
     def accepts(self, kind: pa.DataType) -> bool:
         """Whether a column of that type can be read as this one."""
         import pyarrow as pa
 
-        if pa.types.is_null(kind):
+        if pa.types.is_null(kind) or (self.kind == "top" and kind == _top_type()):
             return True
         if self.listed:
-            lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-            if not any(test(kind) for test in lists):
+            if not any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
                 return False
             kind = kind.value_type
         elif pa.types.is_dictionary(kind):
             kind = kind.value_type
         return any(getattr(pa.types, f"is_{name}")(kind) for name in self.fits)
+
+    def cast(self, column: pa.Array, name: str) -> pa.Array:
+        """A column of that name as it is written.
+
+        Raises:
+            InputError: a number that does not fit.
+        """
+        import pyarrow as pa
+
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        try:
+            return column.cast(self.arrow(names=self.named and text))
+        except pa.ArrowException as error:
+            raise InputError(f"{name} has to be a {self.words} ({error})") from error
 
     def values(self, column: pa.Array, name: str) -> list[Any]:
         """What `Rollout` keeps of each row of a column of that name, None where the row has nothing.
@@ -58,12 +79,7 @@ class Column:
         Raises:
             InputError: a number that does not fit, or a list with a gap.
         """
-        import pyarrow as pa
-
-        try:
-            held = column.cast(self.arrow())
-        except pa.ArrowException as error:
-            raise InputError(f"{name} has to be a {self.words} ({error})") from error
+        held = self.cast(column, name)
         if not self.listed:
             found: list[Any] = held.to_pylist()
             return found
@@ -84,7 +100,7 @@ _TOKENS = Column("int32", _WHOLE, "list of token ids", listed=True)
 
 COLUMNS: Mapping[str, Column] = {
     **dict.fromkeys(LOGPROB_COLUMNS, _NUMBERS),
-    "prompt_id": Column("int64", _WHOLE, "whole number"),
+    "prompt_id": Column("int64", (*_WHOLE, *_TEXT), "whole number, or a name", named=True),
     "sample": Column("int64", _WHOLE, "whole number"),
     "step": Column("int64", _WHOLE, "whole number"),
     "prompt_tokens": _TOKENS,
@@ -95,30 +111,92 @@ COLUMNS: Mapping[str, Column] = {
     "sampled_from": Column("string", _TEXT, "text"),
     "reward": Column("float64", (*_REAL, *_WHOLE), "number"),
     "finish": Column("string", _TEXT, "text"),
+    "missing_end": Column("bool", ("boolean",), "true or false", ours=True),
+    "text": Column("string", _TEXT, "text", ours=True),
+    "top": Column("top", (), "list of log-probs by token, for each token", ours=True),
+    "extra": Column("string", _TEXT, "text of JSON", ours=True),
 }
 """Every column, by its name in `Rollout` and in the order in which it is written."""
 
+NOTHING: Mapping[str, object] = {"finish": "unknown", "missing_end": False, "extra": {}}
+"""What stands in a `Rollout` where nothing is known; null in a file."""
 
-def table_schema() -> pa.Schema:
-    """The schema that is written."""
+
+def _top_type() -> pa.DataType:
     import pyarrow as pa
 
-    return pa.schema([(name, column.arrow()) for name, column in COLUMNS.items()])
+    one = pa.struct([("id", pa.int32()), ("text", pa.string()), ("logprob", pa.float32())])
+    return pa.list_(pa.list_(one))
+
+
+def holds(rollout: Rollout, name: str) -> bool:
+    """Whether a rollout has something in a column."""
+    value = getattr(rollout, name)
+    return value is not None and not (name in NOTHING and value == NOTHING[name])
+
+
+def stored(rollout: Rollout, name: str) -> Any:
+    """What is written of a rollout in a column; None where there is nothing.
+
+    Raises:
+        InputError: `extra` holds what is neither a number nor a text.
+    """
+    if not holds(rollout, name):
+        return None
+    value = getattr(rollout, name)
+    if name == "top":
+        return [[_entry(token, logprob) for token, logprob in place.items()] for place in value]
+    if name != "extra":
+        return value
+    try:
+        return json.dumps(dict(value), default=lambda number: number.item())
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"extra holds what is neither a number nor a text ({error}): leave it out") from error
+
+
+def _entry(token: int | str, logprob: float) -> dict[str, Any]:
+    return {"text" if isinstance(token, str) else "id": token, "logprob": float(logprob)}
+
+
+def kept(name: str, value: Any) -> Any:
+    """What `Rollout` keeps of what was stored in a column.
+
+    Raises:
+        InputError: `extra` is no JSON of an object.
+    """
+    if value is None:
+        return None
+    if name == "top":
+        return [{one["text"] if one["id"] is None else one["id"]: one["logprob"] for one in place} for place in value]
+    if name != "extra":
+        return value
+    try:
+        return dict(json.loads(value))
+    except (ValueError, TypeError, RecursionError):
+        raise InputError("extra is no JSON object, which kullback writes there") from None
+
+
+def table_schema(*, names: bool = False) -> pa.Schema:
+    """The schema that is written, with prompts by number or by name."""
+    import pyarrow as pa
+
+    return pa.schema([(name, column.arrow(names=names and column.named)) for name, column in COLUMNS.items()])
 
 
 def check_columns(path: Path, schema: pa.Schema, stored: Mapping[str, str]) -> None:
-    """Refuse a file without log-probs of two laws, or with a column of another type.
+    """Refuse a file without log-probs of two laws or of the sampler's, or with a column of another type.
 
     Args:
         path: of the file.
         schema: of the file.
         stored: the names in `COLUMNS` of the file's columns.
     """
-    if sum(name in stored.values() for name in LOGPROB_COLUMNS) < 2:
-        missing = [name for name in LOGPROB_COLUMNS if name not in stored.values()]
+    found = [name for name in LOGPROB_COLUMNS if name in stored.values()]
+    if len(found) < 2 and found != ["behavior_logprobs"]:
+        missing = [name for name in LOGPROB_COLUMNS if name not in found]
         raise FileError(
             f"{path} has no column {', '.join(missing)}: a table of rollouts has logprobs and ref_logprobs, "
-            "or behavior_logprobs and one of them"
+            "or behavior_logprobs, alone or with one of them; name columns that are called otherwise with map= (--map)"
         )
     for at, name in stored.items():
         kind = schema.field(at).type

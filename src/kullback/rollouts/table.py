@@ -6,11 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol, overload
+from typing import TYPE_CHECKING, Protocol, overload
 
 from kullback.errors import InputError
+from kullback.rollouts.columns import USUAL, Columns
 from kullback.rollouts.metadata import Law, Metadata, hash_tokens
 from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
+from kullback.rollouts.schema import COLUMNS
+
+if TYPE_CHECKING:
+    from kullback.rollouts.readers.format import Format
 
 BLOCK_ROWS = 1024
 """Rows held at a time unless told otherwise: 118 MB where they have 2,000 tokens and all five columns of numbers."""
@@ -29,6 +34,11 @@ class Source(Protocol):
         """What it says about itself."""
         ...
 
+    @property
+    def format(self) -> Format | None:
+        """Whose it is; None where it is ours."""
+        ...
+
     def __len__(self) -> int: ...
 
     def columns(self) -> tuple[str, ...]:
@@ -37,6 +47,10 @@ class Source(Protocol):
 
     def blocks(self, rows: int, start: int = 0) -> Iterator[list[Rollout]]:
         """The rows from number `start` on, at most `rows` at a time."""
+        ...
+
+    def batches(self, names: Sequence[str]) -> Iterator[Columns]:
+        """The rows by column: those columns that are named and that there are."""
         ...
 
 
@@ -71,6 +85,21 @@ class Rollouts(Sequence[Rollout]):
         """What the file says about itself."""
         return self._source.metadata
 
+    @property
+    def format(self) -> str:
+        """The name of its format; "kullback" for ours."""
+        return "kullback" if self._source.format is None else self._source.format.name
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """What was left out of the last pass and why, with file and line; only with `skip_bad`."""
+        return tuple(getattr(self._source, "bad", ()))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Files of a folder that no format knows."""
+        return tuple(getattr(self._source, "left_out", ()))
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that hold something."""
@@ -101,6 +130,22 @@ class Rollouts(Sequence[Rollout]):
         if rows < 1:
             raise InputError(f"rows={rows} came, but a block has at least one row")
         return self._source.blocks(rows)
+
+    def batches(self, names: Sequence[str] = USUAL) -> Iterator[Columns]:
+        """The rows in order by column, without padding and without loading all; see `Columns`.
+
+        A block is what its file gives at a time (a row group of Parquet), and has rows of one kind.
+
+        Args:
+            names: the columns that are wanted, of those that there are.
+
+        Raises:
+            InputError: there is no column of such a name.
+            FileError: a row that is no rollout.
+        """
+        if wrong := [name for name in names if name not in COLUMNS]:
+            raise InputError(f"the column {wrong[0]!r} was asked for, but rollouts have {', '.join(COLUMNS)}")
+        return self._source.batches(names)
 
     def __len__(self) -> int:
         return len(self._source)

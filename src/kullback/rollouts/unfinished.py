@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.errors import FileError, InputError
+from kullback.rollouts.columns import Columns, split
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.parquet import KEY, rows_of
 from kullback.rollouts.part import pyarrow, read_stream
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+ROWS = 1024
+"""Brought together by column."""
+
+
 class PartSource:
     """The batches of a part that were written whole, as of when it was opened.
 
     Raises:
         FileError: no such file, no part, or with no batch in it.
     """
+
+    format = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,6 +70,13 @@ class PartSource:
         for batch in self._stream():
             held |= {name for name in self._stored if batch.column(name).null_count < len(batch)}
         return tuple(name for name in self._stored if name in held)
+
+    def batches(self, names: Sequence[str]) -> Iterator[Columns]:
+        """The rows by column, a block for each batch."""
+        first = 0
+        for block in self.blocks(ROWS):
+            yield from split(block, first, names)
+            first += len(block)
 
     def blocks(self, rows: int, start: int = 0) -> Iterator[list[Rollout]]:
         """The rows from number `start` on, at most `rows` at a time."""

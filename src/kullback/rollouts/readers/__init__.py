@@ -1,31 +1,39 @@
-"""Which reader reads which file."""
+"""Files and folders of rollouts, in our format and in those of trainers and servers, recognised by what is in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from kullback.errors import InputError
-from kullback.rollouts.parquet import ParquetSource
-from kullback.rollouts.table import Rollouts, Source
-from kullback.rollouts.unfinished import PartSource
+from kullback.rollouts.readers.family import OURS
+from kullback.rollouts.readers.folder import read_folder
+from kullback.rollouts.readers.foreign import Reading
+from kullback.rollouts.readers.identity import identity_of, opened, source_of
+from kullback.rollouts.readers.recognition import named
+from kullback.rollouts.record import Rollout
+from kullback.rollouts.table import Rollouts
 
-READERS: Mapping[str, Callable[[Path], Source]] = {"parquet": ParquetSource, "part": PartSource}
-"""By the name of the format, which is also the ending of its files."""
 
-
-def read_rollouts(path: str | Path, format: str | None = None) -> Rollouts:
-    """Open a file of rollouts; its rows are read when they are asked for.
+def read_rollouts(
+    path: str | Path, format: str | None = None, *, map: Mapping[str, str] | None = None, skip_bad: bool = False
+) -> Rollouts:
+    """Open a file or a folder of rollouts; its rows are read when they are asked for.
 
     Args:
-        path: of the file.
-        format: "parquet", or "part" for what a job that was killed had finished; None to go by the file's ending, and
-            Parquet for an ending that says nothing.
+        path: of the file, compressed (gz, bz2, xz, zst) or not; or of a folder, of which the files of one format are
+            read in the order of their steps.
+        format: its name, such as "nemo-rl"; "parquet" is our own, "part" what a killed job had finished of one.
+            None to go by what is in the file.
+        map: for other names: what the file calls our columns, as {"logprobs": "old_log_probs"}.
+        skip_bad: leave out records that cannot be read, and name them in `bad`, where they would be refused.
 
     Raises:
-        FileError: no such file, not of that format or not finished, or without the columns of rollouts; and later,
-            a row that is no rollout.
-        InputError: a format that has no reader.
+        FileError: no such file, in no format that is known or in several, or not finished; and later, a record that
+            cannot be read, with its line.
+        InputError: a format that has no reader, or a column that rollouts do not have.
 
     Example:
         >>> import tempfile, kullback as kb
@@ -35,7 +43,12 @@ def read_rollouts(path: str | Path, format: str | None = None) -> Rollouts:
         [[5, 2]]
     """
     path = Path(path)
-    if format is not None and format not in READERS:
-        raise InputError(f"format={format!r} came, but there is a reader for {', '.join(READERS)}")
-    ending = path.suffix.removeprefix(".")
-    return Rollouts(READERS[format or (ending if ending in READERS else "parquet")](path))
+    if format is not None and format not in OURS:
+        named(format)
+    known = {field.name for field in fields(Rollout)}
+    if wrong := [name for name in map or {} if name not in known]:
+        raise InputError(f"map names {wrong[0]!r}, but the columns of rollouts are {', '.join(sorted(known))}")
+    reading = Reading(names=map, skip_bad=skip_bad)
+    if path.is_dir():
+        return Rollouts(read_folder(path, partial(opened, format=format, reading=reading)))
+    return Rollouts(source_of(path, identity_of(path, format, reading), reading))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +10,10 @@ from typing import Any, Literal
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.record import Rollout
 
-Container = Literal["jsonl", "json", "sse", "yaml", "parquet", "torch", "npz"]
-"""How records lie in a file: a line each, one document (or a list of them), server-sent events, a document a block,
-rows of a table, what `torch.save` wrote, arrays by name."""
+Container = Literal["jsonl", "json", "sse", "yaml", "parquet", "torch", "npz", "binary"]
+"""How records lie in a file: a line each, one document (or a list of them), server-sent events ({"events": [...]}),
+a document a block, rows of a table, what `torch.save` wrote, arrays by name, or bytes of the format's own
+({"head": the first 64, "path": the file}, which the format opens itself)."""
 
 Record = Mapping[str, Any]
 """One record as its container gives it: parsed, and nothing else done to it."""
@@ -32,7 +33,13 @@ class Format:
             in the record; path and line are added by who calls it.
         metadata: what a file says about itself, from its first record: models, laws, quanta where written.
         advice: for a format without log-probs, what to do in a sentence; such a file is refused with it.
-        companions: names of files that lie beside those of the format and hold no records of it.
+        companions: names of files that lie beside those of the format and hold no records of it, as `fnmatch` takes
+            them ("*_metadata.jsonl").
+        marker: the name of an empty file that says that the files beside it are whole; without it they are left out.
+        steps: patterns, one of which finds the training step in a file's path, in its first group; for records
+            that do not know it.
+        columns: for a table with a column of numbers for every column of `Rollout`: from the names of its columns,
+            which holds what, by the names of `Rollout`. Such a file is read by column; None where it is no such table.
     """
 
     name: str
@@ -43,3 +50,6 @@ class Format:
     metadata: Callable[[Record], Metadata] = field(default=lambda record: Metadata())
     advice: str | None = None
     companions: tuple[str, ...] = ()
+    marker: str | None = None
+    steps: tuple[str, ...] = (r"step[_=-]?(\d+)",)
+    columns: Callable[[Sequence[str]], Mapping[str, str] | None] | None = None

@@ -1,0 +1,173 @@
+"""A file in somebody else's format: its records, one after another, as rollouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from kullback.errors import FileError, InputError, UnfinishedError
+from kullback.rollouts.columns import Columns, split
+from kullback.rollouts.metadata import Metadata
+from kullback.rollouts.placing import placed
+from kullback.rollouts.readers.containers import RECORDS, Broken, Found
+from kullback.rollouts.readers.format import Container, Format
+from kullback.rollouts.readers.recognition import first_record, seen
+from kullback.rollouts.record import Rollout
+from kullback.rollouts.schema import COLUMNS, holds
+
+ROWS = 1024
+"""Brought together by column."""
+
+SHAPELESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What a record of a shape that its format did not think of makes of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files are read.
+
+    Attributes:
+        names: what the file calls our columns, by our names; dots go into an object ("info.step").
+        skip_bad: whether to leave out records that cannot be read, counting them, where they would end the reading.
+    """
+
+    names: Mapping[str, str] | None = None
+    skip_bad: bool = False
+
+
+class FormatSource:
+    """A file whose records a format understands.
+
+    Attributes:
+        bad: what was left out of the last pass and why, with path and line.
+
+    Raises:
+        FileError: no record in it can be read, or its format has no log-probs.
+    """
+
+    def __init__(self, path: Path, format: Format, container: Container, reading: Reading) -> None:
+        self.path, self.format, self.bad = path, format, []
+        self._container, self._reading = container, reading
+        if format.advice is not None:
+            raise FileError(
+                f"{path} is {format.name}, written by {format.written_by}, without log-probs: {format.advice}"
+            )
+        self._step = step_of(path, format)
+
+    bad: list[str]
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """What its first record says about all."""
+        record = self._named(first_record(self.path, self._container))
+        try:
+            return Metadata() if isinstance(record, Broken) else self.format.metadata(record)
+        except SHAPELESS as error:
+            raise FileError(f"{self.path}, first record: {self._misshapen(error)}") from error
+
+    def __len__(self) -> int:
+        return self._survey[0]
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold something; the whole file is read to tell."""
+        return self._survey[1]
+
+    @cached_property
+    def _survey(self) -> tuple[int, tuple[str, ...]]:
+        count, held = 0, set[str]()
+        for rollout in self._rollouts():
+            count += 1
+            held |= {name for name in COLUMNS if name not in held and holds(rollout, name)}
+        return count, tuple(name for name in COLUMNS if name in held)
+
+    def blocks(self, rows: int, start: int = 0) -> Iterator[list[Rollout]]:
+        """The rows from number `start` on, at most `rows` at a time."""
+        left = islice(self._rollouts(), start, None)
+        while block := list(islice(left, rows)):
+            yield block
+
+    def batches(self, names: Sequence[str]) -> Iterator[Columns]:
+        """The rows by column."""
+        first = 0
+        for block in self.blocks(ROWS):
+            yield from split(block, first, names)
+            first += len(block)
+
+    def _rollouts(self) -> Iterator[Rollout]:
+        self.bad = []
+        records, some = RECORDS[self._container](self.path), False
+        for place, record in records:
+            found = self._of(record)
+            if isinstance(found, Broken):
+                self._leave_out(place, found, records)
+                continue
+            for rollout in found:
+                some = True
+                yield placed(rollout, self._step)
+        if not some:
+            bad = f"none of its {len(self.bad)} records can be read, the first: {self.bad[0]}" if self.bad else ""
+            raise FileError(f"{self.path} holds no rollout: {bad or 'no record has a sequence'}")
+
+    def _of(self, record: Mapping[str, Any] | Broken) -> Iterable[Rollout] | Broken:
+        """The rollouts of a record, or what is wrong with it."""
+        record = record if isinstance(record, Broken) else self._named(record)
+        if isinstance(record, Broken):
+            return record
+        try:
+            found = self.format.rollouts(record)
+            # All of a record or nothing; what opens its own file has one that is the whole, and streams.
+            return self._streamed(found) if self._container == "binary" else list(found)
+        except InputError as error:
+            return Broken(str(error))
+        except SHAPELESS as error:
+            return Broken(self._misshapen(error))
+
+    def _streamed(self, found: Iterable[Rollout]) -> Iterator[Rollout]:
+        try:
+            yield from found
+        except InputError as error:
+            raise FileError(f"{self.path}: {error}") from error
+        except SHAPELESS as error:
+            raise FileError(f"{self.path}: {self._misshapen(error)}") from error
+
+    def _misshapen(self, error: Exception) -> str:
+        if isinstance(error, InputError):
+            return str(error)
+        said = " ".join(str(error).split())[:120]
+        return f"it has not the shape of {self.format.name} ({type(error).__name__}: {said})"
+
+    def _named(self, record: Mapping[str, Any]) -> Mapping[str, Any] | Broken:
+        """A record with our names beside its own."""
+        found = dict(record)
+        for ours, theirs in (self._reading.names or {}).items():
+            value: Any = record if theirs not in record else {theirs: record[theirs]}
+            for part in theirs.split(".") if theirs not in record else (theirs,):
+                if not isinstance(value, Mapping) or part not in value:
+                    return Broken(f"there is no {theirs!r}, which is to be {ours}: it has {seen(record)}")
+                value = value[part]
+            found[ours] = value
+        return found if self._reading.names else record
+
+    def _leave_out(self, place: str, broken: Broken, rest: Iterator[Found]) -> None:
+        """Note a bad record, or refuse the file for it."""
+        where = f"{self.path}, {place}" if place else str(self.path)
+        if self._reading.skip_bad:
+            self.bad.append(f"{where}: {broken.reason}")
+            return
+        others = sum(isinstance(self._of(record), Broken) for _, record in rest) if place else 0
+        more = f" ({others} more cannot be read)" if others else ""
+        advice = "; skip_bad=True (--skip-bad) leaves such records out" if place else ""
+        raise (UnfinishedError if broken.unfinished else FileError)(f"{where}: {broken.reason}{more}{advice}")
+
+
+def step_of(path: Path, format: Format) -> int | None:
+    """The training step that a file's path names, as its format writes it; the last that is named."""
+    for pattern in format.steps:
+        if found := re.findall(pattern, path.as_posix()):
+            return int(found[-1])
+    return None
