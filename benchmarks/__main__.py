@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|compare|gradients]``, or ``vocab``, ``gpu`` and ``monitor`` with options of their own."""
+"""``python -m benchmarks [coverage|compare|gradients]``; ``vocab``, ``gpu``, ``monitor`` have options of their own."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from kullback.cli.comparison import compare
 from kullback.cli.estimators import estimators
 from kullback.cli.experiments import lab
 from kullback.cli.net import DEBUG, run
+from kullback.cli.watching import watch
 
 app = typer.Typer(
     name="kullback",
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, audit, estimators, claims):
+for command in (compare, watch, audit, estimators, claims):
     app.command()(command)
 app.add_typer(lab, name="lab")
 
