@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,21 +83,16 @@ def watch(
             skip_bad=skip_bad,
             tell=lambda sentence: tell(f"kullback: {sentence}"),
         )
-        for step in _until_stopped(seen):
-            steps, alarms = steps + 1, alarms + len(step.alarms)
-            _show(step, trackers, as_json=as_json)
+        try:
+            for step in seen:
+                steps, alarms = steps + 1, alarms + len(step.alarms)
+                _show(step, trackers, as_json=as_json)
+        except KeyboardInterrupt:  # which is how one leaves
+            tell("kullback: stopped; the same command goes on from here")
     if not steps:
         tell(f"kullback: {folder} holds no step that is new")
     if alarms:
         raise typer.Exit(1)
-
-
-def _until_stopped(steps: Iterator[StepSeen]) -> Iterator[StepSeen]:
-    """Ctrl-C is how one leaves."""
-    try:
-        yield from steps
-    except KeyboardInterrupt:
-        tell("kullback: stopped; the same command goes on from here")
 
 
 def _show(step: StepSeen, trackers: list[Tracker], *, as_json: bool) -> None:

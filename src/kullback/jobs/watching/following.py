@@ -11,6 +11,7 @@ from pathlib import Path
 from kullback.errors import FileError, UnfinishedError
 from kullback.rollouts import Rollout, read_rollouts
 from kullback.rollouts.readers.folder import PARTIAL, files_of
+from kullback.rollouts.table import BLOCK_ROWS
 
 
 @dataclass
@@ -107,7 +108,9 @@ class Follower:
                 if not marked:
                     known.changed = -1.0  # a marker does not change the file: look again
                     return None
-            rows.extend(islice(chain.from_iterable(table.blocks()), known.rows, None))
+            # Lines one by one: those before one that is being written would go down with their block.
+            size = BLOCK_ROWS if table.format == "kullback" else 1
+            rows.extend(islice(chain.from_iterable(table.blocks(size)), known.rows, None))
             self.complaints += [bad for bad in table.bad if bad not in known.bad]
             known.bad.update(table.bad)
         except UnfinishedError as error:
