@@ -14,7 +14,7 @@ NAMES = ("coverage", "fits", "compare", "gradients")
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"]):
+    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"], ["monitor"]):
         import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     given = _parser().parse_args()

@@ -21,6 +21,7 @@ FLOORS = (
     ("targets", "estimators", "weights", "surrogates", "losses"),
     ("estimation", "oracle", "vocab"),
     ("auditing", "claims", "rollouts", "models"),
+    ("monitoring",),
     ("jobs", "lab"),
     ("report", "cli"),
     ("__main__",),

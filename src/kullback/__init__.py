@@ -28,6 +28,7 @@ from kullback.jobs.files.sides import SideBySide
 from kullback.jobs.outcomes import Comparison, TextComparison
 from kullback.jobs.text import compare_text
 from kullback.losses import kl_loss, kl_reward
+from kullback.monitoring import KLMonitor
 from kullback.rollouts import Rollout, Rollouts, read_rollouts, write_rollouts
 from kullback.surrogates import SURROGATES, Surrogate
 from kullback.targets import (
@@ -79,6 +80,7 @@ __all__ = [
     "Estimator",
     "Exact",
     "FilesEstimate",
+    "KLMonitor",
     "Renyi",
     "Rollout",
     "Rollouts",

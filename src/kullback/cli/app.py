@@ -14,6 +14,7 @@ from kullback.cli.estimation import estimate
 from kullback.cli.estimators import estimators
 from kullback.cli.experiments import lab
 from kullback.cli.net import DEBUG, run
+from kullback.cli.watching import watch
 
 app = typer.Typer(
     name="kullback",
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, estimate, audit, estimators, claims):
+for command in (compare, estimate, watch, audit, estimators, claims):
     app.command()(command)
 app.add_typer(lab, name="lab")
 

@@ -133,6 +133,11 @@ class Recipe:
             equal=not block.log_ratio.any(),
         )
 
+    def totals(self, sequences: Sequences) -> Float64:
+        """The summand of every row that has a counted token, (rows,); inf where it overflows."""
+        block = Block.of(sequences.select(np.asarray(sequences.mask.any(axis=1))), self.level, self.truncation)
+        return np.asarray(self._summands(block)[0].sum(axis=1))
+
     def _extremes(self, sequences: Sequences, block: Block, summand: Float64, rows: Float64) -> dict[str, Extremes]:
         """The sequences that move the estimate most, each way it can be moved."""
         number = np.flatnonzero(sequences.mask.any(axis=1))

@@ -110,6 +110,11 @@ class Rollouts(Sequence[Rollout]):
         parts: Sequence[Source] = getattr(self._source, "parts", ())
         return tuple(map(Rollouts, parts)) or (self,)
 
+    @property
+    def marker(self) -> str | None:
+        """The name of the file that its writer lays beside it when it is whole; None where there is no such habit."""
+        return None if self._source.format is None else self._source.format.marker
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that hold something."""

@@ -1,0 +1,186 @@
+"""The monitor of a run: batches in, metrics and alarms out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kullback.arrays import Groups, Numbers
+from kullback.errors import InputError
+from kullback.estimation import Sequences
+from kullback.monitoring.reading import WORDS, Alarm, Name, Reading, Step
+
+SCHEMA = 1
+"""The version of what `KLMonitor.state` returns."""
+
+
+class KLMonitor:
+    """Watches KL(policy‖reference) and KL(sampler‖policy) from step to step, with alarms that hold at every look.
+
+    The unit is the prompt: the mean of its rows' summands, or a row by itself without `groups`. Three alarms:
+    *band*, the KL is above `limit` (bets against it have lost; finite samples, any tails); *change*, the mean is no
+    longer what it was (confidence sequences of different starts exclude one another; asymptotic, from 32 units on);
+    *ess*, few sequences carry the weight. Without anything to find, the first two run `run_length` steps or more on
+    average before they are raised, each.
+
+    Args:
+        limit: nats a sequence that KL(policy‖reference) may have; None for no band.
+        mismatch_limit: the same of KL(sampler‖policy).
+        run_length: average run length of each alarm, in steps.
+        least_ess: share of effective sequences below which a step is named.
+
+    Raises:
+        InputError: a limit or run length that is not positive.
+
+    Example:
+        >>> import kullback as kb, numpy as np
+        >>> rng, monitor = np.random.default_rng(0), kb.KLMonitor(limit=1.0)
+        >>> for step in range(6):
+        ...     p = -rng.exponential(size=(64, 8))
+        ...     q = np.minimum(p + 0.05 * (1 if step < 3 else 12) * rng.normal(size=p.shape), 0)
+        ...     monitor.update(q, p, step=step)
+        >>> round(monitor.metrics()["kullback/policy/k3"], 1)
+        1.4
+        >>> [(alarm.step, alarm.kind) for alarm in monitor.alarms]
+        [(3, 'change'), (5, 'band')]
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: float | None = None,
+        mismatch_limit: float | None = None,
+        run_length: float = 10_000,
+        least_ess: float = 0.1,
+    ) -> None:
+        for name, value in (("limit", limit), ("mismatch_limit", mismatch_limit), ("run_length", run_length)):
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name}={value!r} came, but it has to be a positive number")
+        if not 0 <= least_ess <= 1:
+            raise InputError(f"least_ess={least_ess!r} came, but it is a share between 0 and 1")
+        self._options = {
+            "limit": limit,
+            "mismatch_limit": mismatch_limit,
+            "run_length": run_length,
+            "least_ess": least_ess,
+        }
+        limits: Mapping[Name, float | None] = {"policy": limit, "mismatch": mismatch_limit}
+        self._readings = {name: Reading(name, run_length, limits[name], least_ess) for name in WORDS}
+        self._steps: dict[Name, Step] = {}
+        self._step: int | None = None
+        self.alarms: list[Alarm] = []
+
+    def update(
+        self,
+        logprobs: Numbers,
+        ref_logprobs: Numbers | None = None,
+        mask: Numbers | None = None,
+        *,
+        step: int,
+        behavior_logprobs: Numbers | None = None,
+        token_kl: Numbers | None = None,
+        groups: Groups | None = None,
+    ) -> None:
+        """Add sequences of a step; those of a later one close the step before.
+
+        Args:
+            logprobs, ref_logprobs, mask, behavior_logprobs, token_kl, groups: as `kullback.estimate` takes them.
+                Without the reference only the mismatch is read, without behaviour log-probs only the policy's KL.
+            step: of the run; not before one that was closed.
+
+        Raises:
+            ShapeError, InputError: as `kullback.estimate`; neither a reference nor behaviour log-probs, or a step that
+                was closed. A batch that is refused changes nothing.
+        """
+        columns = {
+            "logprobs": logprobs,
+            "ref_logprobs": ref_logprobs,
+            "mask": mask,
+            "behavior_logprobs": behavior_logprobs,
+            "token_kl": token_kl,
+            "groups": groups,
+        }
+        batches = _batches(columns)
+        if self._step is not None and (step < self._step or (step == self._step and not self._steps)):
+            raise InputError(f"step {step} came after step {self._step} was closed: hand the steps over in their order")
+        if step != self._step:
+            self.close()
+            self._step = step
+        for name, (estimators, batch) in batches.items():
+            self._steps.setdefault(name, Step(estimators)).update(batch)
+
+    def merge(self, other: KLMonitor) -> KLMonitor:
+        """Add what another process saw of the same step, as under data parallel; returns this one.
+
+        Raises:
+            InputError: it has other options, or is at another step.
+        """
+        if other._options != self._options or other._step != self._step:
+            raise InputError(
+                f"a monitor at step {other._step} came to one at step {self._step}: only monitors with equal options "
+                "merge, before either has closed the step"
+            )
+        for name, step in other._steps.items():
+            if name in self._steps:
+                self._steps[name].merge(step)
+            else:
+                self._steps[name] = step
+        return self
+
+    def close(self) -> list[Alarm]:
+        """Judge the step whose sequences have come, if any; its alarms."""
+        if self._step is None:
+            return []
+        found: list[Alarm] = []
+        for name, step in self._steps.items():
+            found += self._readings[name].close(self._step, step)
+        self._steps = {}
+        self.alarms += found
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        """Close the step and give its numbers by stable names, `kullback/<reading>/<what>`, nats a sequence.
+
+        `k1`, `k3`, `rao_blackwell`: values; `stderr`, `low`, `high`: of the first of `rao_blackwell` and `k3` that is
+        there, with its value a token in `token`; `anytime_low`, `anytime_high`: 95% bounds of the mean since the last
+        change, valid at every step; `lower_bound`: of the mean since the last alarm, in finite samples; `ess`: share
+        of effective sequences; `khat`; `alarms`: how many the step raised.
+        """
+        self.close()
+        return {name: value for reading in self._readings.values() for name, value in reading.metrics.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Close the step and give plain numbers, for a checkpoint or JSON; see `restore`."""
+        self.close()
+        readings = {name: reading.state() for name, reading in self._readings.items()}
+        return {"schema": SCHEMA, "options": self._options, "step": self._step, "readings": readings}
+
+    def restore(self, state: Mapping[str, Any]) -> KLMonitor:
+        """Go on from what `state` returned on a monitor with the same options; returns this one.
+
+        Raises:
+            InputError: a state of other options or of another version, or none.
+        """
+        if not isinstance(state, Mapping) or state.get("schema") != SCHEMA:
+            raise InputError("what came is no state of a KLMonitor of this version: pass what state() returned")
+        if dict(state["options"]) != self._options:
+            raise InputError(f"a state of {state['options']} came to a monitor of {self._options}: use equal options")
+        for name, reading in self._readings.items():
+            reading.restore(state["readings"][name])
+        self._step = state["step"]
+        return self
+
+
+def _batches(columns: Mapping[str, Any]) -> dict[Name, tuple[tuple[str, ...], Sequences]]:
+    """What is read of a batch: the estimators, first the one that alarms go by, and the checked sequences."""
+    logprobs, behavior = columns["logprobs"], columns["behavior_logprobs"]
+    found: dict[Name, tuple[tuple[str, ...], Sequences]] = {}
+    if columns["ref_logprobs"] is not None:
+        estimators = ("k3", "k1") if columns["token_kl"] is None else ("rao_blackwell", "k3", "k1")
+        found["policy"] = estimators, Sequences.of_batch(columns)
+    if behavior is not None:
+        mismatch = Sequences.of(behavior, logprobs, columns["mask"], groups=columns["groups"])
+        found["mismatch"] = ("k3", "k1"), mismatch
+    if not found:
+        raise InputError("update got logprobs alone: ref_logprobs or behavior_logprobs of the same tokens are needed")
+    return found
