@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|gradients]``; ``vocab``, ``gpu``, ``rollouts``, ``monitor``: see each."""
+"""``python -m benchmarks [coverage|fits|compare|gradients]``; ``vocab``, ``gpu``, ``rollouts``, ``monitor``."""
 
 from __future__ import annotations
 

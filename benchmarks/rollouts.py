@@ -107,7 +107,8 @@ def duckdb(path: Path) -> tuple[Any, Any]:
         db.connect()
         .execute(
             f"select avg(k1), avg(k3), stddev(k1), stddev(k3) from (select sum({ratio}) k1, "
-            f"sum(exp(-{ratio}) - 1 + {ratio}) k3 from (select file_row_number, unnest(logprobs) q, unnest(ref_logprobs) p "
+            f"sum(exp(-{ratio}) - 1 + {ratio}) k3 from "
+            "(select file_row_number, unnest(logprobs) q, unnest(ref_logprobs) p "
             f"from read_parquet('{path}', file_row_number = true)) group by file_row_number)"
         )
         .fetchall()

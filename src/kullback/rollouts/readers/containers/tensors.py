@@ -62,9 +62,7 @@ def _loaded(path: Path) -> object:
 def conversion(path: Path) -> str:
     """How to make of a pickle what is opened here, in two lines."""
     goal = path.with_name(path.name + ".safe.pt").name
-    load = (
-        "torch.load(F, weights_only=False)" if _is_of_torch(path) else "pickle.loads(pathlib.Path(F).read_bytes())"
-    )
+    load = "torch.load(F, weights_only=False)" if _is_of_torch(path) else "pickle.loads(pathlib.Path(F).read_bytes())"
     return (
         "if you trust whoever wrote it, convert it where its packages are installed with "
         f"`import pathlib, pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d); "
