@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kullback.arrays import is_torch
@@ -16,7 +16,7 @@ from kullback.auditing.subject.failures import CallFailed, failure
 from kullback.auditing.subject.filled import SHAPES, Filled, Shape
 from kullback.auditing.subject.functions import Function
 from kullback.auditing.subject.layouts import LAYOUTS, Laid, Layout
-from kullback.auditing.subject.libraries import CALLS
+from kullback.auditing.subject.libraries import CALLS, TOGETHER
 from kullback.auditing.subject.patches import Patch, without
 from kullback.auditing.subject.shapes import Kind, fits, kind_of, wrong_shape
 from kullback.auditing.subject.tensors import EVERY, Rows
@@ -33,9 +33,11 @@ MASK_TYPES: tuple[MaskType, ...] = ("bool", "float", "int")
 
 @dataclass
 class _Held:
-    """How the batch of the call that is under way lies in memory."""
+    """How the batch of the call that is under way lies in memory, and whether and how many batches are run at once."""
 
     laid: Laid | None = None
+    at_once: bool = True
+    together: dict[int, tuple[Wires, Call]] = field(default_factory=dict)
 
 
 class Subject:
@@ -156,7 +158,48 @@ class Subject:
 
     def __call__(self, columns: Columns, rows: Rows = EVERY) -> Tensor:
         """What it makes of some rows of columns, in the shape of its kind."""
-        result, batch = self._raw(columns, rows)
+        return self._shaped(*self._raw(columns, rows))
+
+    def each(self, columns: Columns, batches: Sequence[list[int]]) -> Tensor:
+        """What it makes of each of several batches of as many rows: in one call, where torch can run it on all of them."""
+        import torch
+
+        if len(batches) > 2 and self._held.at_once and self.arrays in TOGETHER and self.layout == "padded":
+            try:
+                found = self._together(columns, torch.tensor([*batches, *batches[-1:] * self.spare(len(batches))]))
+                found = found[: len(batches)]
+                first = self(columns, batches[0])
+                if torch.allclose(found[0].detach(), first.detach(), rtol=1e-12, atol=0, equal_nan=True):
+                    return found
+            except CallFailed:
+                pass
+            self._held.at_once = False
+        return torch.stack([self(columns, rows) for rows in batches])
+
+    def spare(self, count: int) -> int:
+        """How many more may as well come along: JAX traces every size of a call anew, so that there are but a few."""
+        return next(size for size in (16, 64, 256, 1024, count) if size >= count) - count if self.arrays == "jax" else 0
+
+    def _together(self, columns: Columns, index: Tensor) -> Tensor:
+        import torch
+
+        given = {name: array[index].clone() for name, array in columns.items()}
+        with self._guarded(), without(*self._patches):
+            wanted = torch.vmap(lambda one: self._wanted(one)[0])(given)
+            result = self._all_at_once(self.wires)(wanted)
+            if self._off is not None:
+                result = result - self._all_at_once(self._off)(wanted)
+        batch = (index.shape[1], 1 if self.level == "sequence" else given["logprobs"].shape[2])
+        return torch.stack([self._shaped(one, batch) for one in result])
+
+    def _all_at_once(self, wires: Wires) -> Call:
+        """What calls the function on many batches, kept for as long as what JAX traced of it is of use."""
+        known = self._held.together
+        if id(wires) not in known:
+            known[id(wires)] = wires, TOGETHER[self.arrays](self._fn, wires)
+        return known[id(wires)][1]
+
+    def _shaped(self, result: Tensor, batch: tuple[int, ...]) -> Tensor:
         if not fits(self.kind, tuple(result.shape), batch):
             raise wrong_shape(tuple(result.shape), batch)
         return result.reshape({"token": batch, "row": batch[:1], "scalar": ()}[self.kind])
@@ -164,6 +207,18 @@ class Subject:
     def _raw(self, columns: Columns, rows: Rows) -> tuple[Tensor, tuple[int, ...]]:
         """What came back, and the (batch, time) that went in; the function has copies of its own."""
         given = {name: array[rows] for name, array in columns.items()}
+        wanted, batch = self._wanted(given)
+        mask = self._wanted_mask(given)
+        result = self._result(self._call, wanted, mask)
+        if self._off is not None:
+            result = result - self._result(self._without_kl, wanted, mask)
+        return result, batch
+
+    def _wanted_mask(self, given: Columns) -> Tensor:
+        return given["mask"][:, :1] if self.level == "sequence" else given["mask"]
+
+    def _wanted(self, given: Columns) -> tuple[Columns, tuple[int, ...]]:
+        """The columns of a batch that are handed over, and its (batch, time)."""
         if self.level == "sequence":
             given = _summed(given)
         given = dict(self._completed(given))
@@ -179,10 +234,7 @@ class Subject:
             }
         given = {**given, **{taker: given[column] for taker, column in self.exchanged.items()}}
         wanted = {name: self._typed(name, given[name]) for name in self.wires.wanted if name in given}
-        result = self._result(self._call, wanted, given["mask"])
-        if self._off is not None:
-            result = result - self._result(self._without_kl, wanted, given["mask"])
-        return result, tuple(given["logprobs"].shape[:2])
+        return wanted, tuple(given["logprobs"].shape[:2])
 
     def _result(self, call: Call, wanted: Columns, mask: Tensor) -> Tensor:
         self._held.laid = None if self.layout == "padded" else LAYOUTS[self.layout](mask)
