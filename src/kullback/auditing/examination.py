@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.auditing.coupling import coupling
+from kullback.auditing.constancy import constancy, differs
+from kullback.auditing.coupling import Coupling, coupling
 from kullback.auditing.effects import effects
 from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectations
 from kullback.auditing.formula import form
@@ -22,9 +23,11 @@ from kullback.auditing.options import SAMPLERS, Options, Sampler
 from kullback.auditing.probes import HALF, Probe, half_error, precision, rounding_step
 from kullback.auditing.repairs import Fault, Repair, repairs
 from kullback.auditing.report import Audited, Conduct, Limits
+from kullback.auditing.sizes import Sizes, rows_change, sizes
 from kullback.auditing.subject.failures import CallFailed
+from kullback.auditing.subject.reading import Read
 from kullback.auditing.subject.subject import Subject
-from kullback.auditing.vocabulary import seen_vocabulary
+from kullback.auditing.vocabulary import Words, seen_vocabulary
 from kullback.auditing.weighting import weighting
 from kullback.auditing.worlds import (
     EXTREME,
@@ -71,12 +74,13 @@ class Identified:
     repairs: tuple[Repair, ...] = ()
 
 
-def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audited:
+def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: str) -> Audited:
     """Everything about a function but the findings.
 
     Args:
         placed: the function where it stands; a surrogate for the reward stands in the loss.
         options: how it is meant.
+        read: what its code reads beside its parameters.
         name: what the report calls it.
         origin: how it was got hold of.
 
@@ -95,15 +99,24 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
         half = half_error(rounded, placed.subject, met, ROWS)
         arithmetic = precision(placed.subject, met, ROWS)
     subject = placed.subject
+    first = subject(met, ROWS).detach().double().numpy()
+    constant = constancy(subject, read, met, ROWS, half=arithmetic >= HALF or half > 0)
     rows_are = coupling(subject, MEETING)
-    probe = Probe(subject, rows_are != "coupled")
+    rows = None if constant.random else rows_change(subject, rows_are, arithmetic)
+    # What changes with the rows of a batch is looked at row by row.
+    probe = Probe(subject, rows_are != "coupled" and rows is None)
     found = form(probe, arithmetic)
-    differentiable, random = bool(subject(met, ROWS).requires_grad), _random(subject)
+    differentiable = bool(subject(met, ROWS).requires_grad)
     weighted = weighting(probe)
     clamped = (found is not None and found.clamped) or (weighted is not None and weighted.clipped)
     world_by_world = Coupled if rows_are == "coupled" else Separable
     with np.errstate(all="ignore"):
         identified = world_by_world(placed, options.sampler, arithmetic, options.objective, clamped).identified()
+    grown = Sizes() if constant.random else replace(sizes(probe, rows_are, found, arithmetic), rows=rows)
+    words = seen_vocabulary(subject)
+    handled = handling(subject, arithmetic, coupled=rows_are == "coupled")
+    if not constant.random:
+        constant = replace(constant, later=differs(subject, met, ROWS, first))
     return Audited(
         subject=name,
         options=options,
@@ -124,10 +137,13 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
             zero_keeps=zero_keeps_nan(subject),
         ),
         masking=masking(probe),
-        handling=handling(subject, arithmetic, coupled=rows_are == "coupled"),
+        handling=handled,
         effects=effects(probe),
         weighting=weighted,
-        vocabulary=seen_vocabulary(subject),
+        words=words,
+        sizes=grown,
+        constancy=constant,
+        unexamined=_unexamined(subject, options, read, (grown, words), rows_are),
         # Last, so that it has what any of the calls printed and asked for.
         wires=subject.wires,
         conduct=Conduct(
@@ -135,7 +151,7 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
             coupling=rows_are,
             columns=tuple(sorted(subject.columns)),
             differentiable=differentiable,
-            random=random,
+            random=constant.random,
             printed=rounded.printed or subject.printed,
             isolated=subject.isolation,
         ),
@@ -145,9 +161,20 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
     )
 
 
-def _random(subject: Subject) -> bool:
-    first, second = (subject(columns(MEETING), ROWS).detach().double().numpy() for _ in range(2))
-    return not np.allclose(first, second, rtol=1e-12, atol=0, equal_nan=True)
+def _unexamined(
+    subject: Subject, options: Options, read: Read, grown: tuple[Sizes, Words | None], rows_are: Coupling
+) -> tuple[str, ...]:
+    """What this audit leaves open."""
+    found = [*read.unexamined]
+    if rows_are == "coupled":
+        found.append("batches of more than three rows by enumeration, as rows depend on one another")
+    if subject.words:
+        found.append(f"vocabularies of fewer than {subject.words} words, on which it raises")
+    for looked in grown:
+        found += looked.unexamined if looked is not None else ()
+    if options.credited:
+        found.append("what becomes of the result afterwards, such as whitening of rewards or advantages")
+    return tuple(found)
 
 
 def goal_of(objective: Target | None, value: Identification) -> Target:

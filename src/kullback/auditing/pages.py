@@ -220,6 +220,10 @@ def _measured(report: Audited) -> Iterator[tuple[str, str]]:
         yield "where the policy excludes tokens", f"value off by {words.percent(edge)}, as with top-p sampling"
 
 
+    if report.unexamined:
+        yield "not examined", "; ".join(report.unexamined)
+
+
 def _errors(report: Audited) -> Iterator[tuple[str, str]]:
     if report.value.target is None:
         yield "value's error, by world", words.errors_by_world(report.value)

@@ -87,8 +87,8 @@ def _ratio(probe: Probe) -> Ratio:
 
 
 def _clip(probe: Probe, ratio: Ratio) -> tuple[float, float]:
-    """The least and the most that a weight becomes, from ratios of exp(±6) on a small term that no clamp sees."""
-    x, reach = 0.02, 6.0
+    """The least and the most that a weight becomes, from ratios of exp(±14) on a small term that no clamp sees."""
+    x, reach = 0.02, 14.0
     plain = probe.tokens([0.0, x], [0.0, 0.0])
 
     def weight(s: float) -> float:
@@ -127,7 +127,7 @@ def _constant(probe: Probe) -> bool:
 
 def _band(probe: Probe) -> tuple[float, float]:
     """The ratios outside which a term is dropped, from a grid of log q/μ and bisection."""
-    reach = 6.0
+    reach = 14.0
     if abs(_weight_of(probe, 0.0)) < 1e-9:
         return 0.0, float("inf")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kullback.arrays import is_torch
-from kullback.auditing.subject.columns import BESIDE, FULL
+from kullback.auditing.subject.columns import BESIDE, DISTRIBUTIONS, FULL
 from kullback.auditing.subject.failures import CallFailed, failure
 from kullback.auditing.subject.filled import SHAPES, Filled, Shape
 from kullback.auditing.subject.functions import Function
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 MaskType = Literal["bool", "float", "int"]
 MASK_TYPES: tuple[MaskType, ...] = ("bool", "float", "int")
+
+VOCABULARIES = (0, 256, 4096)
+"""To how many words vocabularies are filled up, where they have fewer, until a function can be run."""
+
+RARE = -60.0
+"""The log-prob of each of these words."""
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Subject:
     Attributes:
         kind: what it returns: one number, one a row, or one a token.
         mask_type: what its mask is made of.
+        words: to how many words a vocabulary is filled up, for a function that cannot be run on fewer.
         printed: what it wrote to the terminal.
         isolation: what was done to have the KL's part of it alone.
     """
@@ -82,6 +90,7 @@ class Subject:
         self.exchanged: dict[str, str] = {}
         self.kind: Kind = "token"
         self.mask_type: MaskType = "bool"
+        self.words = 0
         self.printed = ""
 
     @property
@@ -129,7 +138,8 @@ class Subject:
         failed: CallFailed | None = None
         shapes = SHAPES if self._beside else SHAPES[:1]
         types = MASK_TYPES if "mask" in self.wires.wanted else MASK_TYPES[:1]
-        for self.mask_type, self._shape in ((mask_type, shape) for mask_type in types for shape in shapes):
+        words = VOCABULARIES if FULL & self.wires.wanted else VOCABULARIES[:1]
+        for self.words, self.mask_type, self._shape in itertools.product(words, types, shapes):
             self._reshape()
             try:
                 result, batch = self._raw(columns, rows)
@@ -137,7 +147,7 @@ class Subject:
                 return
             except CallFailed as error:
                 failed = failed or error
-        self.mask_type, self._shape = "bool", "row"
+        self.words, self.mask_type, self._shape = 0, "bool", "row"
         if failed is not None:
             raise failed
 
@@ -171,10 +181,14 @@ class Subject:
                 first = self(columns, batches[0])
                 if torch.allclose(found[0].detach(), first.detach(), rtol=1e-12, atol=0, equal_nan=True):
                     return found
-            except CallFailed:
+            except (CallFailed, RuntimeError):  # The latter from a result that the function kept of another call.
                 pass
-            self._held.at_once = False
+            self.one_by_one()
         return torch.stack([self(columns, rows) for rows in batches])
+
+    def one_by_one(self) -> None:
+        """Run every batch in a call of its own from now on, as code that keeps something between calls has to be."""
+        self._held.at_once = False
 
     def spare(self, count: int) -> int:
         """How many more may as well come along: JAX traces every size of a call anew, so that there are but a few."""
@@ -221,6 +235,8 @@ class Subject:
         """The columns of a batch that are handed over, and its (batch, time)."""
         if self.level == "sequence":
             given = _summed(given)
+        if self.words:
+            given = {name: _widened(array, self.words) if name in DISTRIBUTIONS else array for name, array in given.items()}
         given = dict(self._completed(given))
         if self.wires.pair:
             given = {
@@ -273,6 +289,9 @@ class Subject:
         for name, source in (("distributions", "log_distributions"), ("ref_distributions", "ref_log_distributions")):
             if name in self.wires.wanted and source in given:
                 more[name] = given[source].exp()
+        for name, whose in (("processed_logprobs", ""), ("processed_ref_logprobs", "ref_")):
+            if name in self.wires.wanted and f"{whose}log_distributions" in given:
+                more[name] = after_top_p(given[f"{whose}log_distributions"], given[f"{whose}logprobs"])
         if "log_distributions" in given and "behavior_log_distributions" not in given:
             more["behavior_log_distributions"] = given["log_distributions"].detach()
         if "tokens" in given and "tokens" in self.columns and any("pad" in name for name in self.wires.constants):
@@ -305,6 +324,26 @@ def _element(fn: Function, output: int | str) -> Function:
         return result[output]
 
     return call
+
+
+def after_top_p(log_distributions: Tensor, logprobs: Tensor, keep: float = 0.9) -> Tensor:
+    """Log-probs after top-p: tokens of the most likely words that together have `keep`, renormalised.
+
+    A token that top-p leaves out keeps its raw log-prob less that of what is kept, as if it had been let through.
+    """
+    import torch
+
+    ordered = log_distributions.exp().sort(-1, descending=True).values
+    before = ordered.cumsum(-1) - ordered
+    return logprobs - torch.where(before < keep, ordered, torch.zeros_like(ordered)).sum(-1).log()
+
+
+def _widened(array: Tensor, words: int) -> Tensor:
+    """Log-distributions of more words, of which the others hardly ever come."""
+    import torch
+
+    more = max(0, words - array.shape[-1])
+    return torch.cat([array, torch.full((*array.shape[:-1], more), RARE, dtype=array.dtype)], -1)
 
 
 def _summed(given: Columns) -> dict[str, Tensor]:
