@@ -80,7 +80,7 @@ def _draws() -> object:
     """Where the generators of random numbers stand."""
     import torch
 
-    numbers = np.random.get_state(legacy=False)  # type: ignore[no-untyped-call]  # noqa: NPY002
+    numbers = np.random.get_state(legacy=False)  # type: ignore[no-untyped-call]
     return torch.get_rng_state().numpy().tobytes(), repr(numbers), random.getstate()
 
 

@@ -135,7 +135,7 @@ def _of_one_model(subject: Subject, temperature: float) -> Float64:
 
 
 def mixed_laws(subject: Subject) -> float:
-    """What a function gives for one and the same model, where its processed log-probs are after top-p; 0 where nothing."""
+    """What a function gives for one model on both sides, where its processed log-probs are after top-p."""
     base = rows_of_every_length()
     one = dict.fromkeys(("ref_logprobs", "behavior_logprobs"), base["logprobs"])
     given = {**base, **one, "ref_log_distributions": base["log_distributions"]}

@@ -219,7 +219,6 @@ def _measured(report: Audited) -> Iterator[tuple[str, str]]:
     if isfinite(edge) and edge > 1e-6 and report.value.named is not None:
         yield "where the policy excludes tokens", f"value off by {words.percent(edge)}, as with top-p sampling"
 
-
     if report.unexamined:
         yield "not examined", "; ".join(report.unexamined)
 

@@ -1,4 +1,4 @@
-"""Whether a function stays the same one as batches grow: more rows, longer rows, wider padding, rarer tokens, more words.
+"""Whether a function stays the same one as batches grow: more rows, longer rows, wider padding, rarer tokens.
 
 The exact worlds are small. What code does from 64 rows, 200 tokens or 1000 words on is looked at here: the same rows
 many times over, one row of equal tokens, more padding, the same log-ratio of ever rarer tokens, a large vocabulary.
@@ -128,7 +128,9 @@ class _Growing:
     def _same(self, plain: Outcome, other: Outcome) -> bool:
         scale = max(1e-12, *(float(np.abs(a).max(initial=0.0)) for a in plain))
         if not np.isfinite(scale):
-            return all(a.shape == b.shape and np.array_equal(a, b, equal_nan=True) for a, b in zip(plain, other, strict=True))
+            return all(
+                a.shape == b.shape and np.array_equal(a, b, equal_nan=True) for a, b in zip(plain, other, strict=True)
+            )
         return all(
             a.shape == b.shape and np.allclose(a, b, rtol=self.tolerance, atol=self.tolerance * scale, equal_nan=True)
             for a, b in zip(plain, other, strict=True)
@@ -232,7 +234,8 @@ def _kink(subject: Subject) -> float | None:
     given = equal_tokens(LENGTHS[-1])
     leaves = {n: given[n].clone().requires_grad_() for n in ("logprobs", "log_distributions") if n in given}
     # Nearly equal models and a ratio of 1: nothing then grows or falls by itself along a row.
-    live = {**given, **leaves, "ref_logprobs": given["logprobs"] - 1e-4, "behavior_logprobs": given["logprobs"]}
+    live: dict[str, Tensor] = {**given, **leaves}
+    live |= {"ref_logprobs": given["logprobs"] - 1e-4, "behavior_logprobs": given["logprobs"]}
     live["log_ratio"] = live["logprobs"] - live["ref_logprobs"]
     live["ratio"] = (live["logprobs"] - live["behavior_logprobs"]).exp()
     try:

@@ -51,7 +51,7 @@ class Words:
 
     @property
     def part(self) -> tuple[int, int] | None:
-        """(words that have an effect, vocabulary) where a larger vocabulary is seen in part, though a small is seen whole."""
+        """(words that have an effect, vocabulary) where a small vocabulary is seen whole and a large one in part."""
         return (self.seen_of_many, self.many) if self.seen == self.of and self.seen_of_many < self.many else None
 
 
@@ -93,8 +93,9 @@ def _seen(subject: Subject, size: int) -> int | None:
     result = subject(_columns(q, p, torch.zeros((1, 1), dtype=torch.int64))).sum()
     if not result.requires_grad:
         return None
-    moved = sum(slope.reshape(-1).abs() for slope in differentiate(result, (q, p)))
-    return int((moved > 1e-12 * size / SIZE * float(torch.as_tensor(moved).max())).sum())
+    by_q, by_p = (slope.reshape(-1).abs() for slope in differentiate(result, (q, p)))
+    moved = by_q + by_p
+    return int((moved > 1e-12 * size / SIZE * float(moved.max())).sum())
 
 
 def _columns(q: Tensor, p: Tensor, tokens: Tensor) -> Columns:

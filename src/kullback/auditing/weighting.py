@@ -132,7 +132,7 @@ def _band(probe: Probe) -> tuple[float, float]:
         return 0.0, float("inf")
 
     def kept(s: float) -> bool:
-        return abs(_weight_of(probe, s)) > 1e-9 * float(np.exp(s))
+        return abs(_weight_of(probe, s)) > 1e-9 * float(np.exp(min(s, 6.0)))
 
     ends = []
     for sign in (-1.0, 1.0):

@@ -21,8 +21,8 @@ def _find(report: Audited) -> str:
         )
     if report.effects.mixed:
         return (
-            f"of one and the same model it is {report.effects.mixed:.3g} nats a sequence and not 0, where the processed "
-            "log-probs that it takes are after top-p 0.9: the others are raw"
+            f"of one and the same model it is {report.effects.mixed:.3g} nats a sequence and not 0: the processed "
+            "log-probs that it takes are after top-p 0.9, and the others are raw"
         )
     return ""
 

@@ -34,7 +34,7 @@ def _find(report: Audited) -> str:
     parts = []
     if seen.rows is not None:
         parts.append(f"in batches of {seen.rows.at:.0f} rows and more a row's result {_times(seen.rows)}")
-    if seen.length is not None:
+    if seen.length is not None and not (report.effects.twice or report.effects.lost):
         parts.append(_of_length(seen.length))
     if seen.width is not None:
         parts.append(f"where rows are padded to {seen.width.at:.0f} places and more the result {_times(seen.width)}")

@@ -33,5 +33,4 @@ RULE = Rule(
     instead="Cut chunks at [start, stop), and sum each token once.",
     references=("docs/audit.md",),
     find=_find,
-    covered_by=("KB115",),
 )

@@ -44,7 +44,8 @@ def _results(step: JaxprEqn, values: Sequence[Value]) -> Sequence[npt.ArrayLike]
     if operation is not None:
         return [operation(*values, **{k: step.params[k] for k in PARAMETERS.get(name, ())})]
     # What has no line in the table is JAX's own, and compiled.
-    found = step.primitive.bind(*values, **step.params)
+    bind: Operation = step.primitive.bind
+    found: Any = bind(*values, **step.params)
     return list(found) if step.primitive.multiple_results else [found]
 
 

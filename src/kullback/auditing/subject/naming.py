@@ -119,7 +119,7 @@ JOINED = {
     "top": frozenset(["p", "k"]),
     "log": frozenset(
         ["prob", "probs", "probabilities", "p", "ps", "pi", "pis", "softmax", "likelihoods", "distributions", "dists"]
-    )
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a function's code reads beside its parameters: found by looking at it, so that a report can say what it left out."""
+"""What a function's code reads beside its parameters, so that a report can say what it leaves open."""
 
 from __future__ import annotations
 
@@ -9,21 +9,37 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+EXCHANGING = frozenset(
+    {
+        "all_reduce",
+        "all_gather",
+        "all_gather_into_tensor",
+        "all_gather_object",
+        "all_to_all",
+        "reduce_scatter",
+        "reduce_scatter_tensor",
+        "is_initialized",
+        "get_world_size",
+        "get_rank",
+        "process_count",
+        "psum",
+        "pmean",
+    }
+)
+"""What functions call that speak with other processes."""
+
+EXCHANGES = "what several processes exchange: it ran as one of one"
 ASKED: dict[str, frozenset[str]] = {
     "what it does on a GPU: it asks for the device": frozenset(
         {"is_cuda", "is_available", "is_mps", "is_xla", "is_cpu", "current_device", "default_backend"}
     ),
-    "what several processes exchange: it ran as one of one": frozenset(
-        "all_reduce all_gather all_gather_into_tensor all_gather_object reduce_scatter reduce_scatter_tensor "
-        "all_to_all is_initialized get_world_size get_rank psum pmean process_count".split()
-    ),
+    EXCHANGES: EXCHANGING,
     "other values of the environment variables that it reads": frozenset({"environ", "environb", "getenv"}),
     "what it does when it is compiled": frozenset({"is_compiling", "is_dynamo_compiling"}),
 }
 """What is not examined of a function that asks for one of these names."""
 
-EXCHANGES = "what several processes exchange: it ran as one of one"
-FOREIGN = frozenset("torch jax jaxlib numpy kullback builtins typing functools math".split())
+FOREIGN = frozenset(["torch", "jax", "jaxlib", "numpy", "kullback", "builtins", "typing", "functools", "math"])
 """Packages whose own code is not looked at."""
 
 REACH = 200
@@ -108,10 +124,10 @@ def _within(found: object) -> list[object]:
     held = list(vars(found).values()) if hasattr(found, "__dict__") else []
     if (wrapped := getattr(found, "__wrapped__", None)) is not None:  # of functools.lru_cache
         return [wrapped]
-    call = getattr(type(found), "__call__", None)
-    forward = getattr(type(found), "forward", None)
-    methods = [m for m in vars(type(found)).values() if isinstance(m, FunctionType)] if _own(found) else []
-    return [one for one in (call, forward, *methods, *held) if _own(one)]
+    methods = [
+        m for part in type(found).__mro__ if _own_type(part) for m in vars(part).values() if isinstance(m, FunctionType)
+    ]
+    return [one for one in (*methods, *held) if _own(one)]
 
 
 def _own(found: object) -> bool:
@@ -120,6 +136,10 @@ def _own(found: object) -> bool:
         return False
     module = getattr(found, "__module__", None) or type(found).__module__ or ""
     return module.partition(".")[0] not in FOREIGN or isinstance(getattr(found, "training", None), bool)
+
+
+def _own_type(part: type) -> bool:
+    return part.__module__.partition(".")[0] not in FOREIGN
 
 
 def _filled(cell: Any) -> bool:

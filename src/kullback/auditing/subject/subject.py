@@ -171,13 +171,13 @@ class Subject:
         return self._shaped(*self._raw(columns, rows))
 
     def each(self, columns: Columns, batches: Sequence[list[int]]) -> Tensor:
-        """What it makes of each of several batches of as many rows: in one call, where torch can run it on all of them."""
+        """What it makes of each of several batches of as many rows, in one call where that works."""
         import torch
 
         if len(batches) > 2 and self._held.at_once and self.arrays in TOGETHER and self.layout == "padded":
             try:
-                found = self._together(columns, torch.tensor([*batches, *batches[-1:] * self.spare(len(batches))]))
-                found = found[: len(batches)]
+                more = [list(batches[-1])] * self.spare(len(batches))
+                found = self._together(columns, torch.tensor([*batches, *more]))[: len(batches)]
                 first = self(columns, batches[0])
                 if torch.allclose(found[0].detach(), first.detach(), rtol=1e-12, atol=0, equal_nan=True):
                     return found
@@ -236,7 +236,9 @@ class Subject:
         if self.level == "sequence":
             given = _summed(given)
         if self.words:
-            given = {name: _widened(array, self.words) if name in DISTRIBUTIONS else array for name, array in given.items()}
+            given = {
+                name: _widened(array, self.words) if name in DISTRIBUTIONS else array for name, array in given.items()
+            }
         given = dict(self._completed(given))
         if self.wires.pair:
             given = {
