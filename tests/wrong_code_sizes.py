@@ -1,4 +1,4 @@
-"""KL code that is right in small worlds: sizes, vocabularies, modes, precisions, state; and right code that looks like it."""
+"""KL code that is right in small worlds alone: sizes, modes, precisions, state, words; and right code like it."""
 
 from __future__ import annotations
 
