@@ -80,8 +80,7 @@ def _draws() -> object:
     """Where the generators of random numbers stand."""
     import torch
 
-    numbers = np.random.get_state(legacy=False)  # type: ignore[no-untyped-call]
-    return torch.get_rng_state().numpy().tobytes(), repr(numbers), random.getstate()
+    return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state(legacy=False)), random.getstate()
 
 
 def _modes(subject: Subject, read: Read, given: Columns, rows: Rows) -> tuple[str, ...]:

@@ -232,7 +232,8 @@ def _length(subject: Subject) -> Callable[[float], Outcome]:
 def _kink(subject: Subject) -> float | None:
     """The token of a long row of equal ones from which on they have another effect than those before."""
     given = equal_tokens(LENGTHS[-1])
-    leaves = {n: given[n].clone().requires_grad_() for n in ("logprobs", "log_distributions") if n in given}
+    names = ("logprobs", "log_distributions")
+    leaves: dict[str, Tensor] = {name: given[name].clone().requires_grad_() for name in names}
     # Nearly equal models and a ratio of 1: nothing then grows or falls by itself along a row.
     live: dict[str, Tensor] = {**given, **leaves}
     live |= {"ref_logprobs": given["logprobs"] - 1e-4, "behavior_logprobs": given["logprobs"]}

@@ -106,14 +106,14 @@ class Trainer:
 
     def version(self, root: Path) -> str:
         """Name and version, of the package or of the checkout."""
+        for folder in sorted(root.glob(f"{self.package.replace('-', '_')}-*.dist-info")):
+            return f"{self.name} {importlib.metadata.Distribution.at(folder).version}"
         if any((folder / ".git").exists() for folder in (root, *root.parents[:4])):
             shown = subprocess.run(
                 ["git", "-C", str(root), "log", "-1", "--format=%h of %cs"], capture_output=True, text=True, check=False
             )
             if shown.returncode == 0:
                 return f"{self.name} at {shown.stdout.strip()}"
-        for folder in sorted(root.glob(f"{self.package.replace('-', '_')}-*.dist-info")):
-            return f"{self.name} {importlib.metadata.Distribution.at(folder).version}"
         return self.name
 
 
