@@ -87,9 +87,13 @@ def read_by(fn: object) -> Read:
 
 def _stores(code: CodeType) -> bool:
     """Whether code writes to a variable that outlives its call."""
-    outliving = {"STORE_GLOBAL", "STORE_ATTR", "STORE_DEREF"}
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return any(step.opname in outliving for step in dis.get_instructions(code)) or any(map(_stores, inner))
+    writes = (
+        step.opname in ("STORE_GLOBAL", "STORE_ATTR")
+        or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars)
+        for step in dis.get_instructions(code)
+    )
+    return any(writes) or any(map(_stores, inner))
 
 
 def _holds(variables: Mapping[str, object]) -> bool:

@@ -15,8 +15,9 @@ NAMES = Names(
         "action_mask": "mask",
     },
     options=(
-        Option("kl_estimator", "k1", "k1, k2 or k3"),
-        Option("use_kl_loss", False, "the KL in the loss and not in the reward"),
-        Option("unbiased_gradient", False, "a detached weight and a straight-through gradient"),
+        Option("--algo.kl.estimator", "k1", "k1, k2 or k3"),
+        Option("--algo.kl.init_coef", 0.01, "the KL's coefficient"),
+        Option("--algo.kl.use_loss", False, "the KL in the loss and not in the reward"),
+        Option("--algo.kl.unbiased_gradient", False, "a detached weight and a straight-through gradient"),
     ),
 )

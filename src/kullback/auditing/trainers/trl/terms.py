@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from inspect import signature
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -124,12 +125,15 @@ def _chunked(beta: float) -> Join:
     """With logits for hidden states and the identity for both heads, tokens summed."""
 
     def join(chunked: Function) -> Function:
+        # Tiles were chunks of a given size once.
+        given = {"chunk_size": 4} if "chunk_size" in signature(chunked).parameters else {}
+
         def loss(log_distributions: Tensor, ref_log_distributions: Tensor, mask: Tensor) -> object:
             import torch
 
             head = torch.eye(log_distributions.shape[-1], dtype=log_distributions.dtype)
             reference = ref_log_distributions.detach()
-            return chunked(log_distributions, reference, head, head, mask, beta, 4, num_items_in_batch=1)[0]
+            return chunked(log_distributions, reference, head, head, mask, beta, **given, num_items_in_batch=1)[0]
 
         return loss
 

@@ -14,6 +14,6 @@ NAMES = Names(
     },
     options=(
         Option("use_bias_correction_kl", False, "k3 times the importance ratio, which TRL has on"),
-        Option("loss_type", "dapo", "how tokens are put together"),
+        Option("loss_type", "grpo", "how tokens are put together, where the trainer passes none"),
     ),
 )
