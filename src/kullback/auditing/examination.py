@@ -12,13 +12,13 @@ from kullback.auditing.constancy import constancy, differs
 from kullback.auditing.coupling import Coupling, coupling
 from kullback.auditing.effects import effects
 from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectations
-from kullback.auditing.formula import form
+from kullback.auditing.formula import Form, form
 from kullback.auditing.handling import handling, without_words
 from kullback.auditing.identification import UNKNOWN, Distance, Identification
 from kullback.auditing.isolation import isolated, zero_keeps_nan
 from kullback.auditing.lookup import Lookup, relative_error
 from kullback.auditing.masking import masking
-from kullback.auditing.numerics import numerics
+from kullback.auditing.numerics import Numerics, numerics
 from kullback.auditing.options import SAMPLERS, Options, Sampler
 from kullback.auditing.probes import HALF, Probe, half_error, precision, rounding_step
 from kullback.auditing.repairs import Fault, Repair, repairs
@@ -44,7 +44,7 @@ from kullback.auditing.worlds import (
 from kullback.targets import REVERSE_KL, ZERO, Target
 
 if TYPE_CHECKING:
-    from kullback.auditing.subject.tensors import Tensor
+    from kullback.auditing.subject.tensors import Columns, Tensor
 
 MEETING = IDENTIFYING[2]
 ROWS = [0, 4, 9, 14]
@@ -91,13 +91,7 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
     placed.subject.meet(met, ROWS)
     placed = replace(placed, subject=isolated(placed.subject, met, ROWS))
     rounded = placed.subject
-    arithmetic = precision(rounded, met, ROWS)
-    half = 0.0
-    if arithmetic >= HALF and rounded.arrays == "torch" and precision(rounded.without("half"), met, ROWS) < HALF:
-        # What half precision leaves of a formula is told apart from the formula.
-        placed = replace(placed, subject=rounded.without("half"))
-        half = half_error(rounded, placed.subject, met, ROWS)
-        arithmetic = precision(placed.subject, met, ROWS)
+    placed, arithmetic, half = _widened(placed, met)
     subject = placed.subject
     first = subject(met, ROWS).detach().double().numpy()
     constant = constancy(subject, read, met, ROWS, half=arithmetic >= HALF or half > 0)
@@ -129,13 +123,7 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
         meant=identified.meant,
         repairs=identified.repairs,
         form=found,
-        numerics=replace(
-            numerics(probe, found, arithmetic),
-            half_error=half,
-            step=rounding_step(probe) if identified.value.target in (None, ZERO) else 0.0,
-            excluded_words=without_words(subject, arithmetic),
-            zero_keeps=zero_keeps_nan(subject),
-        ),
+        numerics=_numerics(probe, found, arithmetic, half, identified.value),
         masking=masking(probe),
         handling=handled,
         effects=effects(probe),
@@ -159,6 +147,31 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
         origin=origin,
         seconds=0.0,
     )
+
+
+def _numerics(probe: Probe, found: Form | None, arithmetic: float, half: float, value: Identification) -> Numerics:
+    """What rounding does, of single tokens and of whole distributions."""
+    return replace(
+        numerics(probe, found, arithmetic),
+        half_error=half,
+        step=rounding_step(probe) if value.target in (None, ZERO) else 0.0,
+        excluded_words=without_words(probe.subject, arithmetic),
+        zero_keeps=zero_keeps_nan(probe.subject),
+    )
+
+
+def _widened(placed: Placed, met: Columns) -> tuple[Placed, float, float]:
+    """A function without its own half precision, its arithmetic, and what half precision does to its result.
+
+    What half precision leaves of a formula is told apart from the formula.
+    """
+    rounded = placed.subject
+    arithmetic = precision(rounded, met, ROWS)
+    wide = rounded.without("half")
+    if arithmetic < HALF or rounded.arrays != "torch" or precision(wide, met, ROWS) >= HALF:
+        return placed, arithmetic, 0.0
+    half = half_error(rounded, wide, met, ROWS)
+    return replace(placed, subject=wide), precision(wide, met, ROWS), half
 
 
 def _unexamined(

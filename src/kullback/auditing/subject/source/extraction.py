@@ -30,12 +30,14 @@ class Luggage:
         missing: names that could not be resolved.
         dropped: decorators that were left out.
         seen: names of files that are on their way, so that two files may import each other.
+        found: those of them that have arrived, for every file that asks again.
     """
 
     helpers: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     seen: set[tuple[Path, str]] = field(default_factory=set)
+    found: dict[tuple[Path, str], Any] = field(default_factory=dict)
 
 
 def take(path: Path, qualname: str, *, because: BaseException | None = None) -> Located:
@@ -216,12 +218,14 @@ class Taker:
             self.namespace[name] = Lazy(inside, self.luggage)
             return
         if (file, wanted) in self.luggage.seen:
+            if (file, wanted) in self.luggage.found:
+                self.namespace[name] = self.luggage.found[file, wanted]
             return
         self.luggage.seen.add((file, wanted))
         other.need(ast.parse(wanted), set())
         if wanted not in other.namespace:
             raise ImportError(wanted)
-        self.namespace[name] = other.namespace[wanted]
+        self.namespace[name] = self.luggage.found[file, wanted] = other.namespace[wanted]
 
 
 class Lazy:
