@@ -10,6 +10,7 @@ import torch
 from right_code_styles import OURS, STYLES, ours
 from wrong_code import RIGHT, WRONG, Case
 from wrong_code_batches import BATCHES
+from wrong_code_sizes import FITS, SIZES
 
 import kullback as kb
 from kullback.auditing.options import SAMPLERS
@@ -23,7 +24,7 @@ SECONDS = 5.0
 """Of CPU time, so that other work on the machine does not count."""
 
 
-@pytest.mark.parametrize("case", [*WRONG, *BATCHES], ids=lambda case: f"{case}-{case.code}")
+@pytest.mark.parametrize("case", [*WRONG, *BATCHES, *SIZES], ids=lambda case: f"{case}-{case.code}")
 def test_every_mistake_is_named(case: Case) -> None:
     start = time.process_time()
     report = kb.audit(case.fn, **case.options)
@@ -31,7 +32,7 @@ def test_every_mistake_is_named(case: Case) -> None:
     assert time.process_time() - start < SECONDS
 
 
-@pytest.mark.parametrize("case", [*RIGHT, *STYLES], ids=lambda case: f"{case}-{case.options['placement']}")
+@pytest.mark.parametrize("case", [*RIGHT, *STYLES, *FITS], ids=lambda case: f"{case}-{case.options['placement']}")
 def test_nothing_is_found_in_right_code(case: Case) -> None:
     report = kb.audit(case.fn, **case.options)
     assert [str(finding) for finding in report.findings] == []
@@ -58,12 +59,37 @@ def test_nothing_is_found_in_our_own_reward(placement: Any, credit: Any) -> None
 
 
 def test_there_is_a_mistake_for_every_rule_that_can_be_found() -> None:
-    named = {case.code for case in (*WRONG, *BATCHES)}
+    named = {case.code for case in (*WRONG, *BATCHES, *SIZES)}
     calls = {rule.code for rule in RULES if rule.group == "call"}
     combined = {"KB204", "KB206", "KB302", "KB305", "KB507"}
     assert {rule.code for rule in RULES} - calls - combined <= named
     assert len(WRONG) + len(BATCHES) >= 80
     assert len(RIGHT) + len(STYLES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(2, "several processes"), (3, "on a GPU"), (4, "environment"), (1, "what becomes of the result")],
+)
+def test_what_was_not_examined_is_said(number: int, words: str) -> None:
+    report = kb.audit(FITS[number].fn, placement="reward")
+    assert any(words in left_open for left_open in report.to_dict()["unexamined"])
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "of a vocabulary of 300,000 words only 1,000 have"),
+        (2, "in batches of 64 rows and more a row's result is 2 times"),
+        (5, "tokens from number 201 of a row on do not count"),
+        (7, "log-prob below −50"),
+        (8, "distribution of place t is read at the token of place t + 1"),
+        (9, "leaves the formula below ℓ = 0 (constant 0)"),
+    ],
+)
+def test_what_small_worlds_do_not_show_is_said_exactly(number: int, words: str) -> None:
+    case = SIZES[number]
+    assert any(words in finding.message for finding in kb.audit(case.fn, **case.options).findings)
 
 
 def same(promised: Target | None, found: kb.AuditReport, kind: str, sampler: str) -> bool:

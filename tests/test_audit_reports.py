@@ -142,11 +142,11 @@ def test_a_verdict_is_the_answer_and_what_to_do(good: kb.AuditReport, bad: kb.Au
 def test_a_page_says_everything(good: kb.AuditReport, bad: kb.AuditReport, failed: kb.AuditReport) -> None:
     page = bad.document()
     assert page.title == "k1, in the loss"
-    assert page.blocks[:2] == (Verdict(bad.answer, "warning"), Note(f"Instead: {bad.instead}", "hint"))
+    assert page.blocks[:2] == (Verdict(f"Wrong. {bad.answer}", "warning"), Note(f"Instead: {bad.instead}", "hint"))
     assert [block.label for block in page.blocks if isinstance(block, Item)] == ["KB201 zero-gradient"]
     facts = dict(next(block for block in page.blocks if isinstance(block, Facts)).rows)
     assert facts["one token's formula"] == "k1: ℓ"
-    assert good.document().blocks[0] == Verdict(good.verdict, "good")
+    assert good.document().blocks[0] == Verdict(f"Ok. {good.verdict}", "good")
     text = markdown.render(failed.document())
     assert "**KB001 raises**: The function raised ValueError: no." in text
 

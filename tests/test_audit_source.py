@@ -150,3 +150,17 @@ def test_a_file_that_is_not_python(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def f(:\n")
     with pytest.raises(kb.errors.FileError, match="cannot be read as Python"):
         locate(f"{tmp_path / 'broken.py'}:f")
+
+
+def test_a_name_that_two_files_ask_for_reaches_both(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").write_text("import no_such_stack\n")
+    (package / "c.py").write_text("def same(x):\n    return x\n")
+    (package / "b.py").write_text("from .c import same\ndef half(x):\n    return same(x)\n")
+    (package / "a.py").write_text(
+        "from .c import same\nfrom .b import half\n"
+        "def kl(logprobs, ref_logprobs, mask):\n    return same(logprobs) - half(ref_logprobs)\n"
+    )
+    found = locate(f"{package / 'a.py'}:kl")
+    assert kb.audit(found.fn, placement="reward").value.target is kb.REVERSE_KL

@@ -49,14 +49,15 @@ def page(sources: Path | None) -> str:
     """The page as Markdown."""
     parts, codes, missing = [HEAD.strip()], set(), []
     for trainer in TRAINERS:
-        try:
-            reports = _reports(trainer, sources)
-        except KullbackError:
+        reports, lacking = _reports(trainer, sources)
+        if not reports:
             missing.append(trainer.name)
             continue
         codes |= {finding.code for report in reports for finding in report.findings}
         version = reports[0].origin.partition(": ")[0]
-        parts += [f"## {version}", _table(reports)]
+        parts += [f"## {version}", _options(trainer), _table(reports)]
+        if lacking:
+            parts.append(f"Not in this version: {', '.join(f'`{name}`' for name in lacking)}.")
     parts += ["## The codes", "\n".join(f"- [{c}](rules.md#{c.lower()}) {RULES[c].title}" for c in sorted(codes))]
     if missing:
         said = [f"{name} ({TRAINERS[name].install})" for name in missing]
@@ -64,9 +65,27 @@ def page(sources: Path | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _reports(trainer: Trainer, sources: Path | None) -> list[AuditReport]:
+def _reports(trainer: Trainer, sources: Path | None) -> tuple[list[AuditReport], list[str]]:
+    """The audits of a trainer's terms, and the terms that its version does not have."""
     folder = None if sources is None or not (sources / trainer.name).is_dir() else sources / trainer.name
-    return [assignment.report() for assignment in assignments(trainer.name, folder, Request())]
+    reports: list[AuditReport] = []
+    lacking: list[str] = []
+    try:
+        made = list(assignments(trainer.name, folder, Request()))
+    except KullbackError:
+        return [], []
+    for assignment in made:
+        try:
+            reports.append(assignment.report())
+        except KullbackError:
+            lacking.append(assignment.subject.partition(":")[2])
+    return reports, lacking
+
+
+def _options(trainer: Trainer) -> str:
+    """The options that have a say, and what they are where nobody says otherwise."""
+    said = [f"`{option.name}` ({option.default!r}: {option.about})" for option in trainer.names.options]
+    return f"Options: {', '.join(said)}." if said else "No option has a say."
 
 
 def _table(reports: list[AuditReport]) -> str:

@@ -1,8 +1,9 @@
 """The loop while writing: lint, types, and the tests of what changed, in under a minute (``make check``).
 
 What changed is what differs from REVISION (`main` or what the branch grew from; uncommitted work included). A test
-file concerns a room if it names it, or a public name that comes from it. Types are checked beside the tests, on the
-other core. Tests stop at the deadline and say how many were left: `make test` runs them all.
+file concerns a room if it names it, or a public name that comes from it. It concerns the files beside it that it
+imports, such as tests/wrong_code.py, and test_docs the rooms that generated pages come from. Types are checked beside
+the tests, on the other core. Tests stop at the deadline and say how many were left: `make test` runs them all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "kullback"
 ALWAYS = ("tests/test_structure.py", "tests/test_promises.py", "tests/test_estimators.py")
 """Fast, and what breaks first."""
+
+PAGES = {"auditing", "claims", "estimators", "surrogates", "targets"}
+"""Rooms that generated pages of docs/ come from."""
 
 DEADLINE = 40.0
 """Seconds after which no further test begins."""
@@ -50,10 +54,29 @@ def affected(changed: list[str]) -> list[str]:
     rooms = {Path(name).relative_to("src/kullback").parts[0] for name in changed if name.startswith("src/kullback/")}
     rooms = {room.removesuffix(".py") for room in rooms}
     tests = {name for name in changed if re.fullmatch(r"tests/test_\w+\.py", name) and (ROOT / name).exists()}
+    beside = {Path(name).stem for name in changed if re.fullmatch(r"tests/(?!test_)\w+\.py", name)}
+    tools = {Path(name).stem for name in changed if re.fullmatch(r"tools/\w+\.py", name)}
     for path in sorted((ROOT / "tests").glob("test_*.py")):
-        if rooms & concerned(path):
+        imported = imports(path)
+        through = {name for one in imported & set(_helpers()) for name in {one, *imports(_helpers()[one])}}
+        if rooms & concerned(path) or (beside | tools) & (imported | through):
             tests.add(str(path.relative_to(ROOT)))
+    if rooms & PAGES or any(name.startswith("docs/") for name in changed):
+        tests.add("tests/test_docs.py")
     return [*ALWAYS, *sorted(tests - set(ALWAYS))]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules without a package that a file imports: those beside it, and the tools."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    found |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return {name for name in found if "." not in name}
+
+
+def _helpers() -> dict[str, Path]:
+    """Files of tests/ that hold no tests."""
+    return {p.stem: p for p in (ROOT / "tests").glob("*.py") if not p.stem.startswith("test_")}
 
 
 def concerned(path: Path) -> set[str]:

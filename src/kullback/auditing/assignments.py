@@ -87,6 +87,8 @@ class Request:
             credit=member.credit if given.credit == "return" else given.credit,
             sampler=member.sampler if given.sampler == "on_policy" else given.sampler,
             output=member.output if given.output is None else given.output,
+            role=member.role if given.role == "value" else given.role,
+            arrays=member.arrays if given.arrays == "torch" else given.arrays,
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.auditing.handling import rows_of_every_length
 from kullback.auditing.probes import Probe, same
-from kullback.auditing.subject.columns import BEHAVIOR, REFERENCE
+from kullback.auditing.subject.columns import BEHAVIOR, PROCESSED, REFERENCE
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.subject import Subject
 
@@ -35,6 +35,7 @@ class Effects:
         temperature: how many times the policy's log-prob counts for one of the reference's.
         lost: tokens within a row of equal ones that do not count.
         end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
+        mixed: what it gives for one and the same model, a row, where what it takes as processed is after top-p 0.9.
         scaled: by what the policy's logits are divided more than the reference's; 1 but for a temperature on one side.
     """
 
@@ -47,6 +48,7 @@ class Effects:
     scaled: float = 1.0
     end: bool | None = None
     lost: tuple[int, ...] = ()
+    mixed: float = 0.0
 
 
 def effects(probe: Probe) -> Effects:
@@ -54,6 +56,8 @@ def effects(probe: Probe) -> Effects:
     subject = probe.subject
     reference = _matters(subject, REFERENCE)
     behavior = _matters(subject, BEHAVIOR) if not subject.wires.pair else None
+    if PROCESSED & subject.columns:
+        return Effects(reference, behavior, mixed=mixed_laws(subject))
     if subject.full:
         return Effects(reference, behavior, scaled=scaled_logits(subject))
     if not probe.possible or subject.level == "sequence" or reference is False:
@@ -128,6 +132,20 @@ def _of_one_model(subject: Subject, temperature: float) -> Float64:
     result = subject(given).detach().double()
     found: Float64 = (result[base["mask"]] if subject.kind == "token" else result.reshape(-1)).numpy()
     return found
+
+
+def mixed_laws(subject: Subject) -> float:
+    """What a function gives for one model on both sides, where its processed log-probs are after top-p."""
+    base = rows_of_every_length()
+    one = dict.fromkeys(("ref_logprobs", "behavior_logprobs"), base["logprobs"])
+    given = {**base, **one, "ref_log_distributions": base["log_distributions"]}
+    given |= {"log_ratio": given["logprobs"] * 0, "ratio": given["logprobs"] * 0 + 1}
+    try:
+        result = subject(given).detach().double()
+    except CallFailed:
+        return 0.0
+    kept = result[base["mask"]] if subject.kind == "token" else result.reshape(-1)
+    return float(kept.sum()) / len(base["mask"]) if float(kept.abs().max()) > 1e-6 else 0.0
 
 
 def _matters(subject: Subject, group: frozenset[str]) -> bool | None:

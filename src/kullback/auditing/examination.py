@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.auditing.coupling import coupling
+from kullback.auditing.constancy import constancy, differs
+from kullback.auditing.coupling import Coupling, coupling
 from kullback.auditing.effects import effects
 from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectations
-from kullback.auditing.formula import form
+from kullback.auditing.formula import Form, form
 from kullback.auditing.handling import handling, without_words
 from kullback.auditing.identification import UNKNOWN, Distance, Identification
 from kullback.auditing.isolation import isolated, zero_keeps_nan
 from kullback.auditing.lookup import Lookup, relative_error
 from kullback.auditing.masking import masking
-from kullback.auditing.numerics import numerics
+from kullback.auditing.numerics import Numerics, numerics
 from kullback.auditing.options import SAMPLERS, Options, Sampler
 from kullback.auditing.probes import HALF, Probe, half_error, precision, rounding_step
 from kullback.auditing.repairs import Fault, Repair, repairs
 from kullback.auditing.report import Audited, Conduct, Limits
+from kullback.auditing.sizes import Sizes, rows_change, sizes
 from kullback.auditing.subject.failures import CallFailed
+from kullback.auditing.subject.reading import Read
 from kullback.auditing.subject.subject import Subject
-from kullback.auditing.vocabulary import seen_vocabulary
+from kullback.auditing.vocabulary import Words, seen_vocabulary
 from kullback.auditing.weighting import weighting
 from kullback.auditing.worlds import (
     EXTREME,
@@ -41,7 +44,7 @@ from kullback.auditing.worlds import (
 from kullback.targets import REVERSE_KL, ZERO, Target
 
 if TYPE_CHECKING:
-    from kullback.auditing.subject.tensors import Tensor
+    from kullback.auditing.subject.tensors import Columns, Tensor
 
 MEETING = IDENTIFYING[2]
 ROWS = [0, 4, 9, 14]
@@ -71,12 +74,13 @@ class Identified:
     repairs: tuple[Repair, ...] = ()
 
 
-def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audited:
+def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: str) -> Audited:
     """Everything about a function but the findings.
 
     Args:
         placed: the function where it stands; a surrogate for the reward stands in the loss.
         options: how it is meant.
+        read: what its code reads beside its parameters.
         name: what the report calls it.
         origin: how it was got hold of.
 
@@ -87,23 +91,26 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
     placed.subject.meet(met, ROWS)
     placed = replace(placed, subject=isolated(placed.subject, met, ROWS))
     rounded = placed.subject
-    arithmetic = precision(rounded, met, ROWS)
-    half = 0.0
-    if arithmetic >= HALF and rounded.arrays == "torch" and precision(rounded.without("half"), met, ROWS) < HALF:
-        # What half precision leaves of a formula is told apart from the formula.
-        placed = replace(placed, subject=rounded.without("half"))
-        half = half_error(rounded, placed.subject, met, ROWS)
-        arithmetic = precision(placed.subject, met, ROWS)
+    placed, arithmetic, half = _widened(placed, met)
     subject = placed.subject
+    first = subject(met, ROWS).detach().double().numpy()
+    constant = constancy(subject, read, met, ROWS, half=arithmetic >= HALF or half > 0)
     rows_are = coupling(subject, MEETING)
-    probe = Probe(subject, rows_are != "coupled")
+    rows = None if constant.random else rows_change(subject, rows_are, arithmetic)
+    # What changes with the rows of a batch is looked at row by row.
+    probe = Probe(subject, rows_are != "coupled" and rows is None)
     found = form(probe, arithmetic)
-    differentiable, random = bool(subject(met, ROWS).requires_grad), _random(subject)
+    differentiable = bool(subject(met, ROWS).requires_grad)
     weighted = weighting(probe)
     clamped = (found is not None and found.clamped) or (weighted is not None and weighted.clipped)
     world_by_world = Coupled if rows_are == "coupled" else Separable
     with np.errstate(all="ignore"):
         identified = world_by_world(placed, options.sampler, arithmetic, options.objective, clamped).identified()
+    grown = Sizes() if constant.random else replace(sizes(probe, rows_are, found, arithmetic), rows=rows)
+    words = seen_vocabulary(subject)
+    handled = handling(subject, arithmetic, coupled=rows_are == "coupled")
+    if not constant.random:
+        constant = replace(constant, later=differs(subject, met, ROWS, first))
     return Audited(
         subject=name,
         options=options,
@@ -116,18 +123,15 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
         meant=identified.meant,
         repairs=identified.repairs,
         form=found,
-        numerics=replace(
-            numerics(probe, found, arithmetic),
-            half_error=half,
-            step=rounding_step(probe) if identified.value.target in (None, ZERO) else 0.0,
-            excluded_words=without_words(subject, arithmetic),
-            zero_keeps=zero_keeps_nan(subject),
-        ),
+        numerics=_numerics(probe, found, arithmetic, half, identified.value),
         masking=masking(probe),
-        handling=handling(subject, arithmetic, coupled=rows_are == "coupled"),
+        handling=handled,
         effects=effects(probe),
         weighting=weighted,
-        vocabulary=seen_vocabulary(subject),
+        words=words,
+        sizes=grown,
+        constancy=constant,
+        unexamined=_unexamined(subject, options, read, (grown, words), rows_are),
         # Last, so that it has what any of the calls printed and asked for.
         wires=subject.wires,
         conduct=Conduct(
@@ -135,7 +139,7 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
             coupling=rows_are,
             columns=tuple(sorted(subject.columns)),
             differentiable=differentiable,
-            random=random,
+            random=constant.random,
             printed=rounded.printed or subject.printed,
             isolated=subject.isolation,
         ),
@@ -145,9 +149,45 @@ def examine(placed: Placed, options: Options, *, name: str, origin: str) -> Audi
     )
 
 
-def _random(subject: Subject) -> bool:
-    first, second = (subject(columns(MEETING), ROWS).detach().double().numpy() for _ in range(2))
-    return not np.allclose(first, second, rtol=1e-12, atol=0, equal_nan=True)
+def _numerics(probe: Probe, found: Form | None, arithmetic: float, half: float, value: Identification) -> Numerics:
+    """What rounding does, of single tokens and of whole distributions."""
+    return replace(
+        numerics(probe, found, arithmetic),
+        half_error=half,
+        step=rounding_step(probe) if value.target in (None, ZERO) else 0.0,
+        excluded_words=without_words(probe.subject, arithmetic),
+        zero_keeps=zero_keeps_nan(probe.subject),
+    )
+
+
+def _widened(placed: Placed, met: Columns) -> tuple[Placed, float, float]:
+    """A function without its own half precision, its arithmetic, and what half precision does to its result.
+
+    What half precision leaves of a formula is told apart from the formula.
+    """
+    rounded = placed.subject
+    arithmetic = precision(rounded, met, ROWS)
+    wide = rounded.without("half")
+    if arithmetic < HALF or rounded.arrays != "torch" or precision(wide, met, ROWS) >= HALF:
+        return placed, arithmetic, 0.0
+    half = half_error(rounded, wide, met, ROWS)
+    return replace(placed, subject=wide), precision(wide, met, ROWS), half
+
+
+def _unexamined(
+    subject: Subject, options: Options, read: Read, grown: tuple[Sizes, Words | None], rows_are: Coupling
+) -> tuple[str, ...]:
+    """What this audit leaves open."""
+    found = [*read.unexamined]
+    if rows_are == "coupled":
+        found.append("batches of more than three rows by enumeration, as rows depend on one another")
+    if subject.words:
+        found.append(f"vocabularies of fewer than {subject.words} words, on which it raises")
+    for looked in grown:
+        found += looked.unexamined if looked is not None else ()
+    if options.credited:
+        found.append("what becomes of the result afterwards, such as whitening of rewards or advantages")
+    return tuple(found)
 
 
 def goal_of(objective: Target | None, value: Identification) -> Target:

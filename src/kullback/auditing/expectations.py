@@ -110,14 +110,12 @@ def source_of(subject: Subject, setting: Setting, sampler: Sampler) -> Sampler:
 
 def _by_token(subject: Subject, given: Columns, count: int) -> Tensor:
     """(sequences, time) where the function returns a number a token, else (sequences, 1)."""
-    import torch
-
     if subject.kind == "token":
         result = subject(given)
         return masked(result, given["mask"][:, : result.shape[1]]).double()
     if subject.kind == "row":
         return subject(given)[:, None].double()
-    return torch.stack([subject(given, slice(i, i + 1)) for i in range(count)])[:, None].double()
+    return subject.each(given, [[i] for i in range(count)])[:, None].double()
 
 
 def batch_expectation(placed: Placed, setting: Setting, sampler: Sampler, rows: int) -> Expectation:
@@ -125,17 +123,16 @@ def batch_expectation(placed: Placed, setting: Setting, sampler: Sampler, rows: 
     import torch
 
     given, chance = columns(setting, sampler), probability(setting, sampler)
-    by_token = placed.subject.kind == "token"
-    results, carried, weights = [], [], []
-    for batch in itertools.product(range(len(chance)), repeat=rows):
-        index = list(batch)
-        weights.append(chance[index].prod())
-        result = placed.subject(given, index).double()
-        mask = given["mask"][index]
-        tokens = masked(result, mask[:, : result.shape[1]]) if by_token else result.reshape(-1, 1).expand(rows, 1)
-        results.append(tokens.sum(-1).mean())
-        carried.append(placed.carried(tokens, mask, given["logprobs"][index]).mean())
-    return _expectation(setting, sampler, torch.stack(weights), torch.stack(results), torch.stack(carried))
+    batches = [list(batch) for batch in itertools.product(range(len(chance)), repeat=rows)]
+    result = placed.subject.each(given, batches).double()
+    index = torch.tensor(batches)
+    mask, logprobs = given["mask"][index], given["logprobs"][index]
+    if placed.subject.kind == "token":
+        tokens = masked(result, mask[..., : result.shape[-1]])
+    else:
+        tokens = result.reshape(len(batches), -1, 1).expand(-1, rows, 1)
+    carried = placed.carried(tokens, mask, logprobs).mean(-1)
+    return _expectation(setting, sampler, chance[index].prod(-1), tokens.sum(-1).mean(-1), carried)
 
 
 def _expectation(setting: Setting, sampler: Sampler, chance: Tensor, results: Tensor, carried: Tensor) -> Expectation:

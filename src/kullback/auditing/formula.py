@@ -152,7 +152,9 @@ def _form(probe: Probe, tolerance: float) -> Form:
     if np.allclose(here, there, rtol=1e-5, atol=1e-8):
         formula, scale = _match(grid, here - zero, tolerance)
         found = Form(formula, scale, "", zero)
-        return found if formula is None else _with_clamps(probe, found, tolerance)
+        if formula is None:
+            found = _narrow(probe, zero, tolerance) or _one_sided(grid, here, zero, tolerance) or found
+        return found if found.formula is None else _with_clamps(probe, found, tolerance)
     # A token's own probability falls by exp(−0.7) from here to there, and what it multiplies with it.
     for owner, logprob in _logprobs(grid):
         alone = here / np.exp(logprob)
@@ -162,15 +164,37 @@ def _form(probe: Probe, tolerance: float) -> Form:
     return Form(None, 1.0, "", zero)
 
 
+def _narrow(probe: Probe, zero: float, tolerance: float) -> Form | None:
+    """The form next to 0, of what is clamped soon."""
+    grid = np.concatenate([np.linspace(-0.08, -0.01, 8), np.linspace(0.01, 0.08, 8)])
+    formula, scale = _match(grid, probe.ratio(grid, -1.0)[0] - zero, tolerance)
+    return None if formula is None else Form(formula, scale, "", zero)
+
+
+def _one_sided(grid: Float64, got: Float64, zero: float, tolerance: float) -> Form | None:
+    """The form on one side of 0, of what is constant on the other: a clamp at 0."""
+    for side, constant in ((grid > 0, got[grid < 0]), (grid < 0, got[grid > 0])):
+        formula, scale = _match(grid[side], got[side] - zero, tolerance)
+        if formula is None or not np.allclose(constant, constant[0], rtol=1e-7, atol=1e-12):
+            continue
+        clamp = Clamp(0.0, flat=True, value=float(constant[0]) - zero)
+        return Form(formula, scale, "", zero, **{"below" if grid[side][0] > 0 else "above": clamp})
+    return None
+
+
 def _logprobs(grid: Float64) -> tuple[tuple[Owner, Float64], ...]:
     """Log-probs of both models where the likelier one is −1."""
     return ("policy", np.minimum(grid, 0.0) - 1.0), ("reference", np.minimum(-grid, 0.0) - 1.0)
 
 
 def _match(grid: Float64, got: Float64, tolerance: float) -> tuple[Formula | None, float]:
+    if not np.isfinite(got).all():
+        return None, 1.0
     for formula in FORMULAS:
         want = np.asarray(formula.fn(grid))
-        scale = float(got @ want / (want @ want))
+        if not (size := float(want @ want)) > 0:
+            continue
+        scale = float(got @ want) / size
         if abs(scale) > 1e-9 and np.allclose(got, scale * want, rtol=100 * tolerance, atol=tolerance):
             return formula, round(scale, 9) if tolerance < 1e-5 else round(scale, 4)
     return None, 1.0

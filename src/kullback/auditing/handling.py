@@ -67,6 +67,7 @@ class Handling:
         poisoned_by: the first of the fillings of trainers that makes the result another one, or no number.
         broken_by: the same of −inf and nan, which only a selection survives.
         mask_types: types of masks with which the result is silently another one.
+        empty: whether a row in which nothing counts makes the result no number.
     """
 
     reads_mask: bool | None = None
@@ -76,6 +77,7 @@ class Handling:
     poisoned_by: str = ""
     broken_by: str = ""
     mask_types: tuple[MaskType, ...] = ()
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,16 @@ class Arrangement:
         fill: what the columns hold elsewhere; 0 if nothing is said.
         left: whether rows end at the end instead.
         unmasked: whether the mask leaves out a first token and one in between, to see whether it is read.
+        width: places of a row.
+        empty: whether nothing counts in the first row.
     """
 
     places: tuple[int, ...] = RIGHT
     fill: Mapping[str, float] = field(default_factory=dict)
     left: bool = False
     unmasked: bool = False
+    width: int = WIDTH
+    empty: bool = False
 
 
 def handling(subject: Subject, tolerance: float, *, coupled: bool = False) -> Handling:
@@ -104,13 +110,13 @@ def handling(subject: Subject, tolerance: float, *, coupled: bool = False) -> Ha
     if subject.level == "sequence" or subject.layout != "padded":
         return Handling()
     try:
-        plain = _outcome(subject, Arrangement())
+        plain = outcome(subject, Arrangement())
     except CallFailed:
         return Handling()
 
     def changes(arrangement: Arrangement) -> bool | None:
         try:
-            other = _outcome(subject, arrangement)
+            other = outcome(subject, arrangement)
         except CallFailed:
             return None
         moved = coupled and (arrangement.left or arrangement.places != RIGHT)
@@ -129,7 +135,16 @@ def handling(subject: Subject, tolerance: float, *, coupled: bool = False) -> Ha
         poisoned_by="" if leaks or not takes_mask else first(FAR),
         broken_by="" if leaks or not takes_mask else first(WORST),
         mask_types=_mask_types(subject, plain, tolerance) if takes_mask else (),
+        empty=takes_mask and _spoilt_by_an_empty_row(subject),
     )
+
+
+def _spoilt_by_an_empty_row(subject: Subject) -> bool:
+    """Whether a row in which nothing counts makes any result or any slope no number."""
+    try:
+        return not all(bool(np.isfinite(found).all()) for found in outcome(subject, Arrangement(empty=True)))
+    except CallFailed:
+        return False
 
 
 def _mask_types(subject: Subject, plain: list[Float64], tolerance: float) -> tuple[MaskType, ...]:
@@ -139,7 +154,7 @@ def _mask_types(subject: Subject, plain: list[Float64], tolerance: float) -> tup
             continue
         try:
             subject.mask_type = kind
-            if not _same(plain, _outcome(subject, Arrangement()), tolerance):
+            if not _same(plain, outcome(subject, Arrangement()), tolerance):
                 found.append(kind)
         except CallFailed:
             pass
@@ -157,13 +172,14 @@ def rows_of_every_length() -> dict[str, Tensor]:
     return {name: array[chosen].detach() for name, array in found.items()}
 
 
-def _outcome(subject: Subject, arrangement: Arrangement) -> list[Float64]:
+def outcome(subject: Subject, arrangement: Arrangement) -> list[Float64]:
     """What counts of the result, and its derivatives in what counts of the columns."""
     base = rows_of_every_length()
     leaves = {name: base[name].clone().requires_grad_() for name in LEAVES}
     given, index = _laid_out(base, leaves, arrangement)
     result = subject(given).double()
-    values = result[index] if subject.kind == "token" else result.reshape(-1)
+    where = given["mask"].bool() if arrangement.empty else index
+    values = result[where] if subject.kind == "token" else result.reshape(-1)
     slopes = differentiate(values.sum(), list(leaves.values()))
     return [values.detach().numpy(), *(slope.detach().double().numpy() for slope in slopes)]
 
@@ -176,12 +192,13 @@ def _laid_out(
 
     mask = base["mask"]
     rows, time = mask.nonzero(as_tuple=True)
-    places = time + (WIDTH - mask.sum(-1))[rows] if arrangement.left else torch.tensor(arrangement.places)[time]
+    width = arrangement.width
+    places = time + (width - mask.sum(-1))[rows] if arrangement.left else torch.tensor(arrangement.places)[time]
     index = (rows, places)
 
     def lay(name: str, array: Tensor) -> Tensor:
         fill = arrangement.fill.get(name, 0.0)
-        empty = torch.full((len(mask), WIDTH, *array.shape[2:]), fill, dtype=array.dtype)
+        empty = torch.full((len(mask), width, *array.shape[2:]), fill, dtype=array.dtype)
         return empty.index_put(index, array[mask])
 
     given = {name: lay(name, array) for name, array in leaves.items()}
@@ -191,7 +208,9 @@ def _laid_out(
     counted = torch.ones(len(rows), dtype=torch.bool)
     if arrangement.unmasked:
         counted[0] = counted[-2] = False
-    given["mask"] = torch.zeros((len(mask), WIDTH), dtype=torch.bool).index_put(index, counted)
+    if arrangement.empty:
+        counted &= rows != 0
+    given["mask"] = torch.zeros((len(mask), width), dtype=torch.bool).index_put(index, counted)
     return given, index
 
 

@@ -179,11 +179,12 @@ def _body(report: AuditReport) -> Iterator[Block]:
             yield Facts((("parameters", _wired(report)),), tone="quiet")
         return
     if report.findings:
-        yield Verdict(report.answer, tone="warning")
+        yield Verdict(f"{report.status.capitalize()}. {report.answer}", tone="warning")
         yield Note(f"Instead: {report.instead}", tone="hint")
     else:
-        yield Verdict(report.verdict, tone="good")
-    yield from map(_item, report.findings)
+        yield Verdict(f"Ok. {report.verdict}", tone="good")
+    # What matters most first, the others in the order of their codes.
+    yield from map(_item, sorted(report.findings, key=lambda finding: finding is not report.main))
     for repair in report.repairs:
         yield Note(words.sentence(words.repaired(repair, report.placement)), tone="hint")
     for note in report.notes:
@@ -218,6 +219,9 @@ def _measured(report: Audited) -> Iterator[tuple[str, str]]:
     edge = report.limits.edge
     if isfinite(edge) and edge > 1e-6 and report.value.named is not None:
         yield "where the policy excludes tokens", f"value off by {words.percent(edge)}, as with top-p sampling"
+
+    if report.unexamined:
+        yield "not examined", "; ".join(report.unexamined)
 
 
 def _errors(report: Audited) -> Iterator[tuple[str, str]]:

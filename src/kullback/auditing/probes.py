@@ -62,20 +62,25 @@ class Probe:
         import torch
 
         dtype = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+        count = len(q)
         live = torch.tensor(q, dtype=dtype, requires_grad=True)
         given = _columns(live, torch.tensor(p, dtype=dtype), mu, mask)
         if self.separable and self.subject.kind != "scalar":
-            result = self.subject(given)
+            rows = [*range(count), *[count - 1] * self.subject.spare(count)]
+            result = self.subject(given, rows)[:count]
             values = masked(result, given["mask"]).sum(-1) if result.ndim == 2 else result
         else:
-            values = torch.stack([self._one(given, i) for i in range(len(q))])
+            values = self._alone(given)
         slope = differentiate(values.sum(), [live])[0].double().numpy()
         return values.detach().double().numpy(), slope
 
-    def _one(self, given: Columns, row: int) -> Tensor:
-        rows = slice(row, row + 1)
-        result = self.subject(given, rows)
-        return result.reshape(-1)[0] if result.numel() == 1 else (result * given["mask"][rows]).sum()
+    def _alone(self, given: Columns) -> Tensor:
+        """The value of each row, as a batch of its own."""
+        rows = len(given["logprobs"])
+        result = self.subject.each(given, [[i] for i in range(rows)])
+        if self.subject.kind == "token":
+            return masked(result[:, 0], given["mask"]).sum(-1)
+        return result.reshape(rows)
 
     def ratio(self, log_ratio: Float64, level: float = 0.0) -> tuple[Float64, Float64]:
         """One token of each log-ratio; the likelier of its two log-probs is `level`."""

@@ -12,6 +12,7 @@ from kullback.documents import Document, Record, plain
 from kullback.targets import REVERSE_KL, TARGETS, ZERO, Target
 
 if TYPE_CHECKING:
+    from kullback.auditing.constancy import Constancy
     from kullback.auditing.coupling import Coupling
     from kullback.auditing.effects import Effects
     from kullback.auditing.formula import Form
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from kullback.auditing.numerics import Numerics
     from kullback.auditing.options import Credit, Options, Placement, Sampler
     from kullback.auditing.repairs import Repair
+    from kullback.auditing.sizes import Sizes
     from kullback.auditing.subject.shapes import Kind
     from kullback.auditing.subject.wiring import Wires
+    from kullback.auditing.vocabulary import Words
     from kullback.auditing.weighting import Weighting
     from kullback.auditing.worlds import Aspect
 
@@ -241,6 +244,10 @@ FACTS = (
     "effects",
     "repairs",
     "isolated",
+    "sizes",
+    "constancy",
+    "words",
+    "unexamined",
 )
 """What `to_dict` has beside the identifications and the findings."""
 
@@ -308,7 +315,10 @@ class Audited(AuditReport):
         numerics: how far float32 and bfloat16 are from that formula.
         masking: what it does with padding, lengths and ends.
         weighting: the importance ratio it uses; None where it takes no behaviour log-probs.
-        vocabulary: (tokens that have an effect, vocabulary) for a function of whole distributions.
+        words: what a function of whole distributions makes of vocabularies.
+        sizes: from which sizes on it is another function.
+        constancy: whether it stays the same between calls, in other modes and in other precisions.
+        unexamined: what the audit leaves open.
         batches: the gradient's scale by the rows of a batch, for functions that couple them.
         limits: the edge of the support, and extreme log-ratios.
         handling: what it does with batches as they really are.
@@ -322,7 +332,10 @@ class Audited(AuditReport):
     numerics: Numerics
     masking: Masking
     weighting: Weighting | None
-    vocabulary: tuple[int, int] | None
+    words: Words | None
+    sizes: Sizes
+    constancy: Constancy
+    unexamined: tuple[str, ...]
     batches: Mapping[int, float]
     limits: Limits
     handling: Handling
@@ -341,6 +354,11 @@ class Audited(AuditReport):
     def notes(self) -> tuple[str, ...]:
         """What is worth a word and is not held against the function."""
         return tuple(words.notes(self))
+
+    @property
+    def vocabulary(self) -> tuple[int, int] | None:
+        """(words that have an effect, vocabulary) for a function of whole distributions."""
+        return None if self.words is None else self.words.part or (self.words.seen, self.words.of)
 
     @property
     def treatment(self) -> Masking:
@@ -381,6 +399,10 @@ class Audited(AuditReport):
             "effects": asdict(self.effects),
             "repairs": [words.repaired(repair, self.placement) for repair in self.repairs],
             "isolated": self.conduct.isolated or None,
+            "sizes": asdict(self.sizes),
+            "constancy": asdict(self.constancy),
+            "words": self.words and asdict(self.words),
+            "unexamined": list(self.unexamined),
         }
 
 

@@ -116,6 +116,8 @@ def report_of(
     from kullback.auditing.rules import RULES
     from kullback.auditing.subject.failures import CallFailed
     from kullback.auditing.subject.members import plain_function
+    from kullback.auditing.subject.processes import one_process
+    from kullback.auditing.subject.reading import EXCHANGES, read_by
     from kullback.auditing.subject.subject import Subject
     from kullback.auditing.subject.tensors import require_torch
     from kullback.auditing.subject.wiring import wiring
@@ -132,7 +134,9 @@ def report_of(
         handed = Subject(
             plain.fn, wires, arrays=plain.arrays, output=options.output, level=options.level, layout=options.layout
         )
-        report = examine(Placed(handed, plain.placement, options.credit), options, name=name, origin=origin)
+        read = read_by(plain.fn)
+        with one_process(exchanging=EXCHANGES in read.unexamined):
+            report = examine(Placed(handed, plain.placement, options.credit), options, read, name=name, origin=origin)
     except CallFailed as failed:
         stopped = RULES[failed.code].finding(_handed(failed.message, failed.code, wires))
         seconds = time.perf_counter() - start

@@ -87,19 +87,33 @@ def _ratio(probe: Probe) -> Ratio:
 
 
 def _clip(probe: Probe, ratio: Ratio) -> tuple[float, float]:
-    """The least and the most that a weight becomes, from ratios of exp(±6) on a small term that no clamp sees."""
-    x, reach = 0.02, 6.0
-    plain = probe.tokens([0.0, x], [0.0, 0.0])
+    """The least and the most that a weight becomes, from ratios of exp(±6), and of exp(±14) where these pass.
 
-    def weight(s: float) -> float:
-        first = s if ratio in ("earlier tokens", "geometric mean") else 0.0
-        second = s if ratio != "earlier tokens" else 0.0
-        return probe.tokens([0.0, x], [first, second]) / plain
+    On terms that are so small that no clamp of the weighted term sees them.
+    """
+    low, high = _ends(probe, ratio, 0.02, 6.0)
+    small, reach = 1e-6, 14.0
+    plain = _weighted(probe, ratio, small, 0.0)
+    if plain == 0.0 or not np.isclose(_weighted(probe, ratio, small, 6.0) / plain, np.exp(6.0), rtol=0.01):
+        return low, high  # Rounding, or a clip that is known already.
+    far_low, far_high = _ends(probe, ratio, small, reach)
+    return low or far_low, min(high, far_high)
 
-    high, low = weight(reach), weight(-reach)
+
+def _ends(probe: Probe, ratio: Ratio, x: float, reach: float) -> tuple[float, float]:
+    """The weights at both ends, 0 and inf where they are the ratios themselves or the term is dropped."""
+    plain = _weighted(probe, ratio, x, 0.0)
+    high, low = (_weighted(probe, ratio, x, s) / plain for s in (reach, -reach))
     if abs(high) < 1e-9:  # dropped, and not clipped
         high = float("inf")
     return (low if low > 1.05 * np.exp(-reach) else 0.0), (high if high < 0.95 * np.exp(reach) else float("inf"))
+
+
+def _weighted(probe: Probe, ratio: Ratio, x: float, s: float) -> float:
+    """A second token's term of log-ratio x, weighted by ratios of exp(s) where the weight reads them."""
+    first = s if ratio in ("earlier tokens", "geometric mean") else 0.0
+    second = s if ratio != "earlier tokens" else 0.0
+    return probe.tokens([0.0, x], [first, second])
 
 
 def _weight_of(probe: Probe, s: float) -> float:
@@ -127,12 +141,12 @@ def _constant(probe: Probe) -> bool:
 
 def _band(probe: Probe) -> tuple[float, float]:
     """The ratios outside which a term is dropped, from a grid of log q/μ and bisection."""
-    reach = 6.0
+    reach = 14.0
     if abs(_weight_of(probe, 0.0)) < 1e-9:
         return 0.0, float("inf")
 
     def kept(s: float) -> bool:
-        return abs(_weight_of(probe, s)) > 1e-9 * float(np.exp(s))
+        return abs(_weight_of(probe, s)) > 1e-9 * float(np.exp(min(s, 6.0)))
 
     ends = []
     for sign in (-1.0, 1.0):

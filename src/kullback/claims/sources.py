@@ -4,6 +4,7 @@
 are references of formulas, these are keys of claims, with what was read of each.
 """
 
+from kullback.auditing.trainers import TRAINERS
 from kullback.claims.record import Source
 
 FORMULAS = "its formulas as public notes and code give them"
@@ -33,17 +34,17 @@ VILNIS = Source("vilnis", "Vilnis et al. 2023, “Arithmetic Sampling”, arXiv 
 TRUST = Source("trust", "TRM 2025, arXiv 2512.23075, and DPPO 2026, arXiv 2602.04879", "abstracts, code, notes")
 LAMBDA = Source("lambda", "two 2026 blog posts on the coefficient of k3", FORMULAS)
 
-TRL = Source("trl", "TRL, documentation")
-VERL = Source("verl", "verl, documentation", "its text, and notes on its rollout correction")
-OPENRLHF = Source("openrlhf", "OpenRLHF, code comments")
-NEMO = Source("nemo", "NeMo-RL, GRPO guide", "its text and code")
-SLIME = Source("slime", "slime, code comments and arguments", "the code")
+TRL = Source("trl", f"{TRAINERS['trl'].names.title}, documentation")
+VERL = Source("verl", f"{TRAINERS['verl'].names.title}, documentation", "its text, and notes on its rollout correction")
+OPENRLHF = Source("openrlhf", f"{TRAINERS['openrlhf'].names.title}, code comments")
+NEMO = Source("nemo", f"{TRAINERS['nemo-rl'].names.title}, GRPO guide", "its text and code")
+SLIME = Source("slime", f"{TRAINERS['slime'].names.title}, code comments and arguments", "the code")
 TINKER = Source("tinker", "Thinking Machines, on-policy distillation, and tinker-cookbook", FORMULAS)
 LLAMA = Source("llama", "llama.cpp, perplexity --kl-divergence", "the code")
 
-TRLX = Source("trlx", "trlx, PPO trainer and its pull requests", "the threads")
+TRLX = Source("trlx", f"{TRAINERS['trlx'].names.title}, PPO trainer and its pull requests", "the threads")
 RLHF_BOOK = Source("rlhf-book", "Lambert, RLHF Book, chapter on regularisation", "two versions of its text")
-CLEANRL = Source("cleanrl", "CleanRL, PPO, and the scripts that copy it", "the code")
+CLEANRL = Source("cleanrl", f"{TRAINERS['cleanrl'].names.title}, PPO, and the scripts that copy it", "the code")
 ZIEGLER = Source("ziegler", "Ziegler et al. 2019, arXiv 1909.08593, and its controller", "the code and threads on it")
 FUTURE_KL = Source("future-kl", "“Future-KL Regularized GRPO” 2026, arXiv 2601.10201", "the abstract")
 GSPO = Source("gspo", "GSPO 2025, arXiv 2507.18071", "notes that quote it")

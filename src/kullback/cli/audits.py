@@ -136,7 +136,11 @@ def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple
             for number, assignment in enumerate(made, 1):
                 of = f" ({number} of {len(made)})" if len(made) > 1 else ""
                 with _status(f"auditing {assignment.subject}{of}"):
-                    reports.append(assignment.report())
+                    try:
+                        reports.append(assignment.report())
+                    except KullbackError as error:
+                        # Another version of a trainer may lack one of its terms, and has the others.
+                        failures.append(f"{assignment.subject}: {error}" if len(made) > 1 else str(error))
         except KullbackError as error:
             failures.append(str(error))
         except KeyboardInterrupt:

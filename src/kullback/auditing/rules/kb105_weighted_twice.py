@@ -43,4 +43,5 @@ RULE = Rule(
     instead="On sampled tokens use logprobs − ref_logprobs; the weights belong to sums over the whole vocabulary.",
     references=("Schulman 2020, “Approximating KL Divergence”",),
     find=_find,
+    covered_by=("KB410",),
 )

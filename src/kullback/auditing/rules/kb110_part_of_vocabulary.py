@@ -15,9 +15,15 @@ def topk(log_distributions, ref_log_distributions, mask):
 
 
 def _find(report: Audited) -> str:
-    if report.vocabulary is None or report.value.target is not None:
+    words = report.words
+    if words is None:
         return ""
-    seen, vocab = report.vocabulary
+    if words.part is not None:
+        seen, vocab = words.part
+        return f"of a vocabulary of {vocab:,} words only {seen:,} have any effect on the result"
+    if report.value.target is not None:
+        return ""
+    seen, vocab = words.seen, words.of
     return f"only {seen} of {vocab} tokens of the vocabulary have any effect on the result" if seen < vocab else ""
 
 
@@ -27,8 +33,8 @@ RULE = Rule(
     group="biased-value",
     title="Only part of the vocabulary counts",
     checks=(
-        "Whether changing the log-prob of every token of the vocabulary changes the result, where its value "
-        "is no named target."
+        "Whether changing the log-prob of every token of the vocabulary changes the result: of eight words where its "
+        "value is no named target, and of 300,000."
     ),
     why=(
         "A KL of renormalised top-k heads is a lower bound of neither direction that can go to 0 while the "
@@ -38,4 +44,5 @@ RULE = Rule(
     instead="Put what is left out into one more bucket for a lower bound, or sum over the whole vocabulary.",
     references=("https://github.com/verl-project/verl/issues/7856", "docs/estimators.md"),
     find=_find,
+    covered_by=("KB410",),
 )

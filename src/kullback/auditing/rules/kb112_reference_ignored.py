@@ -32,4 +32,5 @@ RULE = Rule(
     instead="Compare logprobs with ref_logprobs; the log-probs of what drew the samples belong in the weight.",
     references=("docs/audit.md",),
     find=_find,
+    covered_by=("KB008",),
 )

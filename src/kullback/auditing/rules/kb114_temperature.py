@@ -36,4 +36,5 @@ RULE = Rule(
     instead="Divide both models' logits by the temperature, or neither's.",
     references=("docs/audit.md",),
     find=_find,
+    covered_by=("KB113", "KB410"),
 )

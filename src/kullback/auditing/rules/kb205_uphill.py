@@ -34,5 +34,5 @@ RULE = Rule(
     instead="Turn the log-ratio around.",
     references=("docs/theory.md, “Losses”",),
     find=_find,
-    covered_by=("KB112",),
+    covered_by=("KB112", "KB410"),
 )

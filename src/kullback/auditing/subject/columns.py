@@ -17,6 +17,8 @@ COLUMNS = {
     "behavior_log_distributions": "log μ over the vocabulary",
     "distributions": "q over the vocabulary",
     "ref_distributions": "p over the vocabulary",
+    "processed_logprobs": "log q of the same tokens after top-p 0.9, renormalised",
+    "processed_ref_logprobs": "log p of the same tokens after top-p 0.9, renormalised",
     "advantages": "0 for every row, so that what is left is the KL",
     "rewards": "0 for every row, so that what is left is the KL",
     "groups": "the prompt of each row: all rows have one",
@@ -34,12 +36,18 @@ REFERENCE = frozenset(
         "reverse_token_kl",
         "ref_log_distributions",
         "ref_distributions",
+        "processed_ref_logprobs",
     }
 )
 """Columns that say something of the reference."""
 
+PROCESSED = frozenset({"processed_logprobs", "processed_ref_logprobs"})
+"""Columns of what a sampler makes of a distribution before it draws."""
+
 FULL = frozenset(
     {
+        "processed_logprobs",
+        "processed_ref_logprobs",
         "token_kl",
         "reverse_token_kl",
         "log_distributions",
@@ -50,6 +58,9 @@ FULL = frozenset(
     }
 )
 """Columns that a hand-set log-prob of one token does not determine."""
+
+DISTRIBUTIONS = ("log_distributions", "ref_log_distributions", "behavior_log_distributions")
+"""Columns of a number a word, logarithms."""
 
 BESIDE = ("advantages", "rewards")
 """What is beside the KL in a whole loss, and is switched off."""

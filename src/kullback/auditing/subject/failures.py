@@ -16,7 +16,7 @@ class CallFailed(Exception):
 def failure(error: BaseException) -> CallFailed:
     """What an exception of the function is as a finding."""
     text = " ".join(str(error).split())[:200]
-    if any(word in text.lower() for word in GPU_WORDS):
+    if not isinstance(error, NameError) and any(word in text.lower() for word in GPU_WORDS):
         return CallFailed("KB003", f"the function needs a GPU: {type(error).__name__}: {text}")
     if "numpy" in text.lower() and "grad" in text.lower():
         text += " (for a function of NumPy arrays pass arrays='numpy', --arrays numpy)"

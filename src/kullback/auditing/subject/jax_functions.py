@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kullback.auditing.subject.functions import Function
+from kullback.auditing.subject.jaxprs import evaluate
 from kullback.auditing.subject.wiring import Wires
 from kullback.errors import MissingPackageError
 
@@ -18,31 +20,32 @@ if TYPE_CHECKING:
 
     from kullback.auditing.subject.tensors import Columns, Tensor
 
-    JaxColumns = Mapping[str, jax.Array]
+    JaxColumns = Mapping[str, Any]
 
 
 class JaxFunction:
-    """Called on torch columns; keeps its gradient.
+    """Called on torch columns; keeps its gradient. `together`: on those of many batches, a leading dimension more.
 
     Raises:
         MissingPackageError: JAX is not installed.
     """
 
-    def __init__(self, fn: Function, wires: Wires) -> None:
+    def __init__(self, fn: Function, wires: Wires, *, together: bool = False) -> None:
         try:
             import jax
         except ImportError as error:
             raise MissingPackageError("jax", "jax") from error
 
-        def forward(live: JaxColumns, fixed: JaxColumns) -> jax.Array:
+        def once(live: JaxColumns, fixed: JaxColumns) -> jax.Array:
             return jax.numpy.asarray(wires.call(fn, {**live, **fixed}))
+
+        forward = jax.vmap(once) if together else once
 
         def backward(live: JaxColumns, fixed: JaxColumns, weight: jax.Array) -> JaxColumns:
             pulled: JaxColumns = jax.vjp(lambda columns: forward(columns, fixed), live)[1](weight)[0]
             return pulled
 
-        # Compiled whole: operation by operation, every shape of every world would be compiled many times over.
-        self._operation = _torch_operation(_compiled(forward), _compiled(backward))
+        self._operation = _torch_operation(_traced(forward), _traced(backward))
 
     def __call__(self, given: Columns) -> Tensor:
         """The function of the columns, as a tensor that keeps its gradient."""
@@ -54,7 +57,6 @@ class JaxFunction:
 
 def _torch_operation(run: Callable[..., Any], pull: Callable[..., Any]) -> Callable[..., Tensor]:
     """An operation of torch's autograd whose both passes run in JAX."""
-    import jax
     import torch
 
     class Through(torch.autograd.Function):
@@ -70,7 +72,7 @@ def _torch_operation(run: Callable[..., Any], pull: Callable[..., Any]) -> Calla
         @staticmethod
         def backward(ctx: Any, *grads: torch.Tensor) -> Any:
             with _float64():
-                weight = jax.numpy.asarray(grads[0].numpy(), dtype=ctx.dtype)
+                weight = grads[0].numpy().astype(ctx.dtype)
                 pulled = pull(ctx.live, ctx.fixed, weight)
                 found = (torch.from_numpy(np.array(pulled[name], dtype=np.float64)) for name in ctx.live)
                 return None, None, *(g.to(dtype) for g, dtype in zip(found, ctx.types, strict=True))
@@ -78,25 +80,31 @@ def _torch_operation(run: Callable[..., Any], pull: Callable[..., Any]) -> Calla
     return Through.apply
 
 
-def _to_jax(array: Tensor) -> jax.Array:
+def _to_jax(array: Tensor) -> npt.NDArray[Any]:
+    """A column as NumPy has it, which JAX takes: bfloat16 by JAX's own type of that name."""
     import jax
 
     if "bfloat16" in str(array.dtype):
-        return jax.numpy.asarray(array.detach().float().numpy(), dtype="bfloat16")
-    return jax.numpy.asarray(array.detach().numpy())
+        return array.detach().float().numpy().astype(jax.numpy.bfloat16)
+    return array.detach().numpy()
 
 
-def _compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """fn under jit, or as it is where it looks at the values of its arrays."""
+def _traced(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn as JAX traces it, once for every shape, or as it is where it looks at the values of its arrays."""
     import jax
 
-    jitted = jax.jit(fn)
+    known: dict[object, tuple[Any, Any]] = {}
 
     def call(*columns: object) -> Any:
+        leaves, structure = jax.tree.flatten(columns)
+        key = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
         try:
-            return jitted(*columns)
+            if key not in known:
+                known[key] = jax.make_jaxpr(fn, return_shape=True)(*columns)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
-            return fn(*columns)
+            return fn(*jax.tree.map(jax.numpy.asarray, columns))
+        jaxpr, shapes = known[key]
+        return jax.tree.unflatten(jax.tree.structure(shapes), evaluate(jaxpr, leaves))
 
     return call
 

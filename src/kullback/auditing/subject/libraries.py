@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kullback.arrays import to_numpy
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.functions import Function
@@ -19,16 +21,33 @@ if TYPE_CHECKING:
 
 
 def _torch_call(fn: Function, wires: Wires) -> Call:
+    bare = bare_call(fn, wires)
+
     def call(given: Columns) -> Tensor:
         before = {name: array.detach().clone() for name, array in given.items()}
-        with _uncompiled():
-            result: object = wires.call(fn, given)
+        result = bare(given)
         for name, array in given.items():
             if array.shape != before[name].shape or not _same(array.detach(), before[name]):
-                raise CallFailed("KB004", f"the function changes its input {name} in place, and its caller needs it")
+                raise changed(name)
+        return result
+
+    return call
+
+
+def bare_call(fn: Function, wires: Wires) -> Call:
+    """What calls a function of torch tensors without a look at what it does to them."""
+
+    def call(given: Columns) -> Tensor:
+        with _uncompiled():
+            result: object = wires.call(fn, given)
         return result_tensor(result, rows=_rows(given))
 
     return call
+
+
+def changed(name: str) -> CallFailed:
+    """What an input that is another one after the call comes to."""
+    return CallFailed("KB004", f"the function changes its input {name} in place, and its caller needs it")
 
 
 def _rows(given: Columns) -> int:
@@ -52,7 +71,11 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
 def _numpy_call(fn: Function, wires: Wires) -> Call:
     def call(given: Columns) -> Tensor:
         arrays = {name: to_numpy(array).copy() for name, array in given.items()}
-        return result_tensor(wires.call(fn, arrays), rows=_rows(given))
+        result = result_tensor(wires.call(fn, arrays), rows=_rows(given))
+        for name, array in arrays.items():
+            if not np.array_equal(array, to_numpy(given[name]), equal_nan=array.dtype.kind == "f"):
+                raise changed(name)
+        return result
 
     return call
 
@@ -63,5 +86,21 @@ def _jax_call(fn: Function, wires: Wires) -> Call:
     return JaxFunction(fn, wires)
 
 
+def _torch_together(fn: Function, wires: Wires) -> Call:
+    import torch
+
+    together: Call = torch.vmap(bare_call(fn, wires))
+    return together
+
+
+def _jax_together(fn: Function, wires: Wires) -> Call:
+    from kullback.auditing.subject.jax_functions import JaxFunction
+
+    return JaxFunction(fn, wires, together=True)
+
+
 CALLS: dict[str, Callable[[Function, Wires], Call]] = {"torch": _torch_call, "jax": _jax_call, "numpy": _numpy_call}
 """What calls a function on tensors, by the arrays that it takes."""
+
+TOGETHER: dict[str, Callable[[Function, Wires], Call]] = {"torch": _torch_together, "jax": _jax_together}
+"""What calls a function on many batches at once, (batches, batch, time), where that works."""

@@ -101,6 +101,7 @@ BEHAVIOR = _words_of(
     "old behavior behaviour beh rollout sampler sampling inference vllm sglang generator generation prev "
     "previous engine mu"
 )
+PROCESSED = _words_of("processed postprocessed filtered truncated warped renormalised renormalized nucleus topp topk")
 LOGPROBS = _words_of("logprobs logprob logps logp logpi logpis lps lp logprobabilities loglikelihoods logpdf")
 LOGITS = _words_of("logits logit logdistributions logsoftmax logdists logprobsfull")
 PROBABILITIES = _words_of("probs probabilities distributions distribution dist dists")
@@ -108,16 +109,17 @@ MASKS = _words_of("mask masks keep valid")
 MASKED = _words_of("response responses completion completions action actions loss token tokens answer")
 FILLER = _words_of(
     "per token tokens sampled selected gathered chosen all batch model seq sequence policy pi the t "
-    "action actions response responses completion completions answer generated output full vocab "
+    "action actions response responses completion completions answer generated output full vocab raw "
     "vocabulary"
 )
 ALONE = _words_of("new current curr cur student policy actor old behavior behaviour rollout ref reference teacher")
 """Words that stand for log-probs when they are the whole name."""
 
 JOINED = {
+    "top": frozenset(["p", "k"]),
     "log": frozenset(
         ["prob", "probs", "probabilities", "p", "ps", "pi", "pis", "softmax", "likelihoods", "distributions", "dists"]
-    )
+    ),
 }
 
 
@@ -187,6 +189,10 @@ def _column(words: list[str], columns: dict[str, str]) -> str | None:
 
 
 def _of_logprobs(words: list[str]) -> str | None:
+    if set(words) & PROCESSED:
+        rest = [word for word in words if word not in PROCESSED]
+        reference = _owner(rest) == "reference"
+        return None if _owner(rest) is None else "processed_ref_logprobs" if reference else "processed_logprobs"
     return _column(words, {"policy": "logprobs", "reference": "ref_logprobs", "behavior": "behavior_logprobs"})
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kullback.arrays import is_torch
-from kullback.auditing.subject.columns import BESIDE, FULL
+from kullback.auditing.subject.columns import BESIDE, DISTRIBUTIONS, FULL
 from kullback.auditing.subject.failures import CallFailed, failure
 from kullback.auditing.subject.filled import SHAPES, Filled, Shape
 from kullback.auditing.subject.functions import Function
 from kullback.auditing.subject.layouts import LAYOUTS, Laid, Layout
-from kullback.auditing.subject.libraries import CALLS
+from kullback.auditing.subject.libraries import CALLS, TOGETHER
 from kullback.auditing.subject.patches import Patch, without
 from kullback.auditing.subject.shapes import Kind, fits, kind_of, wrong_shape
 from kullback.auditing.subject.tensors import EVERY, Rows
@@ -30,12 +31,20 @@ if TYPE_CHECKING:
 MaskType = Literal["bool", "float", "int"]
 MASK_TYPES: tuple[MaskType, ...] = ("bool", "float", "int")
 
+VOCABULARIES = (0, 256, 4096)
+"""To how many words vocabularies are filled up, where they have fewer, until a function can be run."""
+
+RARE = -60.0
+"""The log-prob of each of these words."""
+
 
 @dataclass
 class _Held:
-    """How the batch of the call that is under way lies in memory."""
+    """How the batch of the call that is under way lies in memory, and whether and how many batches are run at once."""
 
     laid: Laid | None = None
+    at_once: bool = True
+    together: dict[int, tuple[Wires, Call]] = field(default_factory=dict)
 
 
 class Subject:
@@ -52,6 +61,7 @@ class Subject:
     Attributes:
         kind: what it returns: one number, one a row, or one a token.
         mask_type: what its mask is made of.
+        words: to how many words a vocabulary is filled up, for a function that cannot be run on fewer.
         printed: what it wrote to the terminal.
         isolation: what was done to have the KL's part of it alone.
     """
@@ -80,6 +90,7 @@ class Subject:
         self.exchanged: dict[str, str] = {}
         self.kind: Kind = "token"
         self.mask_type: MaskType = "bool"
+        self.words = 0
         self.printed = ""
 
     @property
@@ -127,7 +138,8 @@ class Subject:
         failed: CallFailed | None = None
         shapes = SHAPES if self._beside else SHAPES[:1]
         types = MASK_TYPES if "mask" in self.wires.wanted else MASK_TYPES[:1]
-        for self.mask_type, self._shape in ((mask_type, shape) for mask_type in types for shape in shapes):
+        words = VOCABULARIES if FULL & self.wires.wanted else VOCABULARIES[:1]
+        for self.words, self.mask_type, self._shape in itertools.product(words, types, shapes):
             self._reshape()
             try:
                 result, batch = self._raw(columns, rows)
@@ -135,7 +147,7 @@ class Subject:
                 return
             except CallFailed as error:
                 failed = failed or error
-        self.mask_type, self._shape = "bool", "row"
+        self.words, self.mask_type, self._shape = 0, "bool", "row"
         if failed is not None:
             raise failed
 
@@ -156,7 +168,52 @@ class Subject:
 
     def __call__(self, columns: Columns, rows: Rows = EVERY) -> Tensor:
         """What it makes of some rows of columns, in the shape of its kind."""
-        result, batch = self._raw(columns, rows)
+        return self._shaped(*self._raw(columns, rows))
+
+    def each(self, columns: Columns, batches: Sequence[list[int]]) -> Tensor:
+        """What it makes of each of several batches of as many rows, in one call where that works."""
+        import torch
+
+        if len(batches) > 2 and self._held.at_once and self.arrays in TOGETHER and self.layout == "padded":
+            try:
+                more = [list(batches[-1])] * self.spare(len(batches))
+                found = self._together(columns, torch.tensor([*batches, *more]))[: len(batches)]
+                first = self(columns, batches[0])
+                if torch.allclose(found[0].detach(), first.detach(), rtol=1e-12, atol=0, equal_nan=True):
+                    return found
+            except (CallFailed, RuntimeError):  # The latter from a result that the function kept of another call.
+                pass
+            self.one_by_one()
+        return torch.stack([self(columns, rows) for rows in batches])
+
+    def one_by_one(self) -> None:
+        """Run every batch in a call of its own from now on, as code that keeps something between calls has to be."""
+        self._held.at_once = False
+
+    def spare(self, count: int) -> int:
+        """How many more may as well come along: JAX traces every size of a call anew, so that there are but a few."""
+        return next(size for size in (16, 64, 256, 1024, count) if size >= count) - count if self.arrays == "jax" else 0
+
+    def _together(self, columns: Columns, index: Tensor) -> Tensor:
+        import torch
+
+        given = {name: array[index].clone() for name, array in columns.items()}
+        with self._guarded(), without(*self._patches):
+            wanted = torch.vmap(lambda one: self._wanted(one)[0])(given)
+            result = self._all_at_once(self.wires)(wanted)
+            if self._off is not None:
+                result = result - self._all_at_once(self._off)(wanted)
+        batch = (index.shape[1], 1 if self.level == "sequence" else given["logprobs"].shape[2])
+        return torch.stack([self._shaped(one, batch) for one in result])
+
+    def _all_at_once(self, wires: Wires) -> Call:
+        """What calls the function on many batches, kept for as long as what JAX traced of it is of use."""
+        known = self._held.together
+        if id(wires) not in known:
+            known[id(wires)] = wires, TOGETHER[self.arrays](self._fn, wires)
+        return known[id(wires)][1]
+
+    def _shaped(self, result: Tensor, batch: tuple[int, ...]) -> Tensor:
         if not fits(self.kind, tuple(result.shape), batch):
             raise wrong_shape(tuple(result.shape), batch)
         return result.reshape({"token": batch, "row": batch[:1], "scalar": ()}[self.kind])
@@ -164,8 +221,24 @@ class Subject:
     def _raw(self, columns: Columns, rows: Rows) -> tuple[Tensor, tuple[int, ...]]:
         """What came back, and the (batch, time) that went in; the function has copies of its own."""
         given = {name: array[rows] for name, array in columns.items()}
+        wanted, batch = self._wanted(given)
+        mask = self._wanted_mask(given)
+        result = self._result(self._call, wanted, mask)
+        if self._off is not None:
+            result = result - self._result(self._without_kl, wanted, mask)
+        return result, batch
+
+    def _wanted_mask(self, given: Columns) -> Tensor:
+        return given["mask"][:, :1] if self.level == "sequence" else given["mask"]
+
+    def _wanted(self, given: Columns) -> tuple[Columns, tuple[int, ...]]:
+        """The columns of a batch that are handed over, and its (batch, time)."""
         if self.level == "sequence":
             given = _summed(given)
+        if self.words:
+            given = {
+                name: _widened(array, self.words) if name in DISTRIBUTIONS else array for name, array in given.items()
+            }
         given = dict(self._completed(given))
         if self.wires.pair:
             given = {
@@ -179,10 +252,7 @@ class Subject:
             }
         given = {**given, **{taker: given[column] for taker, column in self.exchanged.items()}}
         wanted = {name: self._typed(name, given[name]) for name in self.wires.wanted if name in given}
-        result = self._result(self._call, wanted, given["mask"])
-        if self._off is not None:
-            result = result - self._result(self._without_kl, wanted, given["mask"])
-        return result, tuple(given["logprobs"].shape[:2])
+        return wanted, tuple(given["logprobs"].shape[:2])
 
     def _result(self, call: Call, wanted: Columns, mask: Tensor) -> Tensor:
         self._held.laid = None if self.layout == "padded" else LAYOUTS[self.layout](mask)
@@ -221,6 +291,9 @@ class Subject:
         for name, source in (("distributions", "log_distributions"), ("ref_distributions", "ref_log_distributions")):
             if name in self.wires.wanted and source in given:
                 more[name] = given[source].exp()
+        for name, whose in (("processed_logprobs", ""), ("processed_ref_logprobs", "ref_")):
+            if name in self.wires.wanted and f"{whose}log_distributions" in given:
+                more[name] = after_top_p(given[f"{whose}log_distributions"], given[f"{whose}logprobs"])
         if "log_distributions" in given and "behavior_log_distributions" not in given:
             more["behavior_log_distributions"] = given["log_distributions"].detach()
         if "tokens" in given and "tokens" in self.columns and any("pad" in name for name in self.wires.constants):
@@ -253,6 +326,26 @@ def _element(fn: Function, output: int | str) -> Function:
         return result[output]
 
     return call
+
+
+def after_top_p(log_distributions: Tensor, logprobs: Tensor, keep: float = 0.9) -> Tensor:
+    """Log-probs after top-p: tokens of the most likely words that together have `keep`, renormalised.
+
+    A token that top-p leaves out keeps its raw log-prob less that of what is kept, as if it had been let through.
+    """
+    import torch
+
+    ordered = log_distributions.exp().sort(-1, descending=True).values
+    before = ordered.cumsum(-1) - ordered
+    return logprobs - torch.where(before < keep, ordered, torch.zeros_like(ordered)).sum(-1).log()
+
+
+def _widened(array: Tensor, words: int) -> Tensor:
+    """Log-distributions of more words, of which the others hardly ever come."""
+    import torch
+
+    more = max(0, words - array.shape[-1])
+    return torch.cat([array, torch.full((*array.shape[:-1], more), RARE, dtype=array.dtype)], -1)
 
 
 def _summed(given: Columns) -> dict[str, Tensor]:

@@ -1,11 +1,14 @@
-"""Known trainers: a mapping file each, from their functions and options to audits. No formula, none of their code."""
+"""Known trainers: a folder each, with its names and the map of its terms to audits. No formula, none of their code."""
 
 from __future__ import annotations
 
 from kullback.auditing.trainers.areal import AREAL
+from kullback.auditing.trainers.cleanrl import CLEANRL
 from kullback.auditing.trainers.kl_rb import KL_RB
 from kullback.auditing.trainers.liger import LIGER
+from kullback.auditing.trainers.marin import MARIN
 from kullback.auditing.trainers.miles import MILES
+from kullback.auditing.trainers.names import Names, Option
 from kullback.auditing.trainers.nemo_rl import NEMO_RL
 from kullback.auditing.trainers.open_instruct import OPEN_INSTRUCT
 from kullback.auditing.trainers.openrlhf import OPENRLHF
@@ -42,10 +45,12 @@ TRAINERS: Family[Trainer] = Family(
         LIGER,
         TORCHTUNE,
         TRLX,
+        CLEANRL,
+        MARIN,
         RLHF_BOOK,
         RPG,
         KL_RB,
     )
 )
 
-__all__ = ["TRAINERS", "Member", "Trainer"]
+__all__ = ["TRAINERS", "Member", "Names", "Option", "Trainer"]

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kullback.auditing.options import Credit, Placement, Sampler
+from kullback.auditing.options import Credit, Placement, Role, Sampler
 from kullback.auditing.subject.functions import Function
 from kullback.auditing.subject.source import Located, take
+from kullback.auditing.trainers.names import Names
 from kullback.errors import MissingPackageError, ModelError
 from kullback.families import Family
 
@@ -32,6 +33,8 @@ class Member:
         credit: in the reward, what a token's log-prob is credited with.
         sampler: what drew the samples.
         output: which element of what comes back.
+        role: "surrogate" for a loss whose value is no KL and is not meant to be.
+        arrays: what its functions take.
         default: whether the trainer does this where nobody says otherwise.
         join: makes one function of log-probs out of `functions`, where there are several or they need a trainer.
     """
@@ -45,6 +48,8 @@ class Member:
     credit: Credit = "return"
     sampler: Sampler = "on_policy"
     output: int | str | None = None
+    role: Role = "value"
+    arrays: str = "torch"
     join: Join | None = None
     default: bool = False
 
@@ -66,14 +71,18 @@ class Trainer:
         name: what the command line calls it.
         package: the folder that is imported.
         install: how to get it.
+        names: what it calls things.
         members: its KL terms.
+        within: the folder of a checkout that holds the package, where it is neither the root nor src.
         checkout_only: whether an installed package of this name is another one, as of a fork.
     """
 
     name: str
     package: str
     install: str
+    names: Names
     members: Family[Member]
+    within: str = ""
     checkout_only: bool = False
 
     def root(self, source: Path | None) -> Path:
@@ -84,7 +93,7 @@ class Trainer:
             MissingPackageError: it is not installed.
         """
         if source is not None:
-            for folder in (source, source / "src"):
+            for folder in (source / self.within, source, source / "src"):
                 if (folder / self.package).is_dir():
                     return folder
             raise ModelError(f"{source} has no folder {self.package}: --source is a checkout of {self.name}")
@@ -97,14 +106,14 @@ class Trainer:
 
     def version(self, root: Path) -> str:
         """Name and version, of the package or of the checkout."""
-        if (root / ".git").exists() or (root.parent / ".git").exists():
+        for folder in sorted(root.glob(f"{self.package.replace('-', '_')}-*.dist-info")):
+            return f"{self.name} {importlib.metadata.Distribution.at(folder).version}"
+        if any((folder / ".git").exists() for folder in (root, *root.parents[:4])):
             shown = subprocess.run(
                 ["git", "-C", str(root), "log", "-1", "--format=%h of %cs"], capture_output=True, text=True, check=False
             )
             if shown.returncode == 0:
                 return f"{self.name} at {shown.stdout.strip()}"
-        for folder in sorted(root.glob(f"{self.package.replace('-', '_')}-*.dist-info")):
-            return f"{self.name} {importlib.metadata.Distribution.at(folder).version}"
         return self.name
 
 

@@ -15,6 +15,11 @@ from kullback.auditing.subject.source.files import Package, module_file, relativ
 from kullback.auditing.subject.source.syntax import bare, first_assignments, function_of, names_bound, names_read
 from kullback.errors import FileError, InputError
 
+SCRIPT = "__main__"
+"""In the place of a function: the statements of the file itself."""
+
+DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
 
 @dataclass
 class Luggage:
@@ -25,12 +30,14 @@ class Luggage:
         missing: names that could not be resolved.
         dropped: decorators that were left out.
         seen: names of files that are on their way, so that two files may import each other.
+        found: those of them that have arrived, for every file that asks again.
     """
 
     helpers: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     seen: set[tuple[Path, str]] = field(default_factory=set)
+    found: dict[tuple[Path, str], Any] = field(default_factory=dict)
 
 
 def take(path: Path, qualname: str, *, because: BaseException | None = None) -> Located:
@@ -84,16 +91,18 @@ class Taker:
             tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         except (OSError, SyntaxError, UnicodeDecodeError) as error:
             raise FileError(f"{path} cannot be read as Python: {one_line(error)}") from None
+        self.tree = tree
         self.top = dict(names_bound(tree.body))
         self._package = Package.of(self.path)
         self.namespace: dict[str, Any] = {"__name__": f"taken out of {path.name}", "__file__": str(path)}
 
     def take(self, qualname: str, variables: list[str]) -> Any:
         """The function, with all it uses in its globals."""
-        node = self._find(qualname)
-        self.line = node.lineno
-        if variables:
-            node, self.line = self._statements(node, variables)
+        whole = self.tree if qualname == SCRIPT and variables else None
+        node = self._find(qualname) if whole is None else None
+        self.line = 0 if node is None else node.lineno
+        if node is None or variables:
+            node, self.line = self._statements(whole or self._find(qualname), variables)
         self.need(node, set() if "." in qualname else {node.name})
         self._define(node)
         return self.namespace[node.name]
@@ -149,15 +158,17 @@ class Taker:
         return node
 
     def _statements(
-        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, variables: list[str]
+        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module, variables: list[str]
     ) -> tuple[ast.FunctionDef, int]:
         """A function of the first assignments to some variables, and the line of the first."""
         found = first_assignments(node)
         if lacking := [name for name in variables if name not in found]:
-            raise InputError(f"{self.path} does not assign {lacking[0]} in {node.name}")
+            raise InputError(f"{self.path} does not assign {lacking[0]} in {getattr(node, 'name', 'the script')}")
         body = [found[name] for name in variables]
         read = dict.fromkeys(name for statement in body for name in names_read(statement))
-        free = [n for n in read if n not in variables and n not in self.top and not hasattr(builtins, n)]
+        # A script's own variables are given, too: nothing of it is run.
+        known = {n for n, bound in self.top.items() if not isinstance(node, ast.Module) or isinstance(bound, DEFINES)}
+        free = [n for n in read if n not in variables and n not in known and not hasattr(builtins, n)]
         return function_of(free, body, variables[-1]), body[0].lineno
 
     def _define(self, node: ast.stmt) -> None:
@@ -207,12 +218,14 @@ class Taker:
             self.namespace[name] = Lazy(inside, self.luggage)
             return
         if (file, wanted) in self.luggage.seen:
+            if (file, wanted) in self.luggage.found:
+                self.namespace[name] = self.luggage.found[file, wanted]
             return
         self.luggage.seen.add((file, wanted))
         other.need(ast.parse(wanted), set())
         if wanted not in other.namespace:
             raise ImportError(wanted)
-        self.namespace[name] = other.namespace[wanted]
+        self.namespace[name] = self.luggage.found[file, wanted] = other.namespace[wanted]
 
 
 class Lazy:

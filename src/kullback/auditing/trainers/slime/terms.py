@@ -1,0 +1,50 @@
+"""slime: `compute_approx_kl` in the loss or the reward; `use_unbiased_kl` multiplies by the importance ratio."""
+
+from __future__ import annotations
+
+from kullback.auditing.trainers.record import Member, Trainer, members
+from kullback.auditing.trainers.slime.names import NAMES
+
+FUNCTION = "slime/utils/ppo_utils.py:compute_approx_kl"
+KINDS = ("k1", "k2", "k3", "low_var_kl")
+
+SLIME = Trainer(
+    name="slime",
+    names=NAMES,
+    package="slime",
+    install="git clone https://github.com/THUDM/slime",
+    members=members(
+        *(
+            Member(
+                kind,
+                f"kl_loss_type={kind} in the loss, tokens summed",
+                "loss",
+                (FUNCTION,),
+                settings={"kl_loss_type": kind},
+            )
+            for kind in KINDS
+        ),
+        *(
+            Member(
+                f"{kind}-unbiased",
+                f"kl_loss_type={kind} with use_unbiased_kl, tokens summed",
+                "loss",
+                (FUNCTION,),
+                names={"importance_ratio": "ratio"},
+                settings={"kl_loss_type": kind},
+            )
+            for kind in KINDS
+        ),
+        *(
+            Member(
+                f"{kind}-reward",
+                f"kl_loss_type={kind} in the reward (kl_coef)",
+                "reward",
+                (FUNCTION,),
+                settings={"kl_loss_type": kind},
+                credit="reward_to_go",
+            )
+            for kind in KINDS
+        ),
+    ),
+)
