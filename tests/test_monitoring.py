@@ -39,7 +39,7 @@ def paths(law: tuple[np.ndarray, np.ndarray], steps: int) -> list[tuple[np.ndarr
 def test_bets_against_a_band_that_holds_gain_nothing(law: tuple[np.ndarray, np.ndarray], slack: float) -> None:
     """E Σ_starts Π(1 + λ(Y/c − 1)) ≤ steps, by enumeration, which bounds the average run length (Doob)."""
     mean = float(law[0] @ law[1])
-    for steps in (1, 3):
+    for steps in (1, 2):
         total = 0.0
         for path, probability in paths(law, steps):
             band = AboveBand(mean + slack, inf)

@@ -128,7 +128,7 @@ def test_steps_are_judged_once_nothing_changes(tmp_path: Path) -> None:
 def test_a_file_that_stays_unreadable_is_named(tmp_path: Path) -> None:
     write(tmp_path, 0)
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"logprobs": [-0.5], "ref_logprobs": [0.7, 1], "step": 1}\n')
+    bad.write_text('{"logprobs": [-0.5], "ref_logprobs": ["x"], "step": 1}\n')
     os.utime(bad, (1.0, 1.0))
     told: list[str] = []
     steps = watch(tmp_path, settle=0.0, every=0.01, tell=told.append)
@@ -136,6 +136,18 @@ def test_a_file_that_stays_unreadable_is_named(tmp_path: Path) -> None:
     write(tmp_path, 1)
     assert next(steps).step == 1
     assert any(str(bad) in sentence for sentence in told)
+
+
+def test_a_step_that_cannot_be_right_is_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    write(tmp_path, 0)
+    kb.write_rollouts(tmp_path / "bad_1.parquet", [kb.Rollout(logprobs=[-0.5], ref_logprobs=[0.7], step=1)])
+    write(tmp_path, 2)
+    told: list[str] = []
+    assert [one.step for one in seen(tmp_path, skip_bad=True, tell=told.append)] == [0, 2]
+    assert "step 1: ref_logprobs[0, 0] is 0.7" in told[0]
+    (tmp_path / STATE).unlink()
+    with pytest.raises(InputError, match="step 1"):
+        seen(tmp_path)
 
 
 def test_what_cannot_be_watched_is_refused(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def watch(
         every: seconds between looks.
         settle: seconds without a change after which a file is whole.
         state: file that remembers; None for `.kullback-watch.json` in the folder.
-        skip_bad: leave out rows that cannot be read, and name them.
+        skip_bad: leave out rows that cannot be read, and steps whose numbers cannot be right, and name them.
         tell: takes sentences about files that stay unreadable and rows that came too late.
 
     Yields:
@@ -187,7 +187,14 @@ def watch(
             steps.add(arrival)
         _tell(follower, steps, tell)
         for step, rollouts in steps.whole(finished=not follow):
-            yield _judged(monitor, step, rollouts, folder)
+            try:
+                seen = _judged(monitor, step, rollouts, folder)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                tell(f"{error}; the step is left out")
+                continue
+            yield seen
             memory.keep(monitor, follower, steps, tell)
         if not follow:
             return
