@@ -12,6 +12,13 @@ import jax
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+PARENT = settings.get_profile("ci" if "CI" in os.environ else "default")
+settings.register_profile(
+    "patient", parent=PARENT, deadline=None, suppress_health_check=[*PARENT.suppress_health_check, HealthCheck.too_slow]
+)
+settings.load_profile("patient")  # a busy machine is no fault of the code
 
 jax.config.update("jax_enable_x64", True)
 if not torch.cuda.is_available():
