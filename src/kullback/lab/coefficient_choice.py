@@ -116,7 +116,8 @@ def coefficients(
 
     The ways: fixed at 0 (k1), 1 (k3) or λ* = J/χ²; J/χ² with both estimated on the same batch
     (`kullback.optimal_coefficient`); least squares on the same batch; least squares on the other draws
-    (leave-one-out); and the same with a ridge worth ten draws, which ``ControlVariate("fit")`` does.
+    (leave-one-out); and the same with a ridge of 60·(1 + γ²) draws, γ the control's skewness, as
+    ``ControlVariate("fit")`` has it.
 
     Args:
         policy, reference: probabilities q and p of the outcomes, the same support.
@@ -185,9 +186,11 @@ def _same_batch(fit: BatchEstimate) -> BatchEstimate:
 
 
 def _ridge_fit(counts: Float64, ell: Float64, control: Float64) -> float:
-    """The same with RIDGE_ROWS draws that say 0: λ̂·n/(n + 10)."""
-    n = counts.sum()
-    return _fit(counts, ell, control) * float(n / (n + RIDGE_ROWS))
+    """The same with RIDGE_ROWS·(1 + γ²) draws that say 0, γ the skewness of the control about zero."""
+    n, second = counts.sum(), float(counts @ control**2)
+    if n == 0 or second == 0:
+        return 0.0
+    return _fit(counts, ell, control) / (1 + RIDGE_ROWS * float(1 / n + (counts @ control**3) ** 2 / second**3))
 
 
 def _leave_one_out(fit: BatchEstimate) -> BatchEstimate:
