@@ -97,12 +97,13 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", ["torch", "transformers", "pyarrow"])
+@pytest.mark.parametrize("package", ["torch", "transformers", "tokenizers", "safetensors", "pyarrow"])
 def test_a_missing_package_is_named_with_its_extra(package: str, tmp_path: Path) -> None:
+    models = f"{str(kb.models.BUILTIN_PROMPTS.parent / 'base')!r}, " if package == "transformers" else ""
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"
         "import kullback as kb\n"
-        "try:\n    kb.compare(samples=1, max_new_tokens=2, output=sys.argv[1])\n"
+        f"try:\n    kb.compare({models}samples=1, max_new_tokens=2, output=sys.argv[1])\n"
         "except kb.errors.MissingPackageError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)

@@ -3,7 +3,7 @@
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-from kullback.errors import MissingPackageError
+from kullback.models.packages import needed as _needed
 from kullback.models.pairs import Scores, check_vocabulary, score
 from kullback.models.protocols import Completion, DistributionScorer, NextLogits, Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness
@@ -45,10 +45,7 @@ def __getattr__(name: str) -> object:
     if name not in _NEEDS_TORCH:
         raise AttributeError(f"module 'kullback.models' has no attribute {name!r}")
     for package in ("torch", "transformers"):
-        try:
-            _import_module(package)
-        except ImportError:
-            raise MissingPackageError(package, "hf") from None
+        _needed(package)
     return globals().setdefault(name, getattr(_import_module(_NEEDS_TORCH[name]), name))
 
 

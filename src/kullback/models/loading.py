@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import transformers
 
-from kullback.errors import KullbackError, MissingPackageError, ModelError
+from kullback.errors import ModelError
+from kullback.models.failures import one_sentence, tried
 from kullback.models.folders import Place, adapter_base, place_of
 from kullback.models.language_model import LanguageModel
+from kullback.models.packages import needed
 from kullback.models.places import device_named, dtype_named
-from kullback.models.quiet import quiet
 from kullback.models.soundness import check_finite, check_loaded, listed
 
 HF: Any = transformers
@@ -71,19 +72,6 @@ def loaded(name: str, *, device: object, dtype: object, tokenizer: Any = None) -
     return tried(LanguageModel(name, model, own, notes=tuple(_notes(name, place, model))))
 
 
-def tried(model: LanguageModel) -> LanguageModel:
-    """A model whose forward pass works.
-
-    Raises:
-        ModelError: it does not: what it was quantised with does not run here, or its parts do not fit together.
-    """
-    with one_sentence(
-        model.name, "could not compute a first pass", "try another device, dtype or version of its parts"
-    ):
-        _ = model.vocab  # asked of the model itself, by a pass over one token
-    return model
-
-
 def tokenizer_of(name: str, place: Place) -> Any:
     """The tokenizer that is with a model, or None.
 
@@ -100,11 +88,11 @@ def tokenizer_of(name: str, place: Place) -> Any:
 def _weights(name: str, place: Place, device: str, dtype: torch.dtype | str) -> Any:
     options: dict[str, Any] = {"use_safetensors": True}
     if place.kind == "gguf":
-        _need("gguf", "gguf")
+        needed("gguf", "gguf")
         options = {"gguf_file": place.file}
     quantised = place.kind != "gguf" and _quantisation(place) is not None
     if quantised:
-        _need("accelerate", "quantised")
+        needed("accelerate", "quantised")
         options["device_map"] = {"": device}  # quantised weights are packed for the device they are loaded on
     model, info = HF.AutoModelForCausalLM.from_pretrained(
         place.path,
@@ -119,7 +107,7 @@ def _weights(name: str, place: Place, device: str, dtype: torch.dtype | str) -> 
 
 
 def _adapted(name: str, place: Place, device: str, dtype: torch.dtype | str, tokenizer: Any) -> LanguageModel:
-    peft = _need("peft", "peft")
+    peft = needed("peft", "peft")
     base = adapter_base(name, Path(place.path))
     below = loaded(base, device=device, dtype=dtype, tokenizer=tokenizer)
     with _reading(name, place):
@@ -186,40 +174,8 @@ def _quantisation(place: Place) -> str | None:
     return found.get("quant_method") if isinstance(found, dict) else None
 
 
-def _need(package: str, extra: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError:
-        raise MissingPackageError(package, extra) from None
-
-
-@contextmanager
-def one_sentence(name: str, what: str, advice: str) -> Iterator[None]:
-    """What transformers, peft or a reader of files raises, as a ModelError; what they print is not for the user."""
-    try:
-        with quiet(HF):
-            yield
-    except KullbackError:
-        raise
-    except ImportError as error:
-        raise ModelError(f"{name} needs a package that is not installed ({_reason(error)}): install it") from error
-    except Exception as error:  # a file can be wrong in as many ways as there are readers
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            raise ModelError(f"{name} does not fit the device's memory: pass another device or dtype") from error
-        raise ModelError(f"{name} {what} ({_reason(error)}): {advice}") from error
-
-
 def _reading(name: str, place: Place) -> AbstractContextManager[None]:
     return one_sentence(name, "could not be loaded", _advice(place))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, KeyError):
-        return f"it is not known what {error} is"
-    reason = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
-    return reason if len(reason) <= 200 else f"{reason[:200]}…"
 
 
 def _advice(place: Place) -> str:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kullback.errors import InputError, ModelError
+from kullback.models.folders import place_of
+from kullback.models.packages import needed
 from kullback.models.protocols import Sampler, Scorer
+from kullback.models.shipped import shipped
 
 if TYPE_CHECKING:
     from kullback.models.language_model import LanguageModel
@@ -41,12 +44,7 @@ def opened_pair(policy: object, reference: object, *, device: str, dtype: str) -
 
 def _found(model: object, *, device: str, dtype: str) -> Any:
     if isinstance(model, str | Path):
-        from kullback import models
-
-        models.load  # says in a sentence if torch or transformers is missing  # noqa: B018
-        from kullback.models.loading import loaded
-
-        return loaded(str(model), device=device, dtype=dtype)
+        return _named(str(model), device=device, dtype=dtype)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
         from kullback.models.wrapping import wrapped
@@ -58,6 +56,16 @@ def _found(model: object, *, device: str, dtype: str) -> Any:
         f"a {type(model).__name__} came as a model, but a model is a name, a transformers or peft model, or what has "
         "the methods of kullback.models.Scorer"
     )
+
+
+def _named(name: str, *, device: str, dtype: str) -> LanguageModel:
+    if name.startswith("builtin:"):
+        return shipped(name, Path(place_of(name).path), device=device, dtype=dtype)
+    for package in ("torch", "transformers"):
+        needed(package)
+    from kullback.models.loading import loaded
+
+    return loaded(name, device=device, dtype=dtype)
 
 
 def _with_tokenizer(model: LanguageModel, other: object) -> LanguageModel:

@@ -14,19 +14,31 @@ GGUF = "transformers.modeling_gguf_pytorch_utils"
 
 
 @contextmanager
-def quiet(transformers: Any) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither warnings, log lines below errors nor progress bars; what is wrong is refused by name, or raised."""
-    words, before = transformers.utils.logging, logging.root.manager.disable
-    verbosity = words.get_verbosity()
-    words.set_verbosity_error()
-    words.disable_progress_bar()
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # torchao lists the kernels that this machine has no use for
     try:
-        with warnings.catch_warnings(), _without_bar():
+        with warnings.catch_warnings(), _without_words(sys.modules.get("transformers")):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _without_words(transformers: Any) -> Iterator[None]:
+    if transformers is None:
+        yield
+        return
+    words = transformers.utils.logging
+    verbosity = words.get_verbosity()
+    words.set_verbosity_error()
+    words.disable_progress_bar()
+    try:
+        with _without_bar():
+            yield
+    finally:
         words.set_verbosity(verbosity)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from kullback.errors import ModelError
+from kullback.models.failures import tried
 from kullback.models.folders import place_of
 from kullback.models.language_model import LanguageModel
-from kullback.models.loading import quantised_notes, tokenizer_of, tried
+from kullback.models.loading import quantised_notes, tokenizer_of
 from kullback.models.soundness import check_finite
 
 

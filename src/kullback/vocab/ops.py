@@ -13,6 +13,7 @@ from kullback.errors import InputError, KullbackError
 from kullback.vocab.backends import block_kernels
 from kullback.vocab.formulas import divergence_of, wide
 from kullback.vocab.heads import empty_like
+from kullback.vocab.operators import operator
 
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
@@ -63,7 +64,7 @@ def _rows(z: Tensor, *empty: float) -> Tensor:
     return start.expand(*z.shape[:-1], len(empty)).clone()
 
 
-@torch.library.custom_op("kullback::pair_statistics", mutates_args=())
+@operator("kullback::pair_statistics")
 def pair_statistics(zq: Tensor, zp: Tensor, *, temperature: float, backend: str) -> Tensor:
     """(…, 3): see ``formulas.pair_statistics``."""
     out = _rows(zq, -math.inf, -math.inf, 0.0)
@@ -73,7 +74,7 @@ def pair_statistics(zq: Tensor, zp: Tensor, *, temperature: float, backend: str)
     return out
 
 
-@torch.library.custom_op("kullback::pair_sums", mutates_args=())
+@operator("kullback::pair_sums")
 def pair_sums(
     zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: str, skew: float, temperature: float, backend: str
 ) -> Tensor:
@@ -118,7 +119,7 @@ def pair_gradients(
     return grads
 
 
-@torch.library.custom_op("kullback::token_statistics", mutates_args=())
+@operator("kullback::token_statistics")
 def token_statistics(z: Tensor, tokens: Tensor, *, start: int, size: int, temperature: float, backend: str) -> Tensor:
     """(…, 3): see ``formulas.token_statistics``; columns start … of a vocabulary of that size."""
     check_tokens(tokens, size)
@@ -208,7 +209,7 @@ def refuse_second_derivative(operator: CustomOpDef) -> None:
     operator.register_autograd(refuse)
 
 
-for _operator in (pair_statistics, pair_sums, token_statistics):
-    _operator.register_fake(_statistics_like)
+for _statistics in (pair_statistics, pair_sums, token_statistics):
+    _statistics.custom.register_fake(_statistics_like)
 for _operator in (pair_gradients, token_gradients):
     refuse_second_derivative(_operator)
