@@ -27,7 +27,7 @@ class Additions:
         exact: whether both models give whole distributions.
         displaces: whether the rows' own log-probs of what drew them, where they are replaced, are kept as those of
             what sampled.
-        drops: whether the rows' exact token KLs, which are of other log-probs, are left out.
+        had_exact: whether the rows have exact token KLs, which are then of their own log-probs.
     """
 
     given: tuple[str, ...]
@@ -35,7 +35,7 @@ class Additions:
     overwrite: bool = False
     exact: bool = False
     displaces: bool = False
-    drops: bool = False
+    had_exact: bool = False
 
     @classmethod
     def of(cls, first: Rollout, given: tuple[str, ...], *, overwrite: bool, exact: bool) -> Additions:
@@ -48,7 +48,7 @@ class Additions:
             overwrite=overwrite,
             exact=exact and len(written) == 2,
             displaces=overwrite and drawn_by(first) in had,
-            drops=bool(written) and first.token_kl is not None and not (exact and len(written) == 2),
+            had_exact=first.token_kl is not None,
         )
 
     @property
@@ -60,12 +60,12 @@ class Additions:
         """What became of columns that were there."""
         if self.displaces:
             yield "the file's log-probs of what drew the tokens are kept as behavior_logprobs, and weigh the estimates"
-        if self.drops:
+        if self.had_exact and self.written and not self.exact:
             yield (
                 "the file's token_kl and ref_mass were left out, since they are of other log-probs than now stand "
                 "beside them: they come with --policy and --reference where both columns are the models'"
             )
-        if len(self.given) == 2 and not self.exact and self.had and not self.overwrite:
+        if len(self.given) == 2 and self.had and not self.overwrite and not self.had_exact:
             yield (
                 "no exact token KLs were written, since they would be of other log-probs than the file's: "
                 "--overwrite-columns (overwrite_columns=True) takes the models' for both"

@@ -23,8 +23,8 @@ TOKENS = ("generation_token_ids", "prompt_token_ids", "token_ids")
 ADVICE = (
     "ask again with logprobs=true (chat), logprobs=1 (completions), include=['message.output_text.logprobs'] "
     "(Responses), return_logprob=true (SGLang), details=true (TGI) or n_probs=1 (llama.cpp); or write what was asked "
-    'and answered a line each, {"prompt": …, "completion": …}, and score that with kullback score, which loses the tokens '
-    "that ended them"
+    'and answered a line each, {"prompt": …, "completion": …}, and score that with kullback score, which loses the '
+    "tokens that ended them"
 )
 
 
