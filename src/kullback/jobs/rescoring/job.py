@@ -100,7 +100,9 @@ def score_files(
     source, target = Path(path), Path(output)
     check_destination(target, source, overwrite=overwrite)
     rollouts = read_scorable(path, format, map=map, skip_bad=skip_bad)
-    first = rollouts[0]
+    first = next(iter(rollouts), None)  # not [0], which counts the rows of a file of others by reading it all
+    if first is None:
+        raise InputError(f"{path} holds no row")
     if is_text(first) and (policy is None or reference is None):
         lacking = "reference" if reference is None else "policy"
         raise InputError(
@@ -170,7 +172,10 @@ class Job:
         try:
             self._write_all(output)
         except KeyboardInterrupt:
-            ended = StoppedError(f"stopped after {self.tally.rows:,} rows, which {output} holds")
+            held = (
+                f"after {self.tally.rows:,} rows, which {output} holds" if self.tally.rows else "before any was written"
+            )
+            ended = StoppedError(f"stopped {held}")
         except Exception as error:
             ended = self._said(error)
         if not self.tally.rows:

@@ -10,7 +10,7 @@ from kullback.rollouts.readers import llama_server, openai_chat, openai_completi
 from kullback.rollouts.readers.checked import at
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import events
-from kullback.rollouts.readers.text_only import NO_END, written
+from kullback.rollouts.readers.text_only import NO_END, is_plain, plain, written
 from kullback.rollouts.record import Rollout
 
 WITH_LOGPROBS = tuple(
@@ -59,6 +59,9 @@ def rollouts(record: Record) -> Iterator[Rollout]:
 
 def texts(record: Record) -> Iterator[Rollout]:
     """The answer, where it says what was asked, as llama.cpp's server does."""
+    if is_plain(record):
+        yield from plain(record)
+        return
     prompt, answer = record.get("prompt"), record.get("content")
     if not (isinstance(prompt, str) and isinstance(answer, str)):
         raise InputError(

@@ -181,7 +181,8 @@ def _named(record: Record) -> dict[str, str]:
     return {ours: name for ours, name in found.items() if name is not None}
 
 
-def _plain(record: Record) -> Iterator[Rollout]:
+def plain(record: Record) -> Iterator[Rollout]:
+    """A prompt and a completion, under any of the known names."""
     reads = {"prompt": "prompt", "completion": "completion"} | _named(record)
     finish = record.get(reads.get("finish", ""))
     known = (
@@ -194,7 +195,7 @@ def _plain(record: Record) -> Iterator[Rollout]:
     yield _text(record, reads, missing_end=True, **known)
 
 
-def _is_plain(record: Record, path: Path) -> bool:
+def is_plain(record: Record, path: Path | None = None) -> bool:
     """Whether there is a prompt and a completion, each a text or messages."""
     names = _named(record)
     return (
@@ -208,10 +209,10 @@ PLAIN = Format(
     name="text",
     written_by="whoever writes prompts and completions",
     containers=("jsonl", "json", "parquet"),
-    recognises=_is_plain,
+    recognises=is_plain,
     rollouts=_none,
     advice=SCORE,
-    texts=_plain,
+    texts=plain,
     lost="the end token is lost where the text does not end in it",
 )
 """Prompt and completion, of no known writer; to be scored alone, for else a file of prompts beside dumps is one too."""
