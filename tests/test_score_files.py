@@ -1,4 +1,4 @@
-"""Scoring files of token ids: the same numbers as compare, sums by hand, what stays, what is refused, what a kill leaves."""
+"""Scoring files of token ids: the numbers of compare, sums by hand, what stays, what is refused, what a kill leaves."""
 
 from __future__ import annotations
 
@@ -239,7 +239,10 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 import kullback as kb
 from toy_scorers import Letters
-kb.score_files(sys.argv[2], sys.argv[3], policy=Letters(), on_progress=lambda done: os.kill(os.getpid(), 9) if done.sequences > 64 else None)
+def kill(done):
+    if done.sequences > 64:
+        os.kill(os.getpid(), 9)
+kb.score_files(sys.argv[2], sys.argv[3], policy=Letters(), on_progress=kill)
 """
 
 

@@ -64,6 +64,7 @@ def test_numbers_by_hand(tmp_path: Path) -> None:
     notes = kb.read_rollouts(found.output).metadata.notes
     assert any("tokenizer of q" in note for note in notes)
     assert any("end token is lost" in note for note in notes)
+    assert set(notes) <= set(kb.estimate_files(found.output).notes)
 
 
 def test_an_end_token_that_is_written_is_the_end(tmp_path: Path) -> None:

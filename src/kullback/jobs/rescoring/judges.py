@@ -84,6 +84,8 @@ class Judges:
         whole = (*entry.prompt, *entry.completion)
         strange = next((t for t in whole if t < 0 or (self.vocab is not None and t >= self.vocab)), None)
         if strange is not None:
+            if strange < 0:
+                raise InputError(f"it has the token {strange}, but a token id is 0 or more")
             names = " and ".join(model.name for model in self.models.values())
             raise InputError(
                 f"it has the token {strange}, but the vocabulary of {names} ends at {(self.vocab or 0) - 1}: another "
