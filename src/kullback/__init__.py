@@ -26,6 +26,8 @@ from kullback.jobs.files.job import estimate_files
 from kullback.jobs.files.outcome import FilesEstimate
 from kullback.jobs.files.sides import SideBySide
 from kullback.jobs.outcomes import Comparison, TextComparison
+from kullback.jobs.rescoring.job import score_files
+from kullback.jobs.rescoring.outcome import Rescored
 from kullback.jobs.text import compare_text
 from kullback.losses import kl_loss, kl_reward
 from kullback.monitoring import KLMonitor
@@ -82,6 +84,7 @@ __all__ = [
     "FilesEstimate",
     "KLMonitor",
     "Renyi",
+    "Rescored",
     "Rollout",
     "Rollouts",
     "SideBySide",
@@ -102,6 +105,7 @@ __all__ = [
     "optimal_coefficient",
     "oracle",
     "read_rollouts",
+    "score_files",
     "vocab",
     "weights",
     "write_rollouts",

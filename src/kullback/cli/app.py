@@ -14,6 +14,7 @@ from kullback.cli.estimation import estimate
 from kullback.cli.estimators import estimators
 from kullback.cli.experiments import lab
 from kullback.cli.net import DEBUG, run
+from kullback.cli.scoring import score
 from kullback.cli.watching import watch
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, estimate, watch, audit, estimators, claims):
+for command in (compare, estimate, score, watch, audit, estimators, claims):
     app.command()(command)
 app.add_typer(lab, name="lab")
 

@@ -81,7 +81,7 @@ def compare(
         kullback compare ./my-model-int4 ./my-model --text wiki.txt
     """
     _check_together(context, policy, text)
-    size = _size(batch_size)
+    size = size_of(batch_size)
     asked = [_estimator(name) for name in estimator or ()]
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
     if limit is not None:
@@ -204,7 +204,8 @@ def _gate_on_text(found: TextComparison, limit: Limit) -> Gate:
     return gate(found.forward, limit.nats, of="the mean KL(reference‖policy) of the text", clusters=clusters)
 
 
-def _size(text: str) -> int | Literal["auto"]:
+def size_of(text: str) -> int | Literal["auto"]:
+    """What --batch-size asks for."""
     if text.isdecimal() and len(text) < 10 and int(text) > 0:
         return int(text)
     if text != "auto":

@@ -86,7 +86,7 @@ def estimate(
             unit=unit,
             by=by or (),
             where=where,
-            map=_names(mapping or ()),
+            map=names_of(mapping or ()),
             pool=pool,
             skip_bad=skip_bad,
             on_progress=on_progress,
@@ -97,7 +97,7 @@ def estimate(
         settle(found, gate, limit, show)
 
 
-def _names(mapping: Sequence[str]) -> dict[str, str] | None:
+def names_of(mapping: Sequence[str]) -> dict[str, str] | None:
     """What the files call our columns."""
     names = {}
     for pair in mapping:

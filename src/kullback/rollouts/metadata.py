@@ -46,6 +46,7 @@ class Metadata:
         quantum: the step to which a log-prob column was rounded; not known for one that is not named.
         token_hash: `hash_tokens` of the rows; the writer sets it.
         schema: the version of the table.
+        notes: sentences on how the columns came about that a reader of the numbers should know.
 
     Raises:
         InputError: a law of a column that has none, a law that is none, or a quantum that is not positive.
@@ -58,6 +59,7 @@ class Metadata:
     quantum: Mapping[str, float] = field(default_factory=dict)
     token_hash: str | None = None
     schema: int = SCHEMA
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (*self.law, *self.quantum):
@@ -93,6 +95,7 @@ class Metadata:
                 quantum=dict(record.get("quantum", {})),
                 token_hash=record.get("token_hash"),
                 schema=schema,
+                notes=tuple(map(str, record.get("notes", ()))),
             )
         except InputError:
             raise

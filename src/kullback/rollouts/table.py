@@ -111,6 +111,11 @@ class Rollouts(Sequence[Rollout]):
         return tuple(map(Rollouts, parts)) or (self,)
 
     @property
+    def lost(self) -> str:
+        """What texts without log-probs no longer say; "" for everything else."""
+        return "" if self._source.format is None else self._source.format.lost
+
+    @property
     def marker(self) -> str | None:
         """The name of the file that its writer lays beside it when it is whole; None where there is no such habit."""
         return None if self._source.format is None else self._source.format.marker

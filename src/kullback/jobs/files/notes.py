@@ -31,7 +31,9 @@ def notes_of(
 
 
 def dump_notes(dump: Dump | Joined) -> Iterator[str]:
-    """What of the files was not read."""
+    """What the files say about their columns, and what of them was not read."""
+    files = dump.files if isinstance(dump, Dump) else (*dump.drew.files, *dump.scored.files)
+    yield from dict.fromkeys(note for file in files for note in file.metadata.notes)
     if dump.left_out:
         named, more = ", ".join(dump.left_out[:NAMED]), len(dump.left_out) - NAMED
         yield f"left out, in no format that is known: {named}{f' and {more:,} more' if more > 0 else ''}"

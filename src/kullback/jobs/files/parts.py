@@ -72,8 +72,10 @@ class Part:
         Raises:
             InputError: numbers that cannot be right.
         """
-        exact = question.second == self._other and question.first in (self.drawer, self._model)
         tokens = self.block.columns.tokens
+        # Token KLs are of the model that was to be sampled where it is there, and of what drew in its place where not.
+        drew = self._model if COLUMN[self._model] in tokens else self.drawer
+        exact = (question.first, question.second) == (drew, self._other)
         return Ragged.of(
             tokens[COLUMN[question.first]],
             tokens[COLUMN[question.second]],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields as fields_of
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from kullback.rollouts.readers.folder import is_whole, read_folder
 from kullback.rollouts.readers.foreign import Reading
 from kullback.rollouts.readers.identity import identity_of, opened, source_of
 from kullback.rollouts.readers.recognition import named
+from kullback.rollouts.readers.text_only import PLAIN
 from kullback.rollouts.record import Rollout
 from kullback.rollouts.table import Rollouts
 
@@ -42,13 +43,26 @@ def read_rollouts(
         >>> [list(rollout.tokens) for rollout in kb.read_rollouts(path)]
         [[5, 2]]
     """
-    path = Path(path)
-    if format is not None and format not in OURS:
-        named(format)
     known = {field.name for field in fields_of(Rollout)}
-    if wrong := [name for name in map or {} if name not in known]:
+    return _read(Path(path), format, Reading(names=map, skip_bad=skip_bad), known)
+
+
+def read_scorable(
+    path: str | Path, format: str | None = None, *, map: Mapping[str, str] | None = None, skip_bad: bool = False
+) -> Rollouts:
+    """As `read_rollouts`, and texts without log-probs too, as rollouts without a token; see `Format.texts`.
+
+    For texts `map` also names "prompt" and "completion".
+    """
+    known = {field.name for field in fields_of(Rollout)} | {"prompt", "completion"}
+    return _read(Path(path), format, Reading(names=map, skip_bad=skip_bad, texts=True), known)
+
+
+def _read(path: Path, format: str | None, reading: Reading, known: Collection[str]) -> Rollouts:
+    if format is not None and format not in OURS and not (reading.texts and format == PLAIN.name):
+        named(format)
+    if wrong := [name for name in reading.names or {} if name not in known]:
         raise InputError(f"map names {wrong[0]!r}, but the columns of rollouts are {', '.join(sorted(known))}")
-    reading = Reading(names=map, skip_bad=skip_bad)
     if path.is_dir():
         return Rollouts(read_folder(path, partial(opened, format=format, reading=reading)))
     source = source_of(path, identity_of(path, format, reading), reading)

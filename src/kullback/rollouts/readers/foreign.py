@@ -34,10 +34,12 @@ class Reading:
     Attributes:
         names: what the file calls our columns, by our names; dots go into an object ("info.step").
         skip_bad: whether to leave out records that cannot be read, counting them, where they would end the reading.
+        texts: whether texts without log-probs are read too, as rollouts without a token; see `Format.texts`.
     """
 
     names: Mapping[str, str] | None = None
     skip_bad: bool = False
+    texts: bool = False
 
 
 class FormatSource:

@@ -38,6 +38,9 @@ class Format:
         marker: the name of an empty file that says that the files beside it are whole; without it they are left out.
         steps: patterns, one of which finds the training step in a file's path, in its first group; for records
             that do not know it.
+        texts: for a format without log-probs, what one record says, to be tokenised and scored: rollouts without a
+            token whose `text` is the completion and whose `extra["prompt"]` is the prompt.
+        lost: what such texts no longer say, for people.
         columns: for a table with a column of numbers for every column of `Rollout`: from the names of its columns,
             which holds what, by the names of `Rollout`. Such a file is read by column; None where it is no such table.
     """
@@ -49,6 +52,8 @@ class Format:
     rollouts: Callable[[Record], Iterable[Rollout]]
     metadata: Callable[[Record], Metadata] = field(default=lambda record: Metadata())
     advice: str | None = None
+    texts: Callable[[Record], Iterable[Rollout]] | None = None
+    lost: str = ""
     companions: tuple[str, ...] = ()
     marker: str | None = None
     steps: tuple[str, ...] = (r"step[_=-]?(\d+)",)

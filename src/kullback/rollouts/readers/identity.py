@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kullback.errors import FileError
@@ -20,6 +20,7 @@ from kullback.rollouts.readers.recognition import (
     named,
     recognised,
 )
+from kullback.rollouts.readers.text_only import PLAIN
 from kullback.rollouts.table import Source
 from kullback.rollouts.unfinished import PartSource
 
@@ -52,6 +53,8 @@ def identity_of(path: Path, format: str | None, reading: Reading) -> Identity:
         FileError: it cannot be read, or could be several things; `UnknownError` where no format knows it.
         InputError: there is no such format.
     """
+    if reading.texts and (format == PLAIN.name or (format is None and _names_texts(reading))):
+        return Identity(None, PLAIN, container_of(path, PLAIN, containers_of(path)))
     wanted = TABLE if format is None and reading.names else format
     if wanted in OURS:
         return Identity(wanted)
@@ -62,8 +65,24 @@ def identity_of(path: Path, format: str | None, reading: Reading) -> Identity:
     if one is None:
         if path.suffix == ".parquet" and containers == ("binary",):
             return Identity("parquet")  # whose reader says what is wrong
-        one = format_of(path, first_record(path, containers[0]), containers)
+        one = _recognised(path, containers, reading)
     return Identity(None, one, container_of(path, one, containers))
+
+
+def _names_texts(reading: Reading) -> bool:
+    """Whether columns of texts were named."""
+    return bool({"prompt", "completion"} & set(reading.names or ()))
+
+
+def _recognised(path: Path, containers: tuple[Container, ...], reading: Reading) -> Format:
+    """The format of a file, or that of any texts where they are wanted and no other knows it."""
+    record = first_record(path, containers[0])
+    try:
+        return format_of(path, record, containers)
+    except UnknownError:
+        if reading.texts and recognised(PLAIN, record, path, containers):
+            return PLAIN
+        raise
 
 
 def source_of(path: Path, identity: Identity, reading: Reading) -> Source:
@@ -75,7 +94,12 @@ def source_of(path: Path, identity: Identity, reading: Reading) -> Source:
     names = _columns(path, identity, reading)
     if names is not None:
         return ParquetSource(path, names, identity.format, step_of(path, identity.format))
-    return FormatSource(path, identity.format, identity.container, reading)
+    return FormatSource(path, _readable(identity.format, reading), identity.container, reading)
+
+
+def _readable(one: Format, reading: Reading) -> Format:
+    """The format, with its texts in the place of rollouts that it does not have, where they are wanted."""
+    return one if one.texts is None or not reading.texts else replace(one, advice=None, rollouts=one.texts)
 
 
 def _columns(path: Path, identity: Identity, reading: Reading) -> dict[str, str] | None:

@@ -10,6 +10,7 @@ from kullback.rollouts.readers import llama_server, openai_chat, openai_completi
 from kullback.rollouts.readers.checked import at
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import events
+from kullback.rollouts.readers.text_only import NO_END, is_plain, plain, written
 from kullback.rollouts.record import Rollout
 
 WITH_LOGPROBS = tuple(
@@ -21,8 +22,9 @@ TOKENS = ("generation_token_ids", "prompt_token_ids", "token_ids")
 
 ADVICE = (
     "ask again with logprobs=true (chat), logprobs=1 (completions), include=['message.output_text.logprobs'] "
-    "(Responses), return_logprob=true (SGLang), details=true (TGI) or n_probs=1 (llama.cpp); or score the texts with "
-    "kullback score, which loses the tokens that ended them"
+    "(Responses), return_logprob=true (SGLang), details=true (TGI) or n_probs=1 (llama.cpp); or write what was asked "
+    'and answered a line each, {"prompt": …, "completion": …}, and score that with kullback score, which loses the '
+    "tokens that ended them"
 )
 
 
@@ -55,6 +57,20 @@ def rollouts(record: Record) -> Iterator[Rollout]:
     raise InputError(f"it has no log-probs: {ADVICE}")
 
 
+def texts(record: Record) -> Iterator[Rollout]:
+    """The answer, where it says what was asked, as llama.cpp's server does."""
+    if is_plain(record):
+        yield from plain(record)
+        return
+    prompt, answer = record.get("prompt"), record.get("content")
+    if not (isinstance(prompt, str) and isinstance(answer, str)):
+        raise InputError(
+            "a server's answer does not say what was asked: write a line each with both, "
+            '{"prompt": …, "completion": …}, and score that'
+        )
+    yield written(prompt, answer, missing_end=True)
+
+
 FORMAT = Format(
     name="server-text",
     written_by="a server that was not asked for log-probs",
@@ -62,4 +78,6 @@ FORMAT = Format(
     recognises=recognises,
     rollouts=rollouts,
     advice=ADVICE,
+    texts=texts,
+    lost=NO_END,
 )
