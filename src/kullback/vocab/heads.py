@@ -23,6 +23,10 @@ WORKSPACE_BYTES_ELSEWHERE = 1 << 30
 # workspace.
 BLOCK_ROWS = 2048
 
+# On a GPU a block of all rows adds nothing to the head's gradient twice: an accumulator of 131,072 × 4,096 in float32
+# is 2 GB, read and written again for every further block of rows.
+BLOCK_ROWS_ELSEWHERE = 8192
+
 # A block of words narrower than this is mostly overhead, whatever the workspace.
 LEAST_COLUMNS = 128
 
@@ -181,7 +185,7 @@ def tiles(head: Head, models: int, workspace: int) -> tuple[list[slice], list[sl
         models: whose logits are held together.
         workspace: bytes; 0 is ``WORKSPACE_BYTES``.
     """
-    height = min(len(head.hidden), BLOCK_ROWS)
+    height = min(len(head.hidden), BLOCK_ROWS if head.hidden.device.type == "cpu" else BLOCK_ROWS_ELSEWHERE)
     across = _logits_per_model(head, models, workspace) // max(1, height)
     return slices(len(head.hidden), height), slices(len(head.weight), max(LEAST_COLUMNS, across))
 

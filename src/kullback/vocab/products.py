@@ -70,6 +70,8 @@ class _WideTotal:
     def add(self, a: Tensor, b: Tensor) -> None:
         if a.dtype == b.dtype == self.sum.dtype:
             self.sum.addmm_(a, b)
+        elif a.is_cuda and a.dtype == b.dtype and adds_wide(a.dtype, self.sum.dtype):
+            torch.addmm(self.sum, a, b, out_dtype=self.sum.dtype, out=self.sum)
         else:
             for at, product in _products(a, b):
                 self.sum[at] += product
@@ -165,6 +167,8 @@ def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Ten
 
 def _wide_on_cuda(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """a·b in float32, of factors of which one at least is of half precision."""
+    if not hasattr(torch.ops.aten.mm, "dtype_out"):  # before torch 2.8
+        return torch.mm(a.float(), b.float(), out=out)
     if a.dtype == b.dtype:
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
     if a.dtype != torch.float32 or b.dtype != torch.bfloat16:
@@ -173,6 +177,17 @@ def _wide_on_cuda(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     upper = a.to(b.dtype)
     torch.mm(upper, b, out_dtype=torch.float32, out=out)
     return out.add_(torch.mm((a - upper).to(b.dtype), b, out_dtype=torch.float32))
+
+
+@cache
+def adds_wide(half: torch.dtype, wide: torch.dtype) -> bool:
+    """Whether CUDA adds a product of half precision to a sum in float32: once through memory, not three times."""
+    a, total = torch.ones(16, 16, dtype=half, device="cuda"), torch.ones(16, 16, dtype=wide, device="cuda")
+    try:
+        torch.addmm(total, a, a, out_dtype=wide, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 17).all())
 
 
 @cache

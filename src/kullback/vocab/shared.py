@@ -19,7 +19,7 @@ class _Known:
     equal: bool
 
 
-_KNOWN: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+_KNOWN: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 SAMPLED_ROWS = 64
 """Of a head, that are looked at before all of it is: trained heads differ in every row."""

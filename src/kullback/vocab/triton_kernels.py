@@ -26,6 +26,9 @@ BLOCK = 4096
 # so many: one row of 131,072 words gets 32 programs instead of one, and a batch of 2,048 rows is not split.
 PROGRAMS = 2048
 
+# Threads of a program, by 32: with 8 times 32 nothing spills out of registers (127 of 255 at most).
+WARPS = 8
+
 # The functions that triton compiles have as many arguments as they have, and no annotations: a kernel takes pointers
 # and numbers, not records, and calls its helpers with what is in registers.
 
@@ -387,7 +390,7 @@ def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
     numbers = zq.shape[1], zq.stride(0), zp.stride(0), temperature, width
-    _pair_kernel[(len(zq), splits)](zq, zp, out, *numbers, DIFFERENCE=difference, BLOCK=BLOCK)
+    _pair_kernel[(len(zq), splits)](zq, zp, out, *numbers, DIFFERENCE=difference, BLOCK=BLOCK, num_warps=WARPS)
     return out[:, 0] if splits == 1 else partition.join_pairs(out)
 
 
@@ -422,6 +425,7 @@ def pair_sums(
         KIND=divergence.name,
         DIFFERENCE=difference,
         BLOCK=BLOCK,
+        num_warps=WARPS,
     )
     return partition.join_sums(out)
 
@@ -472,6 +476,7 @@ def pair_gradients(
         OF_Q=out_q is not None,
         OF_P=out_p is not None,
         BLOCK=BLOCK,
+        num_warps=WARPS,
     )
 
 
@@ -483,7 +488,7 @@ def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
     splits, width = _splits(*z.shape)
     out = torch.empty((len(z), splits, 3), dtype=torch.float64, device=z.device)
     _token_kernel[(len(z), splits)](
-        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK
+        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK, num_warps=WARPS
     )
     return out[:, 0] if splits == 1 else partition.join_tokens(out)
 
@@ -513,5 +518,5 @@ def token_gradients(
     z = _rows(z)
     numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))
     _token_gradients_kernel[(len(z), triton.cdiv(z.shape[1], BLOCK))](
-        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK
+        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK, num_warps=WARPS
     )
