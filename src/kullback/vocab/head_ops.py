@@ -116,10 +116,7 @@ def pair_of(tensors: list[Tensor], plan: HeadPlan) -> HeadPair:
     """Two heads, and after them, where it was prepared, the difference of their weights."""
     rest = iter(tensors)
     q, p = heads_of(rest, plan)
-    if not plan.difference:
-        return HeadPair(q=q, p=p)
-    prepared = next(rest, None)
-    return head_pair(q, p, plan.precision, prepared if prepared is None else prepared * plan.difference)
+    return head_pair(q, p, plan, next(rest, None)) if plan.difference else HeadPair(q=q, p=p)
 
 
 def _statistics_like(tensors: list[Tensor], *_: object, **__: object) -> Tensor:

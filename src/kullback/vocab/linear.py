@@ -329,7 +329,7 @@ def named_precision(precision: str | None, hidden: Tensor, difference: int) -> s
         return "mixed" if difference and fast else "float32"
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} came, but it is {', '.join(map(repr, PRECISIONS))} or None")
-    return precision
+    return "float32" if hidden.dtype == torch.float64 else precision
 
 
 def difference_of(q: HeadInputs, p: HeadInputs, weight_difference: Tensor | None, swapped: bool) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kullback.vocab.heads import Head
+from kullback.vocab.heads import Head, HeadPlan
 from kullback.vocab.products import slices
 
 # Of two biases: where a word's are farther apart, as where one model alone bans it, p = q·e^−d keeps no digit.
@@ -57,24 +57,26 @@ class HeadPair:
         return self.q.capped(z), x, of_p
 
 
-def head_pair(q: Head, p: Head, precision: str, weight_difference: Tensor | None) -> HeadPair:
+def head_pair(q: Head, p: Head, plan: HeadPlan, weight_difference: Tensor | None) -> HeadPair:
     """The pair by difference products where the biases allow it, else by one product a model.
 
     Args:
         q, p: two heads of one scale and cap, with hidden states of one size.
-        precision: of a ``HeadPlan``.
-        weight_difference: W_q − W_p, or None where that is 0.
+        plan: with the precision, and with the sign of the difference.
+        weight_difference: plus or minus W_q − W_p, or None where that is 0.
     """
     bias, moderate = _difference_of_biases(q.bias, p.bias)
     if not moderate:
         return HeadPair(q=q, p=p)
     exact = torch.promote_types(q.hidden.dtype, torch.float32)
     moved = q.hidden.to(exact) - p.hidden.to(exact)
-    half = precision != "float32" and exact != torch.float64
+    half = plan.precision != "float32"
     d = Head(hidden=moved, weight=q.weight, bias=bias, scale=q.scale, half=half)
     if weight_difference is None:
         return HeadPair(q=q, p=p, d=d)
-    return HeadPair(q=q, p=p, d=d, rest=Head(hidden=p.hidden, weight=weight_difference, scale=q.scale, half=half))
+    return HeadPair(
+        q=q, p=p, d=d, rest=Head(hidden=p.hidden, weight=weight_difference, scale=plan.difference * q.scale, half=half)
+    )
 
 
 def _difference_of_biases(bias: Tensor | None, ref_bias: Tensor | None) -> tuple[Tensor | None, bool]:
@@ -101,9 +103,9 @@ def _capped_difference(z: Tensor, x: Tensor, cap: float) -> Tensor:
     exact = torch.promote_types(z.dtype, torch.float32)
     a, e = z.to(exact) / cap, x.to(exact) / cap
     b = (a - e).abs_()
-    a.abs_()
     size = e.abs()
-    rest = (size - a).sub_(b).exp_()
-    for factor in (a, b):
+    # |e| − |a| − |b|, whose parts cancel where e is large: 0 or −2(|a| − |e|) where a and e have one sign, else −2|a|
+    rest = torch.where(a * e > 0, (size - a.abs()).clamp_(max=0.0), -a.abs()).mul_(2.0).exp_()
+    for factor in (a.abs_(), b):
         rest.div_(factor.mul_(-2.0).exp_().add_(1.0))
     return rest.mul_(size.mul_(-2.0).expm1_()).mul_(e.sign_()).mul_(-2.0 * cap)
