@@ -26,6 +26,9 @@ BLOCK = 4096
 # so many: one row of 131,072 words gets 32 programs instead of one, and a batch of 2,048 rows is not split.
 PROGRAMS = 2048
 
+# Threads of a program, by 32: with 8 times 32 nothing spills out of registers (127 of 255 at most).
+WARPS = 8
+
 # The functions that triton compiles have as many arguments as they have, and no annotations: a kernel takes pointers
 # and numbers, not records, and calls its helpers with what is in registers.
 
@@ -118,6 +121,16 @@ def _log_distributions(q, p, lq, lp):
 
 
 @triton.jit
+def _from_difference(z, d, lq, lp):
+    """log q, log p and log q/p, the second block holding z_q − z_p."""
+    coarse = (lq - lp).to(tl.float32)
+    fine = (lq - lp - coarse).to(tl.float32)
+    log_ratio = (d - coarse) - fine
+    a = _logprobs_of(z, lq)
+    return a, a - log_ratio, log_ratio
+
+
+@triton.jit
 def _mass_times(mass, x):
     return tl.where(mass > 0.0, mass * x, 0.0)
 
@@ -158,7 +171,21 @@ def _terms(a, b, log_ratio, log_keep, log_skew, KIND: tl.constexpr):
 
 
 @triton.jit
-def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, temperature, width, BLOCK: tl.constexpr):
+def _around_the_mean(z, d, lq):
+    """``formulas.difference_statistics``: the reference's normaliser, and the KL, of a tile; inf where it overflows."""
+    a = _logprobs_of(z, _finite(lq))
+    mass = tl.exp(a)
+    mean = tl.sum(_mass_times(mass, d), axis=0).to(tl.float64) / tl.sum(mass, axis=0).to(tl.float64)
+    coarse = mean.to(tl.float32)
+    c = (d - coarse) - (mean - coarse).to(tl.float32)
+    value = _log1p(tl.sum(_gap(a, a - c, c), axis=0).to(tl.float64))
+    return lq - (mean - value), value
+
+
+@triton.jit
+def _pair_kernel(
+    zq, zp, out, columns, stride_q, stride_p, temperature, width, DIFFERENCE: tl.constexpr, BLOCK: tl.constexpr
+):
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     # Three float64 numbers a program, joined after every tile: they cost nothing beside a tile's 4,096 float32 terms.
     lq = tl.full((), float("-inf"), tl.float64)
@@ -170,10 +197,21 @@ def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, temperature, width, B
         q = _read(zq, stop, stride_q, row, offsets, temperature)
         p = _read(zp, stop, stride_p, row, offsets, temperature)
         shift_q, sum_q = _log_sum(q)
-        shift_p, sum_p = _log_sum(p)
-        own_q, own_p = shift_q + sum_q, shift_p + sum_p
-        a, b, log_ratio = _log_distributions(q, p, _finite(own_q), _finite(own_p))
-        inside = tl.sum(_gap(a, b, log_ratio), axis=0).to(tl.float64)
+        own_q = shift_q + sum_q
+        if DIFFERENCE:
+            p = tl.where(offsets < stop, p, 0.0)
+            shift_p, sum_p = _log_sum(q - p)
+            own_p = shift_p + sum_p
+            a, b, log_ratio = _from_difference(q, p, _finite(own_q), _finite(own_p))
+            inside = tl.sum(_gap(a, b, log_ratio), axis=0).to(tl.float64)
+            near_p, near = _around_the_mean(q, p, own_q)
+            own_p = tl.where(near < 30.0, near_p, own_p)
+            inside = tl.where(near < 30.0, near, inside)
+        else:
+            shift_p, sum_p = _log_sum(p)
+            own_p = shift_p + sum_p
+            a, b, log_ratio = _log_distributions(q, p, _finite(own_q), _finite(own_p))
+            inside = tl.sum(_gap(a, b, log_ratio), axis=0).to(tl.float64)
         empty = (own_q == float("-inf")) | (own_p == float("-inf"))
         inside = tl.where(empty, 0.0, inside)
         new_q, new_p = _log_add(lq, own_q), _log_add(lp, own_p)
@@ -207,6 +245,7 @@ def _sums_kernel(
     log_keep,
     log_skew,
     KIND: tl.constexpr,
+    DIFFERENCE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -220,7 +259,10 @@ def _sums_kernel(
         offsets = start + tl.arange(0, BLOCK)
         q = _read(zq, stop, stride_q, row, offsets, temperature)
         p = _read(zp, stop, stride_p, row, offsets, temperature)
-        a, b, log_ratio = _log_distributions(q, p, lq, lp)
+        if DIFFERENCE:
+            a, b, log_ratio = _from_difference(q, tl.where(offsets < stop, p, 0.0), lq, lp)
+        else:
+            a, b, log_ratio = _log_distributions(q, p, lq, lp)
         d, da, db = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
         value += tl.sum(d, axis=0).to(tl.float64)
         of_a += tl.sum(da, axis=0).to(tl.float64)
@@ -248,6 +290,7 @@ def _pair_gradients_kernel(
     log_keep,
     log_skew,
     KIND: tl.constexpr,
+    DIFFERENCE: tl.constexpr,
     OF_Q: tl.constexpr,
     OF_P: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -262,7 +305,10 @@ def _pair_gradients_kernel(
     g = tl.load(upstream + row).to(tl.float32)
     q = _read(zq, columns, stride_q, row, offsets, temperature)
     p = _read(zp, columns, stride_p, row, offsets, temperature)
-    a, b, log_ratio = _log_distributions(q, p, lq, lp)
+    if DIFFERENCE:
+        a, b, log_ratio = _from_difference(q, tl.where(offsets < columns, p, 0.0), lq, lp)
+    else:
+        a, b, log_ratio = _log_distributions(q, p, lq, lp)
     _, of_a, of_b = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
     finite = value != float("inf")
     inside = offsets < columns
@@ -336,23 +382,32 @@ def _mixture_logs(divergence: Divergence) -> tuple[float, float]:
     return (math.log1p(-share), math.log(share)) if share < 1 else (0.0, 0.0)
 
 
-def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool = False) -> Tensor:
     """See ``formulas.pair_statistics``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        return eager.pair_statistics(zq, zp, temperature)
+        return eager.pair_statistics(zq, zp, temperature, difference)
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
-    _pair_kernel[(len(zq), splits)](
-        zq, zp, out, zq.shape[1], zq.stride(0), zp.stride(0), temperature, width, BLOCK=BLOCK
-    )
+    numbers = zq.shape[1], zq.stride(0), zp.stride(0), temperature, width
+    _pair_kernel[(len(zq), splits)](zq, zp, out, *numbers, DIFFERENCE=difference, BLOCK=BLOCK, num_warps=WARPS)
     return out[:, 0] if splits == 1 else partition.join_pairs(out)
 
 
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Divergence, temperature: float) -> Tensor:
+def pair_sums(
+    zq: Tensor,
+    zp: Tensor,
+    normalisers: Tensor,
+    *,
+    divergence: Divergence,
+    temperature: float,
+    difference: bool = False,
+) -> Tensor:
     """See ``formulas.pair_sums``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        return eager.pair_sums(zq, zp, normalisers, divergence=divergence, temperature=temperature)
+        return eager.pair_sums(
+            zq, zp, normalisers, divergence=divergence, temperature=temperature, difference=difference
+        )
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
@@ -368,7 +423,9 @@ def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Diverg
         width,
         *_mixture_logs(divergence),
         KIND=divergence.name,
+        DIFFERENCE=difference,
         BLOCK=BLOCK,
+        num_warps=WARPS,
     )
     return partition.join_sums(out)
 
@@ -382,10 +439,20 @@ def pair_gradients(
     divergence: Divergence,
     temperature: float,
     outs: Outputs,
+    difference: bool = False,
 ) -> None:
     """See ``formulas.pair_gradients``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        eager.pair_gradients(zq, zp, saved, upstream, divergence=divergence, temperature=temperature, outs=outs)
+        eager.pair_gradients(
+            zq,
+            zp,
+            saved,
+            upstream,
+            divergence=divergence,
+            temperature=temperature,
+            outs=outs,
+            difference=difference,
+        )
         return
     out_q, out_p = outs
     zq, zp = _rows(zq), _rows(zp)
@@ -405,9 +472,11 @@ def pair_gradients(
         temperature,
         *_mixture_logs(divergence),
         KIND=divergence.name,
+        DIFFERENCE=difference,
         OF_Q=out_q is not None,
         OF_P=out_p is not None,
         BLOCK=BLOCK,
+        num_warps=WARPS,
     )
 
 
@@ -419,7 +488,7 @@ def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
     splits, width = _splits(*z.shape)
     out = torch.empty((len(z), splits, 3), dtype=torch.float64, device=z.device)
     _token_kernel[(len(z), splits)](
-        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK
+        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK, num_warps=WARPS
     )
     return out[:, 0] if splits == 1 else partition.join_tokens(out)
 
@@ -449,5 +518,5 @@ def token_gradients(
     z = _rows(z)
     numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))
     _token_gradients_kernel[(len(z), triton.cdiv(z.shape[1], BLOCK))](
-        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK
+        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK, num_warps=WARPS
     )
