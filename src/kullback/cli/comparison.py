@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kullback.cli.gate import Limit, MaxKL, ThesePrompts, Undecided, asked_limit, settle
 from kullback.cli.options import given, refuse, within
 from kullback.cli.screen import fail, shown
 from kullback.errors import InputError
 from kullback.jobs.limits import MOST
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kullback.estimators import Estimator, Level
+    from kullback.jobs.gate import Gate
+    from kullback.jobs.outcomes import Comparison, TextComparison
 
 
 def compare(
@@ -60,6 +65,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    max_kl: MaxKL = None,
+    undecided: Undecided = "pass",
+    these_prompts: ThesePrompts = False,
     output: Annotated[Path | None, typer.Option(help="Folder for rollouts.parquet and estimate.json.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -75,55 +83,56 @@ def compare(
     _check_together(context, policy, text)
     size = _size(batch_size)
     asked = [_estimator(name) for name in estimator or ()]
+    limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
+    if limit is not None:
+        _check_limit(limit, asked, samples=samples, text=text is not None)
     from kullback.jobs.comparison import compare as run
     from kullback.jobs.estimates import TABLE
     from kullback.jobs.text import compare_text
 
     if text is not None:
         with shown(as_json, "windows") as (on_progress, show):
-            show(
-                compare_text(
-                    policy,
-                    reference,
-                    text,
-                    context_length=context_length,
-                    text_column=text_column,
-                    windows=windows,
-                    allow_outside_mass=allow_outside_mass,
-                    batch_size=size,
-                    device=device,
-                    dtype=dtype,
-                    output=output,
-                    overwrite=overwrite,
-                    on_progress=on_progress,
-                )
-            )
-        return
-    with shown(as_json, "sequences") as (on_progress, show):
-        show(
-            run(
+            on_text = compare_text(
                 policy,
                 reference,
-                prompts,
-                prompt_column=prompt_column,
-                samples=samples,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                process_reference=process_reference,
-                both=both,
+                text,
+                context_length=context_length,
+                text_column=text_column,
+                windows=windows,
                 allow_outside_mass=allow_outside_mass,
-                estimators=asked or TABLE,
                 batch_size=size,
-                seed=seed,
                 device=device,
                 dtype=dtype,
                 output=output,
                 overwrite=overwrite,
                 on_progress=on_progress,
             )
+            settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show)
+        return
+    with shown(as_json, "sequences") as (on_progress, show):
+        found = run(
+            policy,
+            reference,
+            prompts,
+            prompt_column=prompt_column,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            process_reference=process_reference,
+            both=both,
+            allow_outside_mass=allow_outside_mass,
+            estimators=asked or TABLE,
+            batch_size=size,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            output=output,
+            overwrite=overwrite,
+            on_progress=on_progress,
         )
+        settle(found, None if limit is None else _gate(found, limit), limit, show)
 
 
 SAMPLED = (
@@ -158,6 +167,40 @@ def _check_together(context: typer.Context, policy: str, text: Path | None) -> N
         fail("--overwrite came without --output, and there is nothing to replace: leave it out")
     if policy != "builtin:tuned" and not given(context, ["reference"]):
         fail(f"{policy} came without what it is to be compared with: kullback compare {policy} REFERENCE")
+
+
+def _check_limit(limit: Limit, asked: Sequence[tuple[Estimator, Level]], *, samples: int, text: bool) -> None:
+    """Refuse a limit against which nothing could be held, before anything is loaded."""
+    from kullback.jobs.estimates import QUOTED
+
+    if asked and not any(estimator.name in QUOTED for estimator, _ in asked):
+        fail(f"--max-kl came, but no --estimator is of this KL: ask for one of {', '.join(QUOTED)} too")
+    if text and limit.unit == "sequence":
+        fail("--max-kl is in nats a token with --text, which has no sequences: leave out /sequence")
+    if limit.these_prompts and text:
+        fail("--these-prompts came with --text, which has no prompts: leave it out")
+    if limit.these_prompts and samples < 2:
+        fail("--these-prompts came with --samples 1, but two samples of a prompt are needed for its error")
+
+
+def _gate(found: Comparison, limit: Limit) -> Gate:
+    """Of the estimate that is to be quoted."""
+    from kullback.jobs.estimates import quoted
+    from kullback.jobs.gate import gate
+
+    truncated = found.settings["top_p"] < 1 or found.settings["top_k"] > 0
+    row = quoted(found.rows, truncated=truncated)
+    return gate(
+        row.per_token if limit.unit == "token" else row.per_sequence, limit.nats, these_prompts=limit.these_prompts
+    )
+
+
+def _gate_on_text(found: TextComparison, limit: Limit) -> Gate:
+    """Of what quantisers call KLD."""
+    from kullback.jobs.gate import gate
+
+    clusters = f"{found.settings['clustered_by']}s"
+    return gate(found.forward, limit.nats, of="the mean KL(reference‖policy) of the text", clusters=clusters)
 
 
 def _size(text: str) -> int | Literal["auto"]:

@@ -26,6 +26,11 @@ EXTRAS = {
     "safetensors": "hf",
     "pyarrow": "hf",
     "datasets": "datasets",
+    "peft": "peft",
+    "gguf": "gguf",
+    "accelerate": "quantised",
+    "torchao": "quantised",
+    "bitsandbytes": "quantised",
     "matplotlib": "report",
     "jax": "jax",
 }
@@ -65,13 +70,7 @@ def _end(code: str | int | None) -> None:
 
 def _unwritten(error: OSError) -> None:
     """Leave, silently where the reader of a pipe has gone, as `head` does."""
-    if error.filename is not None or error.errno not in (
-        errno.EPIPE,
-        errno.ENOSPC,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EBADF,
-    ):
+    if error.filename is not None or error.errno not in UNWRITTEN:
         _fail(error)
     silence(sys.stdout)
     if error.errno == errno.EPIPE:

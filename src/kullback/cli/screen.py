@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from kullback.jobs.progress import Progress as Done
 
 WIDTH = 124
-"""Columns of tables that do not go to a terminal."""
+"""Columns of tables that do not go to a terminal, unless the environment says COLUMNS."""
+
+NARROWEST = 20
+"""Columns that can be asked for where there is no terminal."""
 
 QUIET_SECONDS = 30.0
 """How often a job says on a pipe how far it is."""
@@ -39,9 +42,11 @@ def prepare_streams() -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal as it is, or a fixed width where there is none."""
+    """The terminal as it is, or a fixed width where there is none and none was asked for."""
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
+    columns = os.environ.get("COLUMNS", "")
+    asked = columns.isdecimal() and int(columns) >= NARROWEST
+    return console if console.is_terminal or asked else Console(stderr=stderr, width=WIDTH)
 
 
 def show(outcome: Outcome, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from kullback.estimation.sequences import Sequences
 from kullback.estimators import (
     K1,
     K3,
+    LEVELS,
     RAO_BLACKWELL,
     RAO_BLACKWELL_CONTROLLED,
     RATIO,
@@ -37,6 +38,9 @@ TABLE: tuple[tuple[Estimator, Level], ...] = (
     (RAO_BLACKWELL_CONTROLLED, "token"),
 )
 """What compare estimates unless told otherwise."""
+
+QUOTED = ("rao_blackwell", "rao_blackwell_controlled", "k3", "control_variate", "k1")
+"""Estimators of KL(policy‖reference), the one to quote first."""
 
 Direction = Literal["reverse", "forward"]
 
@@ -75,6 +79,26 @@ class Row:
             "prompts_for_one_percent": plain(self.prompts_for_one_percent),
         }
         return [{**estimate.to_dict(), **extra} for estimate in (self.per_sequence, self.per_token)]
+
+
+def quoted(rows: Sequence[Row], *, truncated: bool) -> Row:
+    """The row of KL(policy‖reference) to quote, chosen by name and never by its error, which would be a choice by luck.
+
+    Args:
+        rows: of any directions.
+        truncated: whether top-p or top-k cut the policy off, where k3 may be biased low and k1 is not.
+
+    Raises:
+        InputError: no row estimates this KL.
+    """
+    order = (*QUOTED[:2], "k1", *QUOTED[2:]) if truncated else QUOTED
+    reverse = [row for row in rows if row.direction == "reverse"]
+    for level in LEVELS:
+        named = {row.per_sequence.estimator: row for row in reverse if row.per_sequence.level == level}
+        for name in order:
+            if name in named:
+                return named[name]
+    raise InputError(f"no estimate of KL(policy‖reference) is among these: ask for one of {', '.join(QUOTED)}")
 
 
 def check_levels(estimators: Sequence[tuple[Estimator, Level]]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from kullback.arrays import Float64
 from kullback.errors import InputError, ModelError
-from kullback.models.caches import CACHES, cache_holds, cached_step
+from kullback.models.caches import CACHES, cache_holds, cached_step, padding_holds
 from kullback.models.drawing import draw
 from kullback.models.evaluation import evaluating
 from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
@@ -117,10 +117,10 @@ class LanguageModel:
         """Token ids by token."""
         return dict(self.tokenizer.get_vocab())
 
-    @property
+    @cached_property
     def mixes_lengths(self) -> bool:
         """Whether rows can be padded on the left: where positions can be named, and no state runs through them."""
-        return "position_ids" in self.accepts and not self.stateful
+        return "position_ids" in self.accepts and not self.stateful and padding_holds(self)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text as it is, or a list of messages through the chat template.

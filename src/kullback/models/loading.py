@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from kullback.errors import KullbackError, MissingPackageError, ModelError
 from kullback.models.folders import Place, adapter_base, place_of
 from kullback.models.language_model import LanguageModel
 from kullback.models.places import device_named, dtype_named
+from kullback.models.quiet import quiet
 from kullback.models.soundness import check_finite, check_loaded, listed
 
 HF: Any = transformers
@@ -198,13 +198,8 @@ def _need(package: str, extra: str) -> Any:
 @contextmanager
 def one_sentence(name: str, what: str, advice: str) -> Iterator[None]:
     """What transformers, peft or a reader of files raises, as a ModelError; what they print is not for the user."""
-    verbosity = HF.utils.logging.get_verbosity()
-    HF.utils.logging.set_verbosity_error()
-    HF.utils.logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            # What they warn of here, such as weights that were drawn at random, is refused by name.
-            warnings.simplefilter("ignore")
+        with quiet(HF):
             yield
     except KullbackError:
         raise
@@ -214,8 +209,6 @@ def one_sentence(name: str, what: str, advice: str) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise ModelError(f"{name} does not fit the device's memory: pass another device or dtype") from error
         raise ModelError(f"{name} {what} ({_reason(error)}): {advice}") from error
-    finally:
-        HF.utils.logging.set_verbosity(verbosity)
 
 
 def _reading(name: str, place: Place) -> AbstractContextManager[None]:

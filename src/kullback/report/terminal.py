@@ -61,7 +61,7 @@ def render(document: Document) -> RenderableType:
         parts.append(_text(document.title, "bold"))
     if document.subtitle:
         parts.append(_text(document.subtitle, "dim"))
-    if parts and _titled_first(document):
+    if parts and _apart_from_title(document):
         parts.append(Text())
     for block, after in zip_longest(document.blocks, document.blocks[1:]):
         parts += _drawn(block)
@@ -105,9 +105,9 @@ def _drawn(block: Block) -> Iterator[RenderableType]:
             assert_never(block)
 
 
-def _titled_first(document: Document) -> bool:
+def _apart_from_title(document: Document) -> bool:
     match document.blocks[:1]:
-        case (Heading(),):
+        case (Heading() | Verdict(),):
             return True
         case (Table() | HeatMap() as first,):
             return bool(first.title)

@@ -58,10 +58,12 @@ class RolloutWriter:
         if not rollouts:
             return
         table = _table(rollouts)
-        if self._part is None:
+        part = self._part
+        if part is None:
             said = table.schema.with_metadata({KEY: self.metadata.to_json()})
-            self._part = Part(self.path.with_name(self.path.name + ENDING), said)
-        self._part.write(table)
+            part = Part(self.path.with_name(self.path.name + ENDING), said)
+        part.write(table)
+        self._part = part  # only now: of a first batch that finds no room nothing is left
         for rollout in rollouts:
             self._hash.update(rollout)
 

@@ -37,7 +37,7 @@ class Part:
         self._sink = io.BytesIO()
         ipc = pyarrow().ipc
         self._writer = ipc.new_stream(self._sink, schema, options=ipc.IpcWriteOptions(compression="zstd"))
-        self._length = 0
+        self._length = self._batches = 0
         try:
             self._file = open(path, "w+b", buffering=0)  # noqa: SIM115 (open until the job ends)
         except OSError as error:
@@ -45,9 +45,10 @@ class Part:
         self._append()
 
     def write(self, table: pa.Table) -> None:
-        """Append a batch; one that finds no room leaves the stream as it was."""
+        """Append a batch; one that finds no room leaves the stream as it was, and no file where it was the first."""
         self._writer.write_table(table.combine_chunks())
         self._append()
+        self._batches += 1
 
     def _append(self) -> None:
         piece = memoryview(self._sink.getvalue())
@@ -61,11 +62,16 @@ class Part:
             with suppress(OSError):
                 self._file.truncate(self._length)
                 self._file.seek(self._length)
-            raise FileError(
-                f"{self._goal} cannot be written ({reason(error)}): what was written before can be read with "
-                f"kullback.read_rollouts({str(self.path)!r})"
-            ) from error
+            raise FileError(f"{self._goal} cannot be written ({reason(error)}): {self._held()}") from error
         self._length += len(piece)
+
+    def _held(self) -> str:
+        """What there is to be read of it; a file without rows is removed."""
+        if self._batches:
+            return f"what was written before can be read with kullback.read_rollouts({str(self.path)!r})"
+        self.close()
+        self.remove()
+        return "there was no room for the first rows, and no file is left"
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """What was appended, one batch after another."""
