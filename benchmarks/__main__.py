@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|gradients]``, or ``vocab …`` and ``gpu …`` with their own options."""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``vocab …`` and ``gpu …`` with their own options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.sections import sections, with_sections
 
-NAMES = ("coverage", "fits", "compare", "gradients")
+NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
 
 
 def main() -> None:
