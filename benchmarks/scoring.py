@@ -15,7 +15,7 @@ from kullback.models import LanguageModel, NextLogits, score
 
 VOCAB = 151_936
 HIDDEN = 256
-LENGTHS = (32, 480)
+LENGTHS = (16, 112)
 """Tokens of a prompt and of what is scored after it."""
 ROWS = 2
 SEED = 0
@@ -27,6 +27,10 @@ class _NoTokenizer:
     """All that scoring asks of one."""
 
     pad_token_id = eos_token_id = 0
+
+    def get_vocab(self) -> dict[str, int]:
+        """Nothing: the words have no names."""
+        return {}
 
 
 class WholeLogits(LanguageModel):
