@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -261,9 +260,9 @@ def tests(log: Log) -> None:
         "no:cacheprovider",
         *files,
     ]
-    parallel = ["-n", "6"] if find_spec("xdist") else []
+    plugins = [part for name in ("benchmark", "xdist", "randomly") for part in ("-p", f"no:{name}")]
     try:
-        done = subprocess.run([*command, *parallel], capture_output=True, text=True, timeout=TEST_SECONDS)
+        done = subprocess.run([*command, *plugins], capture_output=True, text=True, timeout=TEST_SECONDS)
         told = done.stdout[-9000:] + done.stderr[-2000:]
     except subprocess.TimeoutExpired as error:
         told = f"more than {TEST_SECONDS} s: {str(error.stdout)[-3000:]}"

@@ -1,8 +1,9 @@
 """The block kernels in Triton, for CUDA; on a CPU they run in Triton's interpreter (``TRITON_INTERPRET=1``).
 
-A row is split over programs when there are few rows; each walks its tiles of columns once, joining their
-statistics by the chain rule of ``partition`` as it goes, and the splits are joined by ``partition`` itself.
-A tile's own normalisers are known before its KL is summed, so no term cancels. Float64 goes through ``eager``.
+A row is split over programs when there are few rows; each walks its tiles of columns once, lane by lane,
+and the splits are joined by the chain rule of ``partition``. Where one sweep would lose digits (banned words, logits
+that overflow around the first tile's), the program walks its tiles again, each with its own normalisers, so that no
+term cancels. Float64 goes through ``eager``.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from kullback.vocab import eager, partition
 from kullback.vocab.formulas import Divergence
 from kullback.vocab.kernels import Outputs
 
-# Columns of a tile, which a program holds in registers: 128 threads have 32 of them each of every array that is alive.
+# Columns of a tile, which a program holds in registers: 128 threads have 16 of them each of every array that is alive.
 # Whole rows, 65,536 words in some libraries, spill to memory. ``benchmarks.gpu`` tries 1,024 to 16,384.
-BLOCK = 4096
+BLOCK = 2048
 
 # Programs that keep a device busy, about 15 for each of an H200's 132 multiprocessors. Rows are split until there are
 # so many: one row of 131,072 words gets 32 programs instead of one, and a batch of 2,048 rows is not split.
 PROGRAMS = 2048
 
-# Threads of a program, by 32: with 8 times 32 nothing spills out of registers (127 of 255 at most).
-WARPS = 8
+# Threads of a program, by 32.
+WARPS = 4
 
 # The functions that triton compiles have as many arguments as they have, and no annotations: a kernel takes pointers
 # and numbers, not records, and calls its helpers with what is in registers.
@@ -48,8 +49,8 @@ def _log_sum(z):
 
 
 @triton.jit
-def _exp_gap(x):
-    """e^x − 1 − x, by its series near 0."""
+def _near_gap(x):
+    """e^x − 1 − x for |x| < 0.5, by its series."""
     # Up to x¹⁰, for |x| < 0.5 instead of ``formulas.SERIES_BELOW``: it errs by 1e-10 of the value, and the kernels
     # wait for memory, not for three multiplications more.
     series = 1.0 + x * (1 / 10)
@@ -60,7 +61,13 @@ def _exp_gap(x):
     series = 1.0 + x * (1 / 5) * series
     series = 1.0 + x * (1 / 4) * series
     series = 1.0 + x * (1 / 3) * series
-    return tl.where(tl.abs(x) < 0.5, 0.5 * x * x * series, tl.exp(x) - 1.0 - x)
+    return 0.5 * x * x * series
+
+
+@triton.jit
+def _exp_gap(x):
+    """e^x − 1 − x."""
+    return tl.where(tl.abs(x) < 0.5, _near_gap(x), tl.exp(x) - 1.0 - x)
 
 
 @triton.jit
@@ -183,11 +190,8 @@ def _around_the_mean(z, d, lq):
 
 
 @triton.jit
-def _pair_kernel(
-    zq, zp, out, columns, stride_q, stride_p, temperature, width, DIFFERENCE: tl.constexpr, BLOCK: tl.constexpr
-):
-    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    # Three float64 numbers a program, joined after every tile: they cost nothing beside a tile's 4,096 float32 terms.
+def _careful_pair(zq, zp, row, split, columns, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK: tl.constexpr):
+    """(lq, lp, KL) tile by tile, each with its own normalisers: whatever the logits are."""
     lq = tl.full((), float("-inf"), tl.float64)
     lp = tl.full((), float("-inf"), tl.float64)
     kl = tl.full((), 0.0, tl.float64)
@@ -225,10 +229,63 @@ def _pair_kernel(
         )
         kl = tl.where((new_q == float("-inf")) | (new_p == float("-inf")), 0.0, kl)
         lq, lp = new_q, new_p
+    return lq, lp, kl
+
+
+@triton.jit
+def _pair_kernel(
+    zq, zp, out, columns, stride_q, stride_p, temperature, width, DIFFERENCE: tl.constexpr, BLOCK: tl.constexpr
+):
+    # One sweep, as ``formulas.pair_sweep``, around the largest logit and the mean difference of the first tile. Every
+    # lane adds up its own columns, and nothing crosses lanes before the end: a tile with its own normalisers costs ten
+    # float64 logarithms and exponentials in every thread, three times as much as all else.
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    stop = tl.minimum(columns, (split + 1) * width)
+    offsets = split * width + tl.arange(0, BLOCK)
+    q = _read(zq, stop, stride_q, row, offsets, temperature)
+    p = _read(zp, stop, stride_p, row, offsets, temperature)
+    top = tl.max(q, axis=0)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    mass = tl.exp(q - top)
+    d = p if DIFFERENCE else q - p
+    centre = tl.sum(_mass_times(mass, d), axis=0) / tl.sum(mass, axis=0)
+    centre = tl.where(tl.abs(centre) < 1e30, centre, 0.0)  # of a tile that is banned: any other serves
+    total = tl.zeros((BLOCK,), tl.float32)
+    expected = tl.zeros((BLOCK,), tl.float32)
+    gaps = tl.zeros((BLOCK,), tl.float32)
+    for start in range(split * width, stop, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        q = _read(zq, stop, stride_q, row, offsets, temperature) - top
+        p = _read(zp, stop, stride_p, row, offsets, temperature)
+        mass = tl.exp(q)
+        if DIFFERENCE:
+            x = p - centre
+            other = tl.exp(q - tl.where(offsets < stop, x, 0.0))
+        else:
+            x = (q - (p - top)) - centre
+            other = tl.exp((p - top) + centre)
+        here = _mass_times(mass, x)
+        total += mass
+        expected += here
+        near = tl.abs(x) < 0.5
+        gaps += tl.where(near, mass * _near_gap(tl.where(near, -x, 0.0)), other - mass + here)
+    whole = tl.sum(total.to(tl.float64), axis=0)
+    inside = tl.sum(gaps.to(tl.float64), axis=0) / whole
+    delta = inside - tl.sum(expected.to(tl.float64), axis=0) / whole
+    log_other = _log1p(delta)
+    excess = delta - log_other
+    kl = inside - excess
+    lq = top.to(tl.float64) + tl.log(whole)
+    lp = lq - centre.to(tl.float64) + log_other
+    kept = (excess <= 8.0 * kl + 1e-10) & (whole > 0.0) & (whole < float("inf")) & (kl < 30.0)
+    if kept == 0:
+        lq, lp, kl = _careful_pair(
+            zq, zp, row, split, columns, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK
+        )
     at = out + (row * tl.num_programs(1) + split) * 3
     tl.store(at, lq)
     tl.store(at + 1, lp)
-    tl.store(at + 2, kl)
+    tl.store(at + 2, tl.where(kl < 0.0, 0.0, kl))
 
 
 @triton.jit
@@ -321,17 +378,14 @@ def _pair_gradients_kernel(
 
 
 @triton.jit
-def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.constexpr):
-    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    wanted = tl.load(index + row)
+def _careful_token(z, row, split, columns, stride, temperature, width, BLOCK: tl.constexpr):
+    """(log Σe^z, entropy) tile by tile, each with its own normaliser: whatever the logits are."""
     total = tl.full((), float("-inf"), tl.float64)
     entropy = tl.full((), 0.0, tl.float64)
-    chosen = tl.full((), 0.0, tl.float64)
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
         x = _read(z, stop, stride, row, offsets, temperature)
-        chosen += tl.sum(tl.where((offsets == wanted) & (offsets < stop), x, 0.0), axis=0).to(tl.float64)
         shift, log_sum = _log_sum(x)
         below = x - shift
         mean = tl.sum(_mass_times(tl.exp(below), below), axis=0).to(tl.float64) / tl.exp(log_sum)
@@ -341,10 +395,36 @@ def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.
         a_old, a_own = total - _finite(new), own - _finite(new)
         entropy = _mass_times(tl.exp(a_old), entropy - a_old) + _mass_times(tl.exp(a_own), inside - a_own)
         total = new
+    return total, entropy
+
+
+@triton.jit
+def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.constexpr):
+    # One sweep around the largest logit of the first tile, as in ``_pair_kernel``.
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    stop = tl.minimum(columns, (split + 1) * width)
+    wanted = tl.load(index + row)
+    here = (wanted >= split * width) & (wanted < stop)
+    chosen = tl.load(z + row * stride + wanted, mask=here, other=0.0).to(tl.float32) / temperature
+    top = tl.max(_read(z, stop, stride, row, split * width + tl.arange(0, BLOCK), temperature), axis=0)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    masses = tl.zeros((BLOCK,), tl.float32)
+    expected = tl.zeros((BLOCK,), tl.float32)
+    for start in range(split * width, stop, BLOCK):
+        x = _read(z, stop, stride, row, start + tl.arange(0, BLOCK), temperature) - top
+        mass = tl.exp(x)
+        masses += mass
+        expected += _mass_times(mass, x)
+    whole = tl.sum(masses.to(tl.float64), axis=0)
+    log_sum = tl.log(whole)
+    total = top.to(tl.float64) + log_sum
+    entropy = log_sum - tl.sum(expected.to(tl.float64), axis=0) / whole
+    if ((whole > 0.0) & (whole < float("inf"))) == 0:
+        total, entropy = _careful_token(z, row, split, columns, stride, temperature, width, BLOCK)
     at = out + (row * tl.num_programs(1) + split) * 3
     tl.store(at, total)
     tl.store(at + 1, entropy)
-    tl.store(at + 2, chosen)
+    tl.store(at + 2, chosen.to(tl.float64))
 
 
 @triton.jit
