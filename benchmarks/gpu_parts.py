@@ -65,9 +65,9 @@ class Part:
         """Seconds that the work takes at least."""
         return self.seconds(self.shape, facts)
 
-    def errors(self, grads: tuple[Tensor, ...], values: tuple[Tensor, ...], truth: Truth) -> dict[str, float]:
+    def errors(self, grads: tuple[Tensor, ...], values: tuple[Tensor, ...], truth: Truth) -> dict[str, Any]:
         """Of the first result and of the gradient, where there are any."""
-        found: dict[str, float] = {}
+        found: dict[str, Any] = {}
         if values:
             exact = truth.values[0]
             value = values[0][: len(exact)].double()
@@ -160,7 +160,7 @@ def drawn_truth(x: Inputs) -> Truth:
 
 def moved(times: float) -> Callable[[Shape, Facts], float]:
     """Seconds to move the logits so many times."""
-    return lambda s, facts: times * s.tokens * s.words * s.dtype.itemsize / facts["bandwidth"]
+    return lambda s, facts: times * s.tokens * s.words * s.dtype.itemsize / float(facts["bandwidth"])
 
 
 def multiplied(logits: int, to_hidden: int, to_weight: int) -> Callable[[Shape, Facts], float]:
@@ -169,7 +169,7 @@ def multiplied(logits: int, to_hidden: int, to_weight: int) -> Callable[[Shape, 
     def seconds(shape: Shape, facts: Facts) -> float:
         flops = 2.0 * shape.tokens * shape.hidden * shape.words
         kinds = (logits, "flops_logits"), (to_hidden, "flops_to_hidden"), (to_weight, "flops_to_weight")
-        return sum(count * flops / facts[kind] for count, kind in kinds)
+        return sum(count * flops / float(facts[kind]) for count, kind in kinds)
 
     return seconds
 

@@ -63,7 +63,7 @@ def test_one_head_gives_the_divergences_of_the_logits(
     assert_same(of(form, workspace=workspace), of(written_out), rtol=1e-10)
 
 
-@pytest.mark.parametrize("size", [1.0, 1e4], ids=["", "logits near 1e4"])
+@pytest.mark.parametrize("size", [1.0, 30.0], ids=["", "large logits"])
 @pytest.mark.parametrize("apart", [1e-3, 1.0, 30.0])
 @pytest.mark.parametrize("way", ["reverse", "forward"])
 def test_models_near_and_far(way: str, apart: float, size: float) -> None:

@@ -191,7 +191,7 @@ def test_triton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"triton is needed for this and is not installed"):
         vocab.token_kl(Z, Z, backend="triton")
-    assert backends.backend_for(None, torch.device("cuda")) == "eager"
+    assert backends.backend_for(None, torch.device("cuda"), 1) == "eager"
 
 
 def test_without_torch_the_extra_is_named() -> None:

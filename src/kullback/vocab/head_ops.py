@@ -202,6 +202,8 @@ def pair_gradients(
                     slope_q = q.slope(z) if want_q else None
                     z, second, slope_p = pair.block(z, at, across, want_p)
                     # The gradients overwrite the logits, which nothing reads again: a block is held once, not twice.
+                    grad_q = of_q.room(z, slope_q) if want_q else None
+                    grad_p = of_p.room(second, slope_p) if want_p else None
                     kernels.pair_gradients(
                         z,
                         second,
@@ -209,13 +211,13 @@ def pair_gradients(
                         upstream[at],
                         divergence=kind,
                         temperature=1.0,
-                        outs=(z if want_q else None, second if want_p else None),
+                        outs=(grad_q, grad_p),
                         difference=pair.difference,
                     )
-                    if want_p:
-                        to_p(at, second, slope_p)
-                    if want_q:
-                        to_q(at, z, slope_q)
+                    if grad_p is not None:
+                        to_p(at, grad_p, slope_p)
+                    if grad_q is not None:
+                        to_q(at, grad_q, slope_q)
     return [*of_q.results(), *of_p.results()]
 
 
@@ -269,6 +271,7 @@ def token_gradients(
                     z = head.uncapped(at, across)
                     slope = head.slope(z)
                     z = head.capped(z)
+                    grad = gradients.room(z, slope)
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
                     kernels.token_gradients(
                         z,
@@ -277,7 +280,7 @@ def token_gradients(
                         of_logprob=of_logprob[at],
                         of_entropy=of_entropy[at],
                         temperature=1.0,
-                        out=z,
+                        out=grad,
                     )
-                    add(at, z, slope)
+                    add(at, grad, slope)
     return list(gradients.results())

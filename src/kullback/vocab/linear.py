@@ -280,13 +280,14 @@ def head_plan(
         InputError: an option that cannot be right.
         MissingPackageError: Triton is asked for and not installed.
     """
+    hidden, weight, _ = heads[0]
     return HeadPlan(
         biased=tuple(bias is not None for *_, bias in heads),
         numbers=(scale_and_cap(scale, softcap, temperature),) * len(heads),
-        precision=named_precision(precision, heads[0][0], difference),
+        precision=named_precision(precision, hidden, difference),
         difference=difference,
         workspace=workspace_bytes(workspace),
-        backend=backend_for(backend, heads[0][0].device),
+        backend=backend_for(backend, hidden.device, hidden.shape[:-1].numel() * len(weight)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from kullback.vocab.heads import HeadGradients, HeadPlan, tiles
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic
 
 if TYPE_CHECKING:
-    from kullback.vocab.kernels import BlockKernels
+    from kullback.vocab.kernels import BlockKernels, Outputs
     from kullback.vocab.pairs import HeadPair
 
 # Blocks of logits that are held together: two models' and the gradients to them.
@@ -57,7 +58,7 @@ def log_ratio_statistics(tensors: list[Tensor], plan: HeadPlan, tokens: Tensor, 
 
 @head_operator(
     "head_log_ratio_gradients(Tensor[] tensors, Tensor tokens, Tensor saved, Tensor upstream, *, "
-    f"{PLAN}, int start, bool[] wanted) -> Tensor[]",
+    f"{PLAN}, int start, bool of_kl, bool[] wanted) -> Tensor[]",
     gradients_like,
     gradient=True,
 )
@@ -69,6 +70,7 @@ def log_ratio_gradients(
     upstream: Tensor,
     *,
     start: int,
+    of_kl: bool,
     wanted: list[bool],
 ) -> list[Tensor]:
     """Gradients to hidden, weight and bias of q, then of p; one that is not wanted is empty.
@@ -79,64 +81,81 @@ def log_ratio_gradients(
         saved: (tokens, 4): both normalisers, the KL and the entropy of the whole vocabulary.
         upstream: (4, tokens): the gradients to log q(y), log p(y), the KL and the entropy.
         start: this shard's first word.
+        of_kl: whether any gradient comes to the KL.
         wanted: gradients.
     """
     pair, kernels = pair_of(tensors, plan), block_kernels(plan.backend)
-    rows, columns = tiles(pair.q, HELD, plan.workspace)
-    gradients = [HeadGradients(*of, rows, columns) for of in ((pair.q, wanted[:3]), (pair.p, wanted[3:]))]
     want_q, want_p = any(wanted[:3]), any(wanted[3:])
+    # A gradient to the policy alone, and not through the KL, needs no product of the reference.
+    both = of_kl or want_p
+    rows, columns = tiles(pair.q, HELD if both else 1, plan.workspace)
+    gradients = [HeadGradients(*of, rows, columns) for of in ((pair.q, wanted[:3]), (pair.p, wanted[3:]))]
     with plain_arithmetic(pair.q.hidden):
         for across in columns:
             with gradients[0].over(across) as to_q, gradients[1].over(across) as to_p:
                 for at in rows:
                     z = pair.q.uncapped(at, across)
-                    slope_q = pair.q.slope(z) if want_q else None
-                    z, second, slope_p = pair.block(z, at, across, want_p)
+                    slopes = [pair.q.slope(z) if want_q else None, None]
+                    second = z
+                    if both:
+                        z, second, slopes[1] = pair.block(z, at, across, want_p)
+                    else:
+                        z = pair.q.capped(z)
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
-                    of_q, of_p = _block_gradients(pair, kernels, (z, second), index, (saved[at], upstream[:, at]))
-                    if want_q:
-                        to_q(at, of_q, slope_q)
-                    if want_p:
-                        to_p(at, of_p, slope_p)
+                    of_rows = _OfRows(index, saved[at], upstream[:, at], of_kl)
+                    grads = _block_gradients(pair, kernels, (z, second), of_rows, (want_q, want_p))
+                    for add, grad, slope in zip((to_q, to_p), grads, slopes, strict=True):
+                        if grad is not None:
+                            add(at, grad, slope)
     return [*gradients[0].results(), *gradients[1].results()]
 
 
+@dataclass(frozen=True)
+class _OfRows:
+    """What belongs to the rows of a block: see ``log_ratio_gradients``."""
+
+    index: Tensor
+    saved: Tensor
+    upstream: Tensor
+    of_kl: bool
+
+
 def _block_gradients(
-    pair: HeadPair,
-    kernels: BlockKernels,
-    block: tuple[Tensor, Tensor],
-    index: Tensor,
-    of_rows: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """The gradients to the logits of both models; the block is overwritten."""
-    z, second = block
-    saved, (of_q, of_p, of_kl, of_entropy) = of_rows
-    lq, lp, kl, entropy = saved.unbind(dim=-1)
-    models = (
-        (z, lq, entropy, of_q, of_entropy),
-        (
-            z - second if pair.difference else second,
-            lp,
-            torch.zeros_like(lp),
-            of_p,
-            torch.zeros_like(of_p),
-        ),
-    )
-    made = []
-    for x, total, own, g1, g2 in models:
-        out = torch.empty_like(x)
-        numbers = torch.stack([total, own], dim=-1)
-        kernels.token_gradients(x, index, numbers, of_logprob=g1, of_entropy=g2, temperature=1.0, out=out)
-        made.append(out)
-    whole = torch.stack([lq, lp, kl, kl, torch.zeros_like(kl)], dim=-1)
-    kernels.pair_gradients(
-        z,
-        second,
-        whole,
-        of_kl,
-        divergence=DIVERGENCES["kl"],
-        temperature=1.0,
-        outs=block,
-        difference=pair.difference,
-    )
-    return made[0].add_(z), made[1].add_(second)
+    pair: HeadPair, kernels: BlockKernels, block: tuple[Tensor, Tensor], of: _OfRows, wanted: tuple[bool, bool]
+) -> Outputs:
+    """The gradients to the logits of both models, or None; the block is overwritten."""
+    (z, second), (want_q, want_p) = block, wanted
+    lq, lp, kl, entropy = of.saved.unbind(dim=-1)
+    to_q, to_p, to_kl, to_entropy = of.upstream
+    nothing = torch.zeros_like(lp)
+    grad_q = grad_p = None
+    if want_p:
+        z_p = z - second if pair.difference else second
+        grad_p = torch.empty_like(z_p)
+        _token_gradients(kernels, z_p, of.index, (lp, nothing, to_p, nothing), grad_p)
+    if want_q:
+        grad_q = torch.empty_like(z) if of.of_kl else z
+        _token_gradients(kernels, z, of.index, (lq, entropy, to_q, to_entropy), grad_q)
+    if of.of_kl:
+        whole = torch.stack([lq, lp, kl, kl, nothing], dim=-1)
+        kernels.pair_gradients(
+            z,
+            second,
+            whole,
+            to_kl,
+            divergence=DIVERGENCES["kl"],
+            temperature=1.0,
+            outs=(z if want_q else None, second if want_p else None),
+            difference=pair.difference,
+        )
+        grad_q = None if grad_q is None else grad_q.add_(z)
+        grad_p = None if grad_p is None else grad_p.add_(second)
+    return grad_q, grad_p
+
+
+def _token_gradients(
+    kernels: BlockKernels, z: Tensor, index: Tensor, numbers: tuple[Tensor, Tensor, Tensor, Tensor], out: Tensor
+) -> None:
+    total, entropy, of_logprob, of_entropy = numbers
+    saved = torch.stack([total, entropy], dim=-1)
+    kernels.token_gradients(z, index, saved, of_logprob=of_logprob, of_entropy=of_entropy, temperature=1.0, out=out)

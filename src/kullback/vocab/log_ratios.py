@@ -133,6 +133,7 @@ class _LogRatios(torch.autograd.Function):
             saved,
             torch.stack([ratio + of_q, of_p - ratio, of_kl, of_entropy]),
             start=ctx.shard.start,
+            of_kl=upstream[3] is not None,
             wanted=wanted,
         )
         for i in (0, 3):

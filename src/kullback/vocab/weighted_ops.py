@@ -77,8 +77,8 @@ def weighted_pair(
     values = wide(weights.new_zeros(len(q.hidden)))
     with plain_arithmetic(q.hidden), of_q.over(columns) as to_q, of_p.over(columns) as to_p:
 
-        def make(at: slice, z: Tensor) -> None:
-            """The divergences of some rows; the logits become the gradients to them."""
+        def make(at: slice, z: Tensor, grad: Tensor) -> None:
+            """The divergences of some rows, and the gradients to their logits; the logits are overwritten."""
             z, second, slope = pair.block(z, at, columns, want_p)
             saved = _saved((z, second), pair.difference, kernels, kind, group)
             values[at] = saved[:, 2]
@@ -90,7 +90,7 @@ def weighted_pair(
                     weights[at],
                     divergence=kind,
                     temperature=1.0,
-                    outs=(z if want_q else None, second if want_p else None),
+                    outs=(grad if want_q else None, second if want_p else None),
                     difference=pair.difference,
                 )
             if want_p:
@@ -99,10 +99,11 @@ def weighted_pair(
         for block in rows:
             z = q.uncapped(block, columns)
             slope = q.slope(z) if want_q else None
+            grad = of_q.room(z, slope) if want_q else z
             for part in slices(len(z), -(-len(z) // parts)):
-                make(slice(block.start + part.start, block.start + part.stop), z[part])
+                make(slice(block.start + part.start, block.start + part.stop), z[part], grad[part])
             if want_q:
-                to_q(block, z, slope)
+                to_q(block, grad, slope)
     return [values, *of_q.results(), *of_p.results()]
 
 
@@ -144,6 +145,7 @@ def weighted_tokens(
             own = kernels.token_statistics(z, index, 1.0)
             saved[at] = shards.whole_statistics(own, partition.join_tokens, group)
             if any(wanted):
+                grad = gradients.room(z, slope)
                 kernels.token_gradients(
                     z,
                     index,
@@ -151,7 +153,7 @@ def weighted_tokens(
                     of_logprob=weights[at],
                     of_entropy=entropy_weights[at],
                     temperature=1.0,
-                    out=z,
+                    out=grad,
                 )
-                add(at, z, slope)
+                add(at, grad, slope)
     return [saved, *gradients.results()]
