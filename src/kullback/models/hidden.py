@@ -20,7 +20,7 @@ from kullback.vocab import linear_token_logprobs
 if TYPE_CHECKING:
     from kullback.models.language_model import LanguageModel
 
-STANDING = 16
+STANDING = 8
 """Tokens of a batch whose logits the model makes itself, to hold the head against."""
 
 TRIAL = [[0, 1], [2, 3]], [[2, 3, 4], [0, 4, 1]]
