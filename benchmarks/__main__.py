@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``vocab …`` and ``gpu …`` with their own options."""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``vocab …`` or ``gpu …`` with options of their own."""
 
 from __future__ import annotations
 

@@ -226,11 +226,11 @@ def test_a_model_that_is_not_its_head_is_asked_for_its_logits(name: str) -> None
 
 
 def test_a_model_that_begins_to_lie_is_found_out_with_the_batch() -> None:
-    module = tiny("Mistral", WORDS)
-    model = wrapped(module)
+    factor = [1.0]
+    model = wrapped(_lie(lambda z, _: z * factor[0]))
     assert model.reads_head
     assert model.next_hidden(PROMPTS, COMPLETIONS) is not None
-    module.forward = _lie(lambda z, _: z * 1.5).forward
+    factor[0] = 1.01
     assert model.next_hidden(PROMPTS, COMPLETIONS) is None
 
 

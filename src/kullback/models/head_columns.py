@@ -82,7 +82,7 @@ def _pair(q: Head, p: Head) -> tuple[HeadPair, HeadPlan]:
 
 
 def _statistics(pair: HeadPair, plan: HeadPlan, at: slice, tokens: Tensor) -> dict[str, Tensor]:
-    """Of the law over the shared words: normalisers, KLs both ways, both models' tops, and what they give the tokens."""
+    """Of the laws over the shared words: normalisers, KLs both ways, tops, and log-probs of the tokens."""
     kernels = block_kernels(plan.backend)
     z, second, _ = pair.block(pair.q.uncapped(at, EVERY), at, EVERY, slope=False)
     chosen, apart = (wide(x.gather(-1, tokens[:, None])[:, 0]) for x in (z, second))

@@ -101,9 +101,7 @@ def head_of(model: Any) -> tuple[torch.nn.Module, LMHead] | None:
 def _is_plain(module: torch.nn.Linear) -> bool:
     """Whether a linear layer does nothing but h·Wᵀ + b, with numbers that can be read: no adapter, no quantisation."""
     tensors = [module.weight] if module.bias is None else [module.weight, module.bias]
-    readable = all(
-        type(x) in (Tensor, torch.nn.Parameter) and x.is_floating_point() and not x.is_meta for x in tensors
-    )
+    readable = all(type(x) in (Tensor, torch.nn.Parameter) and x.is_floating_point() and not x.is_meta for x in tensors)
     changed = "forward" in vars(module) or type(module).forward is not torch.nn.Linear.forward
     hooked = module._forward_hooks or module._forward_pre_hooks
     return readable and not changed and not hooked and (module.bias is None or bool(module.bias.isfinite().all()))
