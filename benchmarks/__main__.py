@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``vocab …`` or ``gpu …`` with options of their own."""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``; ``vocab …`` and ``gpu …`` with their options."""
 
 from __future__ import annotations
 

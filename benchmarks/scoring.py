@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from math import nan
 from typing import Any, cast
@@ -123,6 +124,7 @@ def table(runs: int = 5) -> str:
                         f"{error:+.2%}",
                     ]
                 )
+                print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     said = (
         f"{ROWS} rows of {LENGTHS[1]} tokens after {LENGTHS[0]}, {VOCAB:,} words, hidden {HIDDEN}, 2 layers, 1 thread"
     )
