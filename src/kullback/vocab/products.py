@@ -190,10 +190,13 @@ def adds_wide(half: torch.dtype, wide: torch.dtype) -> bool:
     return bool((total == 17).all())
 
 
-@cache
+# Asked once, here: torch.compile cannot look into the question.
+_HALF_IS_FAST: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+
+
 def half_is_fast() -> bool:
     """Whether this CPU multiplies in bfloat16 faster than in float32."""
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+    return _HALF_IS_FAST
 
 
 def slices(count: int, step: int) -> list[slice]:
