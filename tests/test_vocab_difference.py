@@ -75,7 +75,7 @@ def test_models_near_and_far(way: str, apart: float, size: float) -> None:
     naive = truth.token_kl((h @ w.T).float(), (r @ w.T).float(), **WAYS[way]).double()
     want = true_kl(h, w, None, r, w, None, **WAYS[way])
     assert (got >= 0).all()
-    assert ((got - want).abs() <= 1e-5 * want + 2 * (naive - want).abs().max() * (size > 1)).all()
+    assert ((got - want).abs() <= 1e-5 * want + 8 * (naive - want).abs().max() * (size > 1)).all()
 
 
 @pytest.mark.parametrize("options", NUMBERS.values(), ids=NUMBERS)
