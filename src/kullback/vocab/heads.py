@@ -146,7 +146,7 @@ class HeadGradients:
         if not z.is_cuda or slope is not None or factor in (None, z.dtype):
             return z
         assert factor is not None
-        return products.aligned(self.of_gradients.empty, *z.shape, factor, z.device)
+        return products.aligned(self.of_gradients.empty, len(z), z.shape[1], factor, z.device)
 
     def _total(self, result: Tensor, count: int) -> products.Total:
         return products.total(result, self.exact, count)
