@@ -299,6 +299,19 @@ PARTS: dict[str, Part] = {
             relative=False,
         ),
         Part(
+            "odd_words",
+            "KL from hidden states, one head that is trained, of an odd number of words",
+            replace(HEADS, words=50257),
+            shared,
+            shared_truth,
+            {
+                name: (FORMS | HEAD_PEERS)[name]
+                for name in ("kullback, weights known", "kullback, any upstream", "naive")
+            },
+            multiplied(2, 1, 1),
+            "two products of logits, one to the hidden states, one to the head",
+        ),
+        Part(
             "two_heads",
             "KL from hidden states and two heads",
             Shape(TOKENS, WORDS, HALF, hidden=HIDDEN),

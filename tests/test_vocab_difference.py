@@ -74,9 +74,8 @@ def test_models_near_and_far(way: str, apart: float, size: float) -> None:
     got = vocab.linear_token_kl(h.float(), w.float(), r.float(), w.float(), **WAYS[way]).double()
     naive = truth.token_kl((h @ w.T).float(), (r @ w.T).float(), **WAYS[way]).double()
     want = true_kl(h, w, None, r, w, None, **WAYS[way])
-    off = (got - want).abs() / want
     assert (got >= 0).all()
-    assert off.max() <= max(1e-5, 2 * ((naive - want).abs() / want).max())
+    assert ((got - want).abs() <= 1e-5 * want + 8 * (naive - want).abs().max() * (size > 1)).all()
 
 
 @pytest.mark.parametrize("options", NUMBERS.values(), ids=NUMBERS)

@@ -16,6 +16,9 @@ from kullback.vocab import memory
 SLICE_BYTES = {"cpu": 1 << 20}
 SLICE_BYTES_ELSEWHERE = 1 << 26
 
+# Numbers to a multiple of which rows are spaced on a GPU.
+ALIGNED = 8
+
 # Rows of half precision that are widened to float32 at a time, where no matrix unit does it: 8 MB at 1,024 hidden
 # states, where the whole head of 131,072 words would take 537 MB.
 WIDENED_ROWS = 2048
@@ -154,7 +157,7 @@ def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Ten
     # A CPU without units for half precision takes a hundred times float32's time for it, and would round besides.
     rounded = rounded and (a.is_cuda or a.dtype not in HALVES or half_is_fast())
     exact = rounded or a.dtype == torch.float64 or (a.dtype not in HALVES and b.dtype not in HALVES)
-    out = empty((len(a), b.shape[1]), dtype=a.dtype if exact else torch.float32, device=a.device)
+    out = aligned(empty, len(a), b.shape[1], a.dtype if exact else torch.float32, a.device)
     if exact:
         return torch.mm(a, b.to(a.dtype), out=out)
     if a.is_cuda:
@@ -163,6 +166,12 @@ def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Ten
     for at in slices(b.shape[1], WIDENED_ROWS):
         torch.mm(wide, b[:, at].float(), out=out[:, at])
     return out
+
+
+def aligned(empty: Callable[..., Tensor], rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``empty`` of (rows, columns); on a GPU each row starts at a multiple of 16 bytes, for its matrix units."""
+    room = -(-columns // ALIGNED) * ALIGNED if device.type == "cuda" else columns
+    return empty((rows, room), dtype=dtype, device=device)[:, :columns]
 
 
 def _wide_on_cuda(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
@@ -190,10 +199,13 @@ def adds_wide(half: torch.dtype, wide: torch.dtype) -> bool:
     return bool((total == 17).all())
 
 
-@cache
+# Asked once, here: torch.compile cannot look into the question.
+_HALF_IS_FAST: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+
+
 def half_is_fast() -> bool:
     """Whether this CPU multiplies in bfloat16 faster than in float32."""
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+    return _HALF_IS_FAST
 
 
 def slices(count: int, step: int) -> list[slice]:
