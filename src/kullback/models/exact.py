@@ -56,8 +56,9 @@ def token_columns(
     tokens = torch.tensor([t for c in completions for t in c], device=q.model.device)
     with torch.inference_mode():
         if isinstance(q_said, HiddenStates) and isinstance(p_said, HiddenStates) and _through_heads(q, p):
-            sides = (Side(said.hidden, said.head, law.sampling.temperature) for said, law in ((q_said, q), (p_said, p)))
-            parts = list(head_columns(*sides, tokens, vocab=vocab))
+            first = Side(q_said.hidden, q_said.head, q.sampling.temperature)
+            second = Side(p_said.hidden, p_said.head, p.sampling.temperature)
+            parts = list(head_columns(first, second, tokens, vocab=vocab))
         else:
             parts = list(_by_logits((q, q_said), (p, p_said), tokens, vocab=vocab))
     return {name: by_row(np.concatenate([part[name] for part in parts]), completions) for name in parts[0]}

@@ -88,7 +88,7 @@ def head_of(model: Any) -> tuple[torch.nn.Module, LMHead] | None:
     module = find() if callable(find) else None
     if not isinstance(module, torch.nn.Linear) or not _is_plain(module):
         return None
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale = 1.0
     for name, power in SCALES.items():
