@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-models test-slow test-gpu test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -24,6 +24,9 @@ check: .venv/dev.stamp  ## while writing: lint, types and the tests of what chan
 
 test-slow: .venv/dev.stamp  ## the tests that take minutes
 	$(BIN)/python -m pytest -n auto -m slow $(ARGS)
+
+test-gpu: .venv/dev.stamp  ## the tests that need a GPU, or run there as well
+	$(BIN)/python -m pytest --noconftest -n 6 -m gpu tests/test_vocab_gpu.py tests/test_vocab_triton.py $(ARGS)
 
 bench: .venv/dev.stamp  ## measure interval coverage and the cost of compare
 	$(BIN)/python -m benchmarks $(ARGS)

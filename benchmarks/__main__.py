@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|gradients]``; ``vocab``, ``gpu``, ``rollouts``, ``monitor``."""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``; ``vocab``, ``gpu``, ``rollouts``, ``monitor``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.sections import sections, with_sections
 
-NAMES = ("coverage", "fits", "compare", "gradients")
+NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
 
 
 def main() -> None:

@@ -33,11 +33,13 @@ class Run:
         seconds: wall time.
         peak: bytes resident at most, beyond what was resident before; nan where the system does not tell.
         others: share of the machine's processors that other processes took.
+        own: processor seconds that it took itself, all threads together.
     """
 
     seconds: float
     peak: float
     others: float
+    own: float = nan
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Measured:
     def seconds(self) -> float:
         """Median over the undisturbed runs, over all where there are fewer than 5."""
         return statistics.median([run.seconds for run in self._counted()] or [nan])
+
+    @property
+    def own(self) -> float:
+        """Median of the processor seconds, which other processes disturb less."""
+        return statistics.median([run.own for run in self._counted()] or [nan])
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -204,7 +211,7 @@ def one_run(work: Contender) -> Run:
     peak = _status("VmHWM") - before
     del held
     others = (_busy() - busy - own) / (seconds * processors())
-    return Run(seconds, peak, others if seconds > 0.1 and isfinite(others) else 0.0)
+    return Run(seconds, peak, others if seconds > 0.1 and isfinite(others) else 0.0, own)
 
 
 def _forget_peak() -> float:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import measure
+from benchmarks import measure, vocab_accuracy
 from benchmarks import vocab_peers as peers
 from benchmarks.measure import MB, Measured, Results, markdown
 from benchmarks.vocab_cases import (
@@ -135,7 +135,7 @@ def head_accuracy(quick: bool) -> str:
     shape = Shape(128, 4096 if quick else 32768, HALF, hidden=1024)
     works: dict[str, Work] = {
         "kullback, float32 logits": head_kl("token"),
-        "kullback, logits rounded by choice": head_kl("token", "input"),
+        "kullback, logits rounded by choice": head_kl("token", "bfloat16"),
     } | HEAD_PEERS
     columns, cells = ["true mean KL, nats"], {name: [name] for name in works}
     for kl in (6e-5, 5e-4, 4e-3, 4e-2):
@@ -217,6 +217,7 @@ def _forked(part: Callable[[bool], str], quick: bool) -> str:
 PARTS: dict[str, Callable[[bool], str]] = {
     **{name: partial(case_table, name) for name in CASES},
     "accuracy": partial(_forked, accuracy),
+    "shared_accuracy": partial(_forked, vocab_accuracy.table),
     "growth": partial(_forked, growth),
 }
 

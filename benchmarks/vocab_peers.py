@@ -13,9 +13,14 @@ Where one is missing its published formula is written here, and the row says so.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -106,6 +111,16 @@ def heads(shape: Shape) -> Inputs:
     ref_weight = normal(shape.words, shape.hidden, like=shape, std=shape.noise * std, around=weight)
     leaves = hidden, weight.requires_grad_()
     return Inputs((*leaves, hidden.detach(), ref_weight), leaves, (torch.rand(shape.tokens) / shape.tokens,))
+
+
+def shared_head(shape: Shape) -> Inputs:
+    """Hidden states of two models, and their one head, which is trained."""
+    std = LOGIT_STD * shape.hidden**-0.5
+    hidden = normal(shape.tokens, shape.hidden, like=shape).requires_grad_()
+    ref_hidden = normal(shape.tokens, shape.hidden, like=shape, std=shape.noise / LOGIT_STD, around=hidden.detach())
+    weight = normal(shape.words, shape.hidden, like=shape, std=std).requires_grad_()
+    upstream = (torch.rand(shape.tokens) / shape.tokens,)
+    return Inputs((hidden, weight, ref_hidden, weight.detach()), (hidden, weight), upstream)
 
 
 def one_head(shape: Shape) -> Inputs:
@@ -216,10 +231,28 @@ def peer(
     made: list[Callable[..., Any]] = []
 
     def call(*args: Any) -> Any:
-        made[:] = made or [build(importlib.import_module(module))]
+        if not made:
+            with _stand_ins(package):
+                made.append(build(importlib.import_module(module)))
         return made[0](*args)
 
     return Peer(label, call)
+
+
+@contextmanager
+def _stand_ins(package: str) -> Iterator[None]:
+    """TRL's kernels import its trainers, which import ``datasets`` for names that no kernel uses."""
+    if package != "trl" or importlib.util.find_spec("datasets"):
+        yield
+        return
+    module = sys.modules["datasets"] = types.ModuleType("datasets")
+    module.__spec__ = ModuleSpec("datasets", None)
+    for name in ("Dataset", "DatasetDict", "IterableDataset", "IterableDatasetDict"):
+        setattr(module, name, type(name, (), {}))
+    try:
+        yield
+    finally:
+        del sys.modules["datasets"]
 
 
 def _missing(package: str) -> Callable[..., Any]:
@@ -321,6 +354,19 @@ CUT_CROSS_ENTROPY = peer(
     compiled(naive_head_logprobs),
 )
 """torch.compile of the cross entropy of whole logits; the library's kernels need CUDA."""
+
+
+def _trl_divergence(trl: Any) -> Callable[..., Any]:
+    def kl(hidden: Tensor, weight: Tensor, ref_hidden: Tensor, ref_weight: Tensor) -> Any:
+        return trl.ChunkedDivergenceFunction.apply(hidden, weight, None, ref_hidden, ref_weight, None, 1.0)[0]
+
+    return kl
+
+
+TRL_DIVERGENCE = peer("TRL's chunked divergence", "trl", "trl.kernels.chunked_divergence", _trl_divergence)
+TRL_KERNEL = peer(
+    "TRL's kernel", "trl", "trl.kernels.logprob_entropy", lambda trl: trl.selective_log_softmax_and_entropy
+)
 
 # --- theirs that need CUDA
 

@@ -62,6 +62,7 @@ def test_a_gguf_file_reads_and_writes_sense(original: LanguageModel) -> None:
     prompt = original.encode("The capital of France is")
     drawn = original.sample([prompt], Sampling(top_k=1), max_new_tokens=1, randomness=Randomness(0))
     assert original.decode(drawn[0].tokens) == " Paris"
+    assert original.reads_head
     assert original.notes[0].endswith("transformers turned its weights into float32")
 
 

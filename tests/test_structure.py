@@ -112,7 +112,11 @@ def test_a_missing_package_is_named_with_its_extra(package: str, tmp_path: Path)
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_function_takes_more_than_five_by_place(path: Path) -> None:
-    exempt = {"cli", "vocab/triton_kernels.py"}  # typer reads options from parameters; Triton's language has no others
+    exempt = {
+        "cli",
+        "vocab/triton_kernels.py",
+        "vocab/triton_math.py",
+    }  # typer reads options from parameters; Triton's language has no others
     if not exempt & {room(path), str(path.relative_to(ROOT))}:
         assert wide(ast.parse(path.read_text())) == 0
 

@@ -34,7 +34,9 @@ from vocab_heads import (
 from vocab_truth import COMPILER_WARNINGS, DTYPES, WAYS, peak_bytes, with_gradients
 
 from kullback import vocab
+from kullback.vocab import products
 
+HALF, FULL = torch.bfloat16, torch.float32
 pytestmark = COMPILER_WARNINGS
 
 
@@ -229,33 +231,35 @@ def nearby_bfloat16() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["token", "weighted"])
-def test_a_small_kl_of_bfloat16_hidden_states(weighted: bool) -> None:
+def test_a_small_kl_of_bfloat16_hidden_states(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "half_is_fast", lambda: True)
     hidden, ref_hidden, weight = nearby_bfloat16()
-    want = true_kl(*(x.double() if x is not None else None for x in (hidden, weight, None, ref_hidden, weight, None)))
+    other = weight + torch.zeros_like(weight).index_fill(0, torch.tensor([0]), 2.0**-9)  # no head for both
+    want = true_kl(*(x.double() if x is not None else None for x in (hidden, weight, None, ref_hidden, other, None)))
     assert 5e-5 < want.mean() < 7e-5
 
     def kl(precision: str) -> Tensor:
         if weighted:
             weights = torch.full((len(hidden),), 1 / len(hidden))
-            total, each = vocab.linear_weighted_kl(hidden, weight, ref_hidden, weight, weights, precision=precision)
+            total, each = vocab.linear_weighted_kl(hidden, weight, ref_hidden, other, weights, precision=precision)
             assert total.item() == pytest.approx(each.mean().item(), rel=1e-6)
             return each.double()
-        return vocab.linear_token_kl(hidden, weight, ref_hidden, weight, precision=precision).double()
+        return vocab.linear_token_kl(hidden, weight, ref_hidden, other, precision=precision).double()
 
     assert ((kl("float32") - want).abs() <= 0.02 * want).all()
-    assert kl("input").mean() > 2 * want.mean()  # the rounding of logits adds about 2e-4
+    assert kl("bfloat16").mean() > 2 * want.mean()  # the rounding of logits adds about 2e-4
 
 
-def test_rounded_logits_are_those_of_a_bfloat16_product() -> None:
-    hidden, ref_hidden, weight = nearby_bfloat16()
-    got = vocab.linear_token_kl(hidden, weight, ref_hidden, weight, precision="input")
-    want = truth.token_kl((hidden @ weight.T).double(), (ref_hidden @ weight.T).double())
-    torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-8)
-    rounded, plain = (
-        vocab.linear_token_logprobs(hidden.float(), weight.float(), torch.arange(32), precision=precision)
-        for precision in ("input", "float32")
-    )
-    assert torch.equal(rounded, plain)
+def test_rounded_logits_are_those_of_a_bfloat16_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "half_is_fast", lambda: True)
+    hidden, _, weight = nearby_bfloat16()
+    ids = torch.arange(32)
+    got, widened = (vocab.linear_token_logprobs(hidden.to(d), weight, ids, precision="bfloat16") for d in (HALF, FULL))
+    want = truth.token_logprobs((hidden @ weight.T).double(), ids)[:, 0]
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    assert torch.equal(got, widened)
+    double = vocab.linear_token_logprobs(hidden.double(), weight.double(), ids, precision="bfloat16")
+    torch.testing.assert_close(double, truth.token_logprobs(hidden.double() @ weight.double().T, ids)[:, 0])
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -196,8 +196,16 @@ H, W, ID = torch.zeros(2, 4), torch.zeros(3, 4), torch.tensor([0, 1])
         (lambda: vocab.linear_token_kl(H, W, H, W, temperature=0), InputError, "temperature=0 came"),
         (lambda: vocab.linear_token_kl(H, W, H, W, softcap=0), InputError, "softcap=0 came, but it must be above 0"),
         (lambda: vocab.linear_token_kl(H, W, H, W, softcap=-30), InputError, "None leaves the logits uncapped"),
-        (lambda: vocab.linear_token_kl(H, W, H, W, precision="fp8"), InputError, "it is 'float32' or 'input'"),
-        (lambda: vocab.linear_token_kl(H, W, H, W, backend="tpu"), InputError, "there are eager, compile, triton"),
+        (
+            lambda: vocab.linear_token_kl(H, W, H, W, precision="fp8"),
+            InputError,
+            "it is 'float32', 'mixed', 'bfloat16' or None",
+        ),
+        (
+            lambda: vocab.linear_token_kl(H, W, H, W, backend="tpu"),
+            InputError,
+            "there are auto, eager, compile, triton",
+        ),
         (lambda: vocab.linear_token_kl(H, W, H, W, workspace=-1), InputError, "workspace=-1 came"),
         (lambda: vocab.linear_weighted_kl(H, W, H, W, H), ShapeError, "token_weights has shape (2, 4), but hidden"),
         (lambda: vocab.linear_weighted_kl(H, W, H, W[:2], H[:, 0]), ShapeError, "cut both to one vocabulary"),

@@ -167,7 +167,7 @@ Z, TWO = torch.zeros(2, 3), torch.tensor([0, 1])
         ),
         (lambda: vocab.token_kl(Z, Z, temperature=0), InputError, "temperature=0 came, but it must be above 0"),
         (lambda: vocab.token_kl(Z, Z, temperature=NAN), InputError, "temperature=nan came"),
-        (lambda: vocab.token_kl(Z, Z, backend="cuda"), InputError, "there are eager, compile, triton"),
+        (lambda: vocab.token_kl(Z, Z, backend="cuda"), InputError, "there are auto, eager, compile, triton"),
         (lambda: vocab.token_logprobs(Z, TWO[:1]), ShapeError, "tokens has shape (1,), but logits (2, 3) needs one"),
         (lambda: vocab.token_logprobs(Z, TWO[:, None]), ShapeError, "one token a row"),
         (lambda: vocab.token_logprobs(Z[0, 0], TWO[0]), ShapeError, "(…, vocab)"),
@@ -176,7 +176,7 @@ Z, TWO = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: vocab.token_logprobs(Z, TWO + 2), InputError, "tokens holds 3, but the vocabulary has the ids 0 to 2"),
         (lambda: vocab.token_logprobs(Z, TWO - 100), InputError, "give padding any of them and leave it out"),
         (lambda: vocab.token_logprobs(Z, TWO, temperature=-1), InputError, "temperature=-1 came"),
-        (lambda: vocab.token_logprobs(Z, TWO, backend="cuda"), InputError, "there are eager, compile, triton"),
+        (lambda: vocab.token_logprobs(Z, TWO, backend="cuda"), InputError, "there are auto, eager, compile, triton"),
         (lambda: vocab.token_logprobs(Z, TWO, vocab_start=3), InputError, "vocab_start=3 came"),
     ],
 )
@@ -191,7 +191,7 @@ def test_triton_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"triton is needed for this and is not installed"):
         vocab.token_kl(Z, Z, backend="triton")
-    assert backends.backend_for(None, torch.device("cuda")) == "eager"
+    assert backends.backend_for(None, torch.device("cuda"), 1) == "eager"
 
 
 def test_without_torch_the_extra_is_named() -> None:

@@ -43,7 +43,7 @@ def several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_kernels, "PROGRAMS", 20)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")]
 
 
 def logits(tokens: int, width: int, apart: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,7 @@ def with_gradients(function: Function, *inputs: Tensor | None, upstream: Tensor 
     """The function's value and its gradients to the floating-point inputs that are there."""
     leaves = [x if x is None or not x.is_floating_point() else x.detach().clone().requires_grad_() for x in inputs]
     value = function(*leaves)
-    value.backward((weights(*value.shape) if upstream is None else upstream).to(value.dtype))
+    value.backward((weights(*value.shape) if upstream is None else upstream).to(value))
     return [value.detach(), *(x.grad for x in leaves if x is not None and x.is_floating_point())]
 
 

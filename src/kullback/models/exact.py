@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from kullback.models.protocols import DistributionScorer, Tokens
+from kullback.models.head_columns import Side, head_columns
+from kullback.models.hidden import HiddenStates
+from kullback.models.masses import with_mass
+from kullback.models.protocols import DistributionScorer, NextLogits, Tokens
 from kullback.models.sampling import Sampling
 from kullback.models.scoring import by_row, chunks
 from kullback.vocab import token_kl
@@ -49,30 +52,39 @@ def token_columns(
     Heads may have different widths, padded or with added tokens; both models have the first `vocab` logits. The first
     model's law is kept to those, since nothing else is drawn; the second's log-probs stay those of its whole law.
     """
-    q_logits, p_logits = (law.model.next_logits(prompts, completions) for law in (q, p))
-    device = q.model.device
-    tokens = torch.tensor([t for c in completions for t in c], device=device)
-    parts = []
+    q_said, p_said = (_asked(law.model, prompts, completions) for law in (q, p))
+    tokens = torch.tensor([t for c in completions for t in c], device=q.model.device)
     with torch.inference_mode():
-        for at in chunks(len(tokens), max(q.model.vocab, p.model.vocab)):
-            q_at, p_at, chosen = q_logits[at], p_logits[at].to(device), tokens[at]
-            columns = _columns(q.kept(q_at, chosen, vocab), p.whole(p_at, vocab), chosen)
-            parts.append(_with_mass(columns, q.log_mass(q_at, vocab), p.log_mass(p_at, vocab)))
+        if isinstance(q_said, HiddenStates) and isinstance(p_said, HiddenStates) and _through_heads(q, p):
+            first = Side(q_said.hidden, q_said.head, q.sampling.temperature)
+            second = Side(p_said.hidden, p_said.head, p.sampling.temperature)
+            parts = list(head_columns(first, second, tokens, vocab=vocab))
+        else:
+            parts = list(_by_logits((q, q_said), (p, p_said), tokens, vocab=vocab))
     return {name: by_row(np.concatenate([part[name] for part in parts]), completions) for name in parts[0]}
 
 
-def _with_mass(
-    columns: dict[str, np.ndarray], q_mass: torch.Tensor | None, p_mass: torch.Tensor | None
-) -> dict[str, np.ndarray]:
-    """Token KLs against the whole law of the model on the right, and the probability outside the shared tokens.
+def _asked(model: DistributionScorer, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> NextLogits:
+    """Hidden states where the model gives them, else logits."""
+    hidden = getattr(model, "next_hidden", None)
+    found: HiddenStates | None = None if hidden is None else hidden(prompts, completions)
+    return model.next_logits(prompts, completions) if found is None else found
 
-    KL(q‖m·p) = KL(q‖p) − log m for laws q and p over the shared tokens, of which the whole law has the mass m.
-    """
-    for kl, outside, log_mass in (("reverse_token_kl", "outside", q_mass), ("token_kl", "ref_outside", p_mass)):
-        if log_mass is not None:
-            found = log_mass.cpu().double().numpy()
-            columns = {**columns, kl: columns[kl] - found, outside: -np.expm1(found)}
-    return columns
+
+def _through_heads(q: Law, p: Law) -> bool:
+    """Whether nothing needs a token's logits all at once, to rank or to sum them in order."""
+    return q.model.device == p.model.device and not (q.sampling.truncates or p.sampling.truncates)
+
+
+def _by_logits(
+    of_q: tuple[Law, NextLogits], of_p: tuple[Law, NextLogits], tokens: torch.Tensor, *, vocab: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The columns of some tokens at a time."""
+    (q, q_logits), (p, p_logits) = of_q, of_p
+    for at in chunks(len(tokens), max(q.model.vocab, p.model.vocab)):
+        q_at, p_at, chosen = q_logits[at], p_logits[at].to(tokens.device), tokens[at]
+        columns = _columns(q.kept(q_at, chosen, vocab), p.whole(p_at, vocab), chosen)
+        yield with_mass(columns, q.log_mass(q_at, vocab), p.log_mass(p_at, vocab))
 
 
 def _columns(q: torch.Tensor, p: torch.Tensor, token: torch.Tensor) -> dict[str, np.ndarray]:

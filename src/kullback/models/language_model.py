@@ -15,6 +15,7 @@ from kullback.errors import InputError, ModelError
 from kullback.models.caches import CACHES, cache_holds, cached_step, padding_holds
 from kullback.models.drawing import draw
 from kullback.models.evaluation import evaluating
+from kullback.models.hidden import HiddenStates, hidden_states, reads_head
 from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import RAW, Sampling
@@ -122,6 +123,12 @@ class LanguageModel:
         """Whether rows can be padded on the left: where positions can be named, and no state runs through them."""
         return "position_ids" in self.accepts and not self.stateful and padding_holds(self)
 
+    @cached_property
+    def reads_head(self) -> bool:
+        """Whether its logits are those of an LM head that can be read, so that they need not all be made."""
+        # What changes the logits on their way out is asked for them.
+        return type(self).next_logits is LanguageModel.next_logits and reads_head(self)
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text as it is, or a list of messages through the chat template.
 
@@ -173,3 +180,7 @@ class LanguageModel:
     def next_logits(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> NextLogits:
         """Next-token logits; see `kullback.models.protocols.DistributionScorer`."""
         return padded_logits(self, prompts, completions)
+
+    def next_hidden(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> HiddenStates | None:
+        """Hidden states before the LM head, of one forward pass; None where logits have to be asked for."""
+        return hidden_states(self, prompts, completions) if self.reads_head else None

@@ -139,11 +139,17 @@ def only_in(first: Reader, second: Reader) -> dict[str, int]:
 
 
 def places(policy: Reader, reference: Reader) -> dict[str, str]:
-    """Device and dtype of both models, as far as they say; the reference's have a prefix."""
+    """Device and dtype of both models, as far as they say; the reference's have a prefix.
+
+    And, where both give distributions, whether these were made of hidden states a block at a time, or came as logits.
+    """
     found: dict[str, str] = {}
     for prefix, model in (("", policy), ("reference_", reference)):
         if gives_distributions(model):
             found |= {f"{prefix}device": str(model.device), f"{prefix}dtype": model.dtype}
+    if gives_distributions(policy) and gives_distributions(reference):
+        read = all(getattr(model, "reads_head", False) for model in (policy, reference))
+        found["scored_from"] = "hidden states" if read else "logits"
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kullback.arrays import Float64
+from kullback.models.batches import token_batch
 from kullback.models.evaluation import evaluating
 from kullback.models.protocols import Tokens
 from kullback.models.sampling import Sampling
@@ -41,34 +42,33 @@ class PaddedLogits:
 
 
 def padded_logits(model: LanguageModel, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> PaddedLogits:
-    """One forward pass over all rows; a causal model cannot see padding on the right."""
-    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-    longest = max(map(len, rows))
-    tokens = torch.tensor([[*row, *[model.pad_token] * (longest - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    places = [len(prompt) - 1 + t for prompt, c in zip(prompts, completions, strict=True) for t in range(len(c))]
-    options = {"attention_mask": mask.to(model.device)} if "attention_mask" in model.accepts else {}
+    """One forward pass over all rows."""
+    batch = token_batch(model, prompts, completions)
     with torch.inference_mode(), evaluating(model.model):
-        out = model.model(input_ids=tokens.to(model.device), use_cache=False, **options)
-    return PaddedLogits(
-        logits=out.logits,
-        row=torch.tensor([i for i, c in enumerate(completions) for _ in c], device=model.device),
-        place=torch.tensor(places, device=model.device),
-    )
+        out = batch.run(model)
+    return PaddedLogits(logits=out.logits, row=batch.row, place=batch.place)
 
 
 def completion_logprobs(
     model: LanguageModel, prompts: Sequence[Tokens], completions: Sequence[Tokens], sampling: Sampling, *, drawn: bool
 ) -> list[Float64]:
     """Log-probs of the completions' tokens under the model's law; see `Scorer.logprobs`."""
-    logits = padded_logits(model, prompts, completions)
+    hidden = model.next_hidden(prompts, completions)
     tokens = torch.tensor([t for c in completions for t in c], device=model.device)
-    parts = []
     with torch.inference_mode():
-        for at in chunks(len(tokens), logits.logits.shape[-1]):
-            law = sampling.logprobs(logits[at], tokens[at] if drawn else None)
-            parts.append(law.gather(-1, tokens[at, None])[:, 0].cpu().double().numpy())
-    return by_row(np.concatenate(parts), completions)
+        if hidden is not None and not sampling.truncates:
+            found = hidden.logprobs(tokens, sampling)
+        else:
+            logits = padded_logits(model, prompts, completions) if hidden is None else hidden
+            found = torch.cat(
+                [_chosen(sampling, logits[at], tokens[at], drawn) for at in chunks(len(tokens), model.vocab)]
+            )
+    return by_row(found.cpu().double().numpy(), completions)
+
+
+def _chosen(sampling: Sampling, logits: torch.Tensor, tokens: torch.Tensor, drawn: bool) -> torch.Tensor:
+    law = sampling.logprobs(logits, tokens if drawn else None)
+    return law.gather(-1, tokens[:, None])[:, 0]
 
 
 def chunks(tokens: int, vocab: int) -> Iterator[slice]:

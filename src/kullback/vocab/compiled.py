@@ -119,11 +119,25 @@ def _pair_sweep(zq: Tensor, zp: Tensor, temperature: Tensor | None) -> Tensor:
     )
 
 
+def _difference_sweep(z: Tensor, d: Tensor, temperature: Tensor | None) -> Tensor:
+    blocks = zip(_blocks(z), _blocks(d), strict=True)
+    return torch.cat(
+        [formulas.difference_sweep(_scaled(x, temperature, y), _scaled(y, temperature, x)) for x, y in blocks], 1
+    )
+
+
 def _pair_sums(
-    zq: Tensor, zp: Tensor, normalisers: Tensor, *, temperature: Tensor | None, name: str, skew: float
+    zq: Tensor,
+    zp: Tensor,
+    normalisers: Tensor,
+    *,
+    temperature: Tensor | None,
+    name: str,
+    skew: float,
+    difference: bool,
 ) -> Tensor:
     z = _scaled(zq, temperature, zp), _scaled(zp, temperature, zq)
-    return formulas.pair_sums(*z, normalisers, terms=DIVERGENCES[name].terms, skew=skew)
+    return formulas.pair_sums(*z, normalisers, terms=DIVERGENCES[name].terms, skew=skew, difference=difference)
 
 
 def _pair_gradients(
@@ -135,11 +149,13 @@ def _pair_gradients(
     temperature: Tensor | None,
     name: str,
     skew: float,
+    difference: bool,
     out_q: Tensor | None,
     out_p: Tensor | None,
 ) -> None:
     z = _scaled(zq, temperature, zp), _scaled(zp, temperature, zq)
-    grads = formulas.pair_gradients(*z, saved, upstream, terms=DIVERGENCES[name].terms, skew=skew)
+    terms = DIVERGENCES[name].terms
+    grads = formulas.pair_gradients(*z, saved, upstream, terms=terms, skew=skew, difference=difference)
     for out, grad in zip((out_q, out_p), grads, strict=True):
         if out is not None:
             out.copy_(grad)
@@ -156,27 +172,46 @@ def _gradients_without_token(
 
 
 @_by_eager_otherwise
-def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool = False) -> Tensor:
     """See ``formulas.pair_statistics``."""
-    return torch.cat([_swept(zq[at], zp[at], temperature) for at in _slabs(zq, SWEPT_BYTES)])
+    return torch.cat([_swept(zq[at], zp[at], temperature, difference) for at in _slabs(zq, SWEPT_BYTES)])
 
 
-def _swept(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
-    statistics = _call(_pair_sweep, zq, zp, _number(temperature, zq))
+def _swept(zq: Tensor, zp: Tensor, temperature: float, difference: bool) -> Tensor:
+    sweep = _difference_sweep if difference else _pair_sweep
+    statistics = _call(sweep, zq, zp, _number(temperature, zq))
     # A block in which the one sweep would lose digits says nan; it alone goes through eager.
     lost = statistics.isnan().any(dim=-1)
     for block in lost.any(dim=0).nonzero()[:, 0].tolist():
         columns = slice(block * BLOCK_WIDTH, (block + 1) * BLOCK_WIDTH)
         for rows in torch.split(lost[:, block].nonzero()[:, 0], MENDED_ROWS):
-            statistics[rows, block] = eager.pair_statistics(zq[rows, columns], zp[rows, columns], temperature)
+            pair = zq[rows, columns], zp[rows, columns]
+            statistics[rows, block] = eager.pair_statistics(*pair, temperature, difference)
     return partition.join_pairs(statistics)
 
 
 @_by_eager_otherwise
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Divergence, temperature: float) -> Tensor:
+def pair_sums(
+    zq: Tensor,
+    zp: Tensor,
+    normalisers: Tensor,
+    *,
+    divergence: Divergence,
+    temperature: float,
+    difference: bool = False,
+) -> Tensor:
     """See ``formulas.pair_sums``."""
     number = _number(temperature, zq)
-    return _call(_pair_sums, zq, zp, normalisers, temperature=number, name=divergence.name, skew=divergence.skew)
+    return _call(
+        _pair_sums,
+        zq,
+        zp,
+        normalisers,
+        temperature=number,
+        name=divergence.name,
+        skew=divergence.skew,
+        difference=difference,
+    )
 
 
 @_by_eager_otherwise
@@ -189,6 +224,7 @@ def pair_gradients(
     divergence: Divergence,
     temperature: float,
     outs: Outputs,
+    difference: bool = False,
 ) -> None:
     """See ``formulas.pair_gradients``."""
     out_q, out_p = outs
@@ -204,6 +240,7 @@ def pair_gradients(
                 temperature=number,
                 name=divergence.name,
                 skew=divergence.skew,
+                difference=difference,
                 out_q=to_q,
                 out_p=to_p,
             )

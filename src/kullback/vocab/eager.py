@@ -73,16 +73,17 @@ def _scaled_copy(z: Tensor, temperature: float, *others: Tensor) -> Tensor:
     return z.to(compute_dtype(z, *others)) / temperature
 
 
-def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool = False) -> Tensor:
     """See ``formulas.pair_statistics``; the logits are z/T."""
+    fast = _difference_statistics if difference else _pair_statistics
     out = torch.empty((len(zq), 3), dtype=wide(zq[:0]).dtype, device=zq.device)
     buffers = _Buffers(4, zq, zp)
     for at in row_slices(zq, zp):
         q, p, into = zq[at], zp[at], out[at]
-        if not _pair_statistics(q, p, temperature, buffers.rows(len(q)), into):
+        if not fast(q, p, temperature, buffers.rows(len(q)), into):
             for of in row_slices(q, p, share=FORMULAS_SHARE):
                 into[of] = formulas.pair_statistics(
-                    _scaled_copy(q[of], temperature, p), _scaled_copy(p[of], temperature, q)
+                    _scaled_copy(q[of], temperature, p), _scaled_copy(p[of], temperature, q), difference
                 )
     return out
 
@@ -103,6 +104,24 @@ def _pair_statistics(zq: Tensor, zp: Tensor, temperature: float, buffers: list[T
     torch.expm1(b, out=c).sub_(b)
     out[:, 2] = wide(c.mul_(q).sum(dim=-1)) / mass
     return bool((steepest < STEEPEST) & out.isfinite().all() & ~_are_far_apart(out))
+
+
+def _difference_statistics(z: Tensor, d: Tensor, temperature: float, buffers: list[Tensor], out: Tensor) -> bool:
+    # As above, around the mean m of d instead of a normaliser: q keeps the masses; b becomes m − d; c the terms.
+    q, b, c, e = buffers
+    xq, x = _scaled(z, temperature, b), _scaled(d, temperature, e)
+    mass = _softmax_and_mass(xq, q, out[:, 0])
+    mean = _sum(torch.mul(q, x, out=c)) / mass
+    torch.sub(_column(mean, x), x, out=b)
+    steepest = b.amax()
+    if bool((steepest < SERIES_BELOW) & (b.amin() > -SERIES_BELOW)) and b.dtype == torch.float32:
+        value = (wide(_small_gap(b, c).mul_(q).sum(dim=-1)) / (5040.0 * mass)).log1p()
+    else:
+        torch.expm1(b, out=c).sub_(b)
+        value = (wide(c.mul_(q).sum(dim=-1)) / mass).log1p()
+    out[:, 1] = out[:, 0] - (mean - value)
+    out[:, 2] = value
+    return bool((steepest < STEEPEST) & out.isfinite().all())
 
 
 def _are_far_apart(saved: Tensor) -> Tensor:
@@ -148,12 +167,22 @@ def _column(x: Tensor, like: Tensor) -> Tensor:
     return x[:, None].to(like.dtype)
 
 
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Divergence, temperature: float) -> Tensor:
+def pair_sums(
+    zq: Tensor,
+    zp: Tensor,
+    normalisers: Tensor,
+    *,
+    divergence: Divergence,
+    temperature: float,
+    difference: bool = False,
+) -> Tensor:
     """See ``formulas.pair_sums``; ``normalisers`` is (rows, 2)."""
     out = torch.empty((len(zq), 3), dtype=normalisers.dtype, device=zq.device)
     for at in row_slices(zq, zp, share=FORMULAS_SHARE):
         z = _scaled_copy(zq[at], temperature, zp), _scaled_copy(zp[at], temperature, zq)
-        out[at] = formulas.pair_sums(*z, normalisers[at], terms=divergence.terms, skew=divergence.skew)
+        out[at] = formulas.pair_sums(
+            *z, normalisers[at], terms=divergence.terms, skew=divergence.skew, difference=difference
+        )
     return out
 
 
@@ -166,19 +195,23 @@ def pair_gradients(
     divergence: Divergence,
     temperature: float,
     outs: Outputs,
+    difference: bool = False,
 ) -> None:
     """See ``formulas.pair_gradients``; written to outs, which may be the logits themselves."""
     buffers = _Buffers(4, zq, zp)
     plain = divergence.chains and len(saved) > 0 and bool(saved.isfinite().all() and not _are_far_apart(saved))
+    fast = _difference_gradients if difference else _kl_gradients
     for at in row_slices(zq, zp):
         q, p, kept, g = zq[at], zp[at], saved[at], upstream[at]
         to_q, to_p = (None if out is None else out[at] for out in outs)
         temporaries = buffers.rows(len(q))
-        if plain and _kl_gradients(q, p, kept, g, temperature=temperature, buffers=temporaries, outs=(to_q, to_p)):
+        if plain and fast(q, p, kept, g, temperature=temperature, buffers=temporaries, outs=(to_q, to_p)):
             continue
         for of in row_slices(q, p, share=FORMULAS_SHARE):
             z = _scaled_copy(q[of], temperature, p), _scaled_copy(p[of], temperature, q)
-            grads = formulas.pair_gradients(*z, kept[of], g[of], terms=divergence.terms, skew=divergence.skew)
+            grads = formulas.pair_gradients(
+                *z, kept[of], g[of], terms=divergence.terms, skew=divergence.skew, difference=difference
+            )
             for out, grad in zip((to_q, to_p), grads, strict=True):
                 if out is not None:
                     out[of] = grad
@@ -213,6 +246,36 @@ def _kl_gradients(
         torch.mul(q, log_ratio.add_(_column(lp - lq - value, q)), out=out_q)
     if out_p is not None:
         torch.sub(p, q, out=out_p)
+    return True
+
+
+def _difference_gradients(
+    z: Tensor,
+    d: Tensor,
+    saved: Tensor,
+    upstream: Tensor,
+    *,
+    temperature: float,
+    buffers: list[Tensor],
+    outs: Outputs,
+) -> bool:
+    """``_kl_gradients`` from d = z_q − z_p; g(p − q) is g·q·expm1(log p/q), unless p is far above q: then False."""
+    q, b, c, e = buffers
+    lq, lp, value = saved[:, :3].unbind(dim=-1)
+    xq, x = _scaled(z, temperature, b), _scaled(d, temperature, e)
+    own = torch.empty_like(lq)
+    _softmax(xq, q, own)
+    q.mul_(_column(upstream * (own - lq).exp(), q))
+    out_q, out_p = outs
+    below = torch.sub(_column(lq - lp, x), x, out=b)
+    if not bool(below.amax() < STEEPEST):
+        return False
+    if out_p is not None:
+        torch.mul(torch.expm1(below, out=c), q, out=c)
+    if out_q is not None:
+        torch.mul(q.neg_(), below.add_(_column(value, q)), out=out_q)
+    if out_p is not None:
+        out_p.copy_(c)
     return True
 
 

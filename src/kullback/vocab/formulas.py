@@ -35,6 +35,10 @@ FAR_APART = 16.0
 # resolves.
 WORST_EXCESS, NEGLIGIBLE_EXCESS = 8.0, 1e-10
 
+# Nats of a block up to which its KL is made around the mean of the logits' differences; beyond, around the reference's
+# normaliser, for e^−c of words far from the mean overflows float32 at 88, and nothing is left to be gained.
+NEAR = 30.0
+
 Terms = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -146,12 +150,34 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()
 
 
-def pair_statistics(zq: Tensor, zp: Tensor) -> Tensor:
-    """(rows, 3): the two normalisers, and KL of the two distributions within the block (0 if one is empty)."""
-    lq, lp = normaliser(zq), normaliser(zp)
-    inside = gap(*_log_distributions(zq, zp, lq, lp)).sum(dim=-1)
+def pair_statistics(zq: Tensor, zp: Tensor, difference: bool = False) -> Tensor:
+    """(rows, 3): the two normalisers, and KL of the two distributions within the block (0 if one is empty).
+
+    ``zp`` holds the reference's logits; or, with ``difference``, what they are below the policy's: z_q − z_p.
+    """
+    lq, lp = normaliser(zq), normaliser(zq - zp if difference else zp)
+    inside = wide(gap(*_log_distributions(zq, zp, lq, lp, difference)).sum(dim=-1))
+    if difference:
+        near = difference_statistics(zq, zp, lq)
+        lp, inside = (torch.where(near[:, 1].isnan(), *pair) for pair in ((lp, near[:, 0]), (inside, near[:, 1])))
     empty = lq.isneginf() | lp.isneginf()
-    return torch.stack([lq, lp, wide(inside).masked_fill(empty, 0.0)], dim=-1)
+    return torch.stack([lq, lp, inside.masked_fill(empty, 0.0)], dim=-1)
+
+
+def difference_statistics(z: Tensor, d: Tensor, lq: Tensor) -> Tensor:
+    """(…, 2) of z and d = z_q − z_p: the reference's normaliser and the KL; nan where the models are far apart.
+
+    With m = Σ q d and c = d − m: KL(q‖p) = log1p(F), F = Σ q(e^−c − 1 + c), and log Σe^z_q − log Σe^z_p = m − KL.
+    Both err in proportion to d, however large the logits are that it is the difference of.
+    """
+    a = logprobs_of(z, torch.where(lq.isneginf(), 0.0, lq))
+    mass = a.exp()
+    mean = wide(_mass_times(mass, d).sum(dim=-1)) / wide(mass.sum(dim=-1))
+    coarse, fine = _coarse_and_fine(mean, z.dtype)
+    c = (d - coarse) - fine
+    value = wide(gap(a, a - c, c).sum(dim=-1)).log1p()
+    found = torch.stack([lq - (mean - value), value], dim=-1)
+    return found.masked_fill(~(value < NEAR)[..., None], math.nan)
 
 
 def pair_sweep(zq: Tensor, zp: Tensor) -> Tensor:
@@ -185,25 +211,51 @@ def pair_sweep(zq: Tensor, zp: Tensor) -> Tensor:
     return found.masked_fill(lost[..., None], math.nan)
 
 
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, terms: Terms, skew: float) -> Tensor:
+def difference_sweep(z: Tensor, d: Tensor) -> Tensor:
+    """``pair_statistics`` of (…, columns) from z and d = z_q − z_p, or nan where ``difference_statistics`` says it."""
+    top = z.amax(dim=-1)
+    mass = (z - top[..., None]).exp()
+    total = wide(mass.sum(dim=-1))
+    mean = wide((mass * d).sum(dim=-1)) / total
+    coarse = mean.to(z.dtype)
+    x = coarse[..., None] - d
+    gaps = torch.where(x.abs() < SERIES_BELOW, _series(x), x.exp() - 1.0 - x)
+    value = (wide((mass * gaps).sum(dim=-1)) / total).log1p()
+    lq = wide(top) + total.log()
+    found = torch.stack([lq, lq - (mean - value), value], dim=-1)
+    return found.masked_fill(~(value < NEAR)[..., None], math.nan)
+
+
+def pair_sums(
+    zq: Tensor, zp: Tensor, normalisers: Tensor, *, terms: Terms, skew: float, difference: bool = False
+) -> Tensor:
     """(rows, 3): Σ d, Σ ∂D/∂a and Σ ∂D/∂b over the block; the normalisers, (rows, 2), are the whole's."""
-    parts = terms(*_log_distributions(zq, zp, *normalisers.unbind(dim=-1)), skew)
+    lq, lp = normalisers.unbind(dim=-1)
+    parts = terms(*_log_distributions(zq, zp, lq, lp, difference), skew)
     return torch.stack([part.sum(dim=-1, dtype=wide(part[:0]).dtype) for part in parts], dim=-1)
 
 
 def pair_gradients(
-    zq: Tensor, zp: Tensor, saved: Tensor, upstream: Tensor, *, terms: Terms, skew: float
+    zq: Tensor,
+    zp: Tensor,
+    saved: Tensor,
+    upstream: Tensor,
+    *,
+    terms: Terms,
+    skew: float,
+    difference: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """g·∂D/∂z of both: g(∂D/∂a − q Σ∂D/∂a) and its like; 0 for a row whose D is infinite.
 
     Args:
-        zq, zp: the block, (rows, columns).
+        zq, zp: the block, (rows, columns); with ``difference``, zp is z_q − z_p.
         saved: (rows, 5): the two normalisers, D, Σ∂D/∂a, Σ∂D/∂b over the whole vocabulary.
         upstream: g, (rows,).
         terms, skew: of the divergence.
+        difference: whether the second block holds differences.
     """
     lq, lp, value, sum_a, sum_b = saved.unbind(dim=-1)
-    a, b, log_ratio = _log_distributions(zq, zp, lq, lp)
+    a, b, log_ratio = _log_distributions(zq, zp, lq, lp, difference)
     _, of_a, of_b = terms(a, b, log_ratio, skew)
     finite = (~value.isinf())[:, None]
     g = upstream.to(zq.dtype)[:, None]
@@ -212,13 +264,18 @@ def pair_gradients(
     return grad_q, grad_p
 
 
-def _log_distributions(zq: Tensor, zp: Tensor, lq: Tensor, lp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _log_distributions(
+    zq: Tensor, zp: Tensor, lq: Tensor, lp: Tensor, difference: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """log q, log p and log q/p of the block; a normaliser of −inf leaves −inf."""
     # log q/p is made of the logits' own difference, which rounds less than that of two log-probs. A normaliser is taken
     # off in two steps, rounded and rest: the first difference is exact for the words that matter (their logits are near
     # the normaliser), and so logits near 1e4, where float32 has steps of 1e-3, lose no digit.
     lq, lp = (torch.where(n.isneginf(), 0.0, n) for n in (lq, lp))
     coarse, fine = _coarse_and_fine(lq - lp, zq.dtype)
+    if difference:
+        a, log_ratio = logprobs_of(zq, lq), (zp - coarse) - fine
+        return a, a - log_ratio, log_ratio
     close, larger = coarse.abs() < FAR_APART, (lq.abs() > lp.abs())[:, None]
     late = torch.where(close, coarse, 0.0)
     from_q, to_p = torch.where(close | ~larger, 0.0, coarse), torch.where(close | larger, 0.0, coarse)

@@ -5,7 +5,7 @@ Logits are made, used and forgotten a block at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -17,13 +17,14 @@ from kullback.vocab.backends import block_kernels
 from kullback.vocab.formulas import divergence_of, wide
 from kullback.vocab.heads import Head, HeadGradients, HeadPlan, empty_like, tiles
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic, refuse_second_derivative
+from kullback.vocab.pairs import HeadPair, head_pair
 
 P = ParamSpec("P")
 R = TypeVar("R")
 HeadFunction = Callable[Concatenate[list[Tensor], HeadPlan, P], R]
 """What is computed of hidden, weight and bias of each head, and of how logits are made of them."""
 
-PLAN = "bool[] biased, float[] numbers, bool rounded, int workspace, str backend"
+PLAN = "bool[] biased, float[] numbers, str precision, int difference, int workspace, str backend"
 """A ``HeadPlan`` as the schema of an operator has it."""
 
 
@@ -54,7 +55,8 @@ def head_operator(
                 *rest,
                 biased=list(plan.biased),
                 numbers=[number for pair in plan.numbers for number in pair],
-                rounded=plan.rounded,
+                precision=plan.precision,
+                difference=plan.difference,
                 workspace=plan.workspace,
                 backend=plan.backend,
                 **options,
@@ -74,19 +76,26 @@ def _unpacked(function: Callable[..., R]) -> Callable[..., R]:
         *rest: Any,
         biased: list[bool],
         numbers: list[float],
-        rounded: bool,
+        precision: str,
+        difference: int,
         workspace: int,
         backend: str,
         **options: Any,
     ) -> R:
-        pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-        plan = HeadPlan(biased=tuple(biased), numbers=pairs, rounded=rounded, workspace=workspace, backend=backend)
+        plan = HeadPlan(
+            biased=tuple(biased),
+            numbers=tuple(zip(numbers[::2], numbers[1::2], strict=True)),
+            precision=precision,
+            difference=difference,
+            workspace=workspace,
+            backend=backend,
+        )
         return function(tensors, plan, *rest, **options)
 
     return run
 
 
-def heads_of(tensors: list[Tensor], plan: HeadPlan) -> list[Head]:
+def heads_of(tensors: Iterable[Tensor], plan: HeadPlan) -> list[Head]:
     """Heads from hidden, weight and bias of each, one after the other; a head without a bias has no third."""
     rest = iter(tensors)
     return [
@@ -96,10 +105,18 @@ def heads_of(tensors: list[Tensor], plan: HeadPlan) -> list[Head]:
             bias=next(rest) if biased else None,
             scale=scale,
             softcap=softcap,
-            rounded=plan.rounded,
+            half=plan.precision == "bfloat16",
+            half_gradients=plan.precision != "float32",
         )
         for biased, (scale, softcap) in zip(plan.biased, plan.numbers, strict=True)
     ]
+
+
+def pair_of(tensors: list[Tensor], plan: HeadPlan) -> HeadPair:
+    """Two heads, and after them, where it was prepared, the difference of their weights."""
+    rest = iter(tensors)
+    q, p = heads_of(rest, plan)
+    return head_pair(q, p, plan, next(rest, None)) if plan.difference else HeadPair(q=q, p=p)
 
 
 def _statistics_like(tensors: list[Tensor], *_: object, **__: object) -> Tensor:
@@ -118,14 +135,15 @@ def gradients_like(tensors: list[Tensor], plan: HeadPlan, *_: object, wanted: li
 @head_operator(f"head_pair_statistics(Tensor[] tensors, *, {PLAN}) -> Tensor", _statistics_like)
 def pair_statistics(tensors: list[Tensor], plan: HeadPlan) -> Tensor:
     """(tokens, 3): see ``formulas.pair_statistics``; q's head, then p's."""
-    q, p = heads_of(tensors, plan)
+    pair = pair_of(tensors, plan)
     kernels = block_kernels(plan.backend)
 
     def of_block(at: slice, across: slice) -> Tensor:
-        return kernels.pair_statistics(q.logits(at, across), p.logits(at, across), 1.0)
+        z, second, _ = pair.block(pair.q.uncapped(at, across), at, across, slope=False)
+        return kernels.pair_statistics(z, second, 1.0, pair.difference)
 
-    with plain_arithmetic(q.hidden):
-        return partition.join_pairs(_every_block(of_block, *tiles(q, 2, plan.workspace)))
+    with plain_arithmetic(pair.q.hidden):
+        return partition.join_pairs(every_block(of_block, *tiles(pair.q, 2, plan.workspace)))
 
 
 @head_operator(
@@ -134,18 +152,20 @@ def pair_statistics(tensors: list[Tensor], plan: HeadPlan) -> Tensor:
 )
 def pair_sums(tensors: list[Tensor], plan: HeadPlan, normalisers: Tensor, *, divergence: str, skew: float) -> Tensor:
     """(tokens, 3): see ``formulas.pair_sums``."""
-    q, p = heads_of(tensors, plan)
+    pair = pair_of(tensors, plan)
     kernels, kind = block_kernels(plan.backend), divergence_of(divergence, skew)
 
     def of_block(at: slice, across: slice) -> Tensor:
-        z = q.logits(at, across), p.logits(at, across)
-        return kernels.pair_sums(*z, normalisers[at], divergence=kind, temperature=1.0)
+        z, second, _ = pair.block(pair.q.uncapped(at, across), at, across, slope=False)
+        return kernels.pair_sums(
+            z, second, normalisers[at], divergence=kind, temperature=1.0, difference=pair.difference
+        )
 
-    with plain_arithmetic(q.hidden):
-        return partition.join_sums(_every_block(of_block, *tiles(q, 2, plan.workspace)))
+    with plain_arithmetic(pair.q.hidden):
+        return partition.join_sums(every_block(of_block, *tiles(pair.q, 2, plan.workspace)))
 
 
-def _every_block(of_block: Callable[[slice, slice], Tensor], rows: list[slice], columns: list[slice]) -> Tensor:
+def every_block(of_block: Callable[[slice, slice], Tensor], rows: list[slice], columns: list[slice]) -> Tensor:
     """(tokens, blocks, 3): the statistics of every block of columns."""
     parts = [torch.cat([of_block(at, across) for at in rows]) for across in columns]
     return torch.stack(parts, dim=1)
@@ -168,7 +188,8 @@ def pair_gradients(
     wanted: list[bool],
 ) -> list[Tensor]:
     """Gradients to hidden, weight and bias of q, then of p; one that is not wanted is empty."""
-    q, p = heads_of(tensors, plan)
+    pair = pair_of(tensors, plan)
+    q, p = pair.q, pair.p
     kernels, kind = block_kernels(plan.backend), divergence_of(divergence, skew)
     rows, columns = tiles(q, 2, plan.workspace)
     of_q, of_p = HeadGradients(q, wanted[:3], rows, columns), HeadGradients(p, wanted[3:], rows, columns)
@@ -177,15 +198,26 @@ def pair_gradients(
         for across in columns:
             with of_q.over(across) as to_q, of_p.over(across) as to_p:
                 for at in rows:
-                    zq, zp = q.logits(at, across), p.logits(at, across)
-                    slopes = q.slope(zq) if want_q else None, p.slope(zp) if want_p else None
+                    z = q.uncapped(at, across)
+                    slope_q = q.slope(z) if want_q else None
+                    z, second, slope_p = pair.block(z, at, across, want_p)
                     # The gradients overwrite the logits, which nothing reads again: a block is held once, not twice.
-                    outs = zq if want_q else None, zp if want_p else None
-                    kernels.pair_gradients(zq, zp, saved[at], upstream[at], divergence=kind, temperature=1.0, outs=outs)
-                    if want_p:
-                        to_p(at, zp, slopes[1])
-                    if want_q:
-                        to_q(at, zq, slopes[0])
+                    grad_q = of_q.room(z, slope_q) if want_q else None
+                    grad_p = of_p.room(second, slope_p) if want_p else None
+                    kernels.pair_gradients(
+                        z,
+                        second,
+                        saved[at],
+                        upstream[at],
+                        divergence=kind,
+                        temperature=1.0,
+                        outs=(grad_q, grad_p),
+                        difference=pair.difference,
+                    )
+                    if grad_p is not None:
+                        to_p(at, grad_p, slope_p)
+                    if grad_q is not None:
+                        to_q(at, grad_q, slope_q)
     return [*of_q.results(), *of_p.results()]
 
 
@@ -204,7 +236,7 @@ def token_statistics(tensors: list[Tensor], plan: HeadPlan, tokens: Tensor, *, s
         return kernels.token_statistics(head.logits(at, across), index, 1.0)
 
     with plain_arithmetic(head.hidden):
-        return partition.join_tokens(_every_block(of_block, *tiles(head, 1, plan.workspace)))
+        return partition.join_tokens(every_block(of_block, *tiles(head, 1, plan.workspace)))
 
 
 @head_operator(
@@ -236,8 +268,10 @@ def token_gradients(
         for across in columns:
             with gradients.over(across) as add:
                 for at in rows:
-                    z = head.logits(at, across)
+                    z = head.uncapped(at, across)
                     slope = head.slope(z)
+                    z = head.capped(z)
+                    grad = gradients.room(z, slope)
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
                     kernels.token_gradients(
                         z,
@@ -246,7 +280,7 @@ def token_gradients(
                         of_logprob=of_logprob[at],
                         of_entropy=of_entropy[at],
                         temperature=1.0,
-                        out=z,
+                        out=grad,
                     )
-                    add(at, z, slope)
+                    add(at, grad, slope)
     return list(gradients.results())

@@ -18,12 +18,21 @@ from kullback.vocab.products import matmul, slices
 WORKSPACE_BYTES = {"cpu": 3 << 25}
 WORKSPACE_BYTES_ELSEWHERE = 1 << 30
 
+# Of a GPU's memory: 2.2 GB of an H200's. At 8,192 × 131,072 × 4,096 the weighted KL takes 79 ms with 1 GiB, 73 with 2
+# and 70 with 4, and its peak is 4.9, 6.3 and 9.2 GB.
+SHARE_OF_GPU = 64
+
 # Tokens of a block. Products want many: on a CPU with matrix units 2,048 rows run at 2.0 TFLOP/s in bfloat16 and 256
 # rows at 0.5. More would leave the columns narrow: 2,048 tokens get 6,144 of two models' float32 logits in a CPU's
 # workspace.
 BLOCK_ROWS = 2048
 
-# A block of words narrower than this is mostly overhead, whatever the workspace.
+# On a GPU a block of all rows adds nothing to the head's gradient twice: an accumulator of 131,072 × 4,096 in float32
+# is 2 GB, read and written again for every further block of rows.
+BLOCK_ROWS_ELSEWHERE = 8192
+
+# Blocks of words are of even widths that are multiples of this: narrower ones are mostly overhead, and a GPU multiplies
+# into rows of an odd length two to five times slower (96 ms became 200 at 8,192 × 131,072 × 4,096).
 LEAST_COLUMNS = 128
 
 
@@ -34,14 +43,17 @@ class HeadPlan:
     Attributes:
         biased: whether each head has a bias.
         numbers: scale and softcap of each.
-        rounded: whether logits are rounded to the dtype of the hidden states.
+        precision: "float32", "mixed" or "bfloat16".
+        difference: 0 where each model has its product, else 1, for the policy's logits and the difference of both; −1
+            where a difference of weights was prepared for the models in the other order.
         workspace: bytes of logits held at a time; 0 is the device's default.
         backend: who computes a block of logits.
     """
 
     biased: tuple[bool, ...]
     numbers: tuple[tuple[float, float], ...]
-    rounded: bool
+    precision: str
+    difference: int
     workspace: int
     backend: str
 
@@ -56,7 +68,8 @@ class Head:
         bias: (vocab,), or None.
         scale: what the logits are multiplied by, before the cap.
         softcap: the cap of the logits; 0 leaves them uncapped.
-        rounded: whether logits may be rounded to the dtype of the hidden states.
+        half: whether the factors of the logits are rounded to bfloat16.
+        half_gradients: whether those of its gradients are, where that is fast.
         of_logits, of_slopes: memory for the logits of one block, and for their slopes.
     """
 
@@ -65,26 +78,42 @@ class Head:
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float = 0.0
-    rounded: bool = False
+    half: bool = False
+    half_gradients: bool = False
     of_logits: memory.Scratch = field(default_factory=memory.Scratch)
     of_slopes: memory.Scratch = field(default_factory=memory.Scratch)
 
-    def logits(self, rows: slice, columns: slice) -> Tensor:
-        """(rows, columns), in float32 unless rounded (float64 where the inputs are), instead of the last ones."""
-        z = matmul(self.hidden[rows], self.weight[columns].T, self.rounded, self.of_logits.empty)
+    def uncapped(self, rows: slice, columns: slice) -> Tensor:
+        """scale(h·Wᵀ + bias), (rows, columns), instead of the last ones, in float32 or, of half products, bfloat16."""
+        a, b = self.hidden[rows], self.weight[columns]
+        if self.half:
+            a, b = a.bfloat16(), b.bfloat16()
+        z = matmul(a, b.T, self.half and not a.is_cuda, self.of_logits.empty)
         if self.bias is not None:
             z += self.bias[columns]
-        if self.scale != 1:
-            z *= self.scale
+        return z if self.scale == 1 else z.mul_(self.scale)
+
+    def capped(self, z: Tensor) -> Tensor:
+        """The logits, of which z is overwritten."""
         return z.div_(self.softcap).tanh_().mul_(self.softcap) if self.softcap else z
 
+    def logits(self, rows: slice, columns: slice) -> Tensor:
+        """(rows, columns)."""
+        return self.capped(self.uncapped(rows, columns))
+
     def slope(self, z: Tensor) -> Tensor | None:
-        """∂logits/∂(h·Wᵀ) from the logits, where it is not 1."""
+        """∂logits/∂(h·Wᵀ) where it is not 1, from the logits before the cap."""
         if self.softcap:
-            # 1 − tanh², from the logits that are there instead of the ones before the cap, which are gone
             slope = self.of_slopes.empty(z.shape, dtype=z.dtype, device=z.device)
-            return torch.div(z, self.softcap, out=slope).square_().sub_(1.0).mul_(-self.scale)
+            return torch.div(z, self.softcap, out=slope).cosh_().square_().reciprocal_().mul_(self.scale)
         return None if self.scale == 1 else torch.full((1, 1), self.scale, dtype=z.dtype, device=z.device)
+
+    def factor_of_gradients(self) -> torch.dtype | None:
+        """What the gradients to the logits are rounded to before they are multiplied; None leaves them as they are."""
+        cuda = self.hidden.is_cuda
+        if self.half_gradients and self.hidden.dtype != torch.float64 and (cuda or products.half_is_fast()):
+            return torch.bfloat16
+        return self.hidden.dtype if cuda else None  # for the matrix units, as every trainer's backward pass does it
 
 
 class HeadGradients:
@@ -107,7 +136,17 @@ class HeadGradients:
         inputs = zip((head.hidden, head.weight, bias), wanted, strict=True)
         self.hidden, self.weight, self.bias = (empty_like(x, want) for x, want in inputs)
         self.blocks = len(rows)
+        self.of_gradients = memory.Scratch()
         self.of_hidden = {at.start: self._total(self.hidden[at], len(columns)) for at in rows if wanted[0]}
+
+    def room(self, z: Tensor, slope: Tensor | None) -> Tensor:
+        """Where the gradient to these logits goes: over them, or beside them in the dtype that it is multiplied in."""
+        # On a GPU a kernel that rounds as it writes spares a pass that does nothing else: 6 GB of 8,192 × 131,072.
+        factor = self.head.factor_of_gradients()
+        if not z.is_cuda or slope is not None or factor in (None, z.dtype):
+            return z
+        assert factor is not None
+        return products.aligned(self.of_gradients.empty, len(z), z.shape[1], factor, z.device)
 
     def _total(self, result: Tensor, count: int) -> products.Total:
         return products.total(result, self.exact, count)
@@ -119,7 +158,8 @@ class HeadGradients:
         It may overwrite the gradient that it is given; the third argument is ``Head.slope``.
         """
         head, (_, of_weight, of_bias) = self.head, self.wanted
-        part = head.weight[columns]
+        factor = head.factor_of_gradients()
+        part = head.weight[columns].to(factor)
         weight = self._total(self.weight[columns], self.blocks) if of_weight else None
         bias = torch.zeros_like(self.bias[columns], dtype=self.exact) if of_bias else None
 
@@ -128,14 +168,11 @@ class HeadGradients:
                 grad.mul_(slope)
             if bias is not None:
                 bias.add_(grad.sum(dim=0, dtype=self.exact))
-            if (
-                grad.is_cuda
-            ):  # for the matrix units, as every trainer's backward pass does it; elsewhere it stays as it is
-                grad = grad.to(head.hidden.dtype)
+            grad = grad.to(factor or grad.dtype)
             if self.of_hidden:
                 self.of_hidden[rows.start].add(grad, part)
             if weight is not None:
-                weight.add(grad.T, head.hidden[rows])
+                weight.add(grad.T, head.hidden[rows].to(factor))
 
         yield add
         if weight is not None:
@@ -163,18 +200,28 @@ def tiles(head: Head, models: int, workspace: int) -> tuple[list[slice], list[sl
         models: whose logits are held together.
         workspace: bytes; 0 is ``WORKSPACE_BYTES``.
     """
-    height = min(len(head.hidden), BLOCK_ROWS)
-    across = _logits_per_model(head, models, workspace) // max(1, height)
-    return slices(len(head.hidden), height), slices(len(head.weight), max(LEAST_COLUMNS, across))
+    height = min(len(head.hidden), BLOCK_ROWS if head.hidden.device.type == "cpu" else BLOCK_ROWS_ELSEWHERE)
+    across = max(1, _logits_per_model(head, models, workspace) // max(1, height) // LEAST_COLUMNS)
+    units = -(-len(head.weight) // LEAST_COLUMNS)
+    even = -(-units // -(-units // across)) if units else 1
+    return slices(len(head.hidden), height), slices(len(head.weight), even * LEAST_COLUMNS)
 
 
 def bands(head: Head, models: float, workspace: int, width: int) -> list[slice]:
     """Row blocks that fit the workspace with all their columns, of which there are ``width``."""
-    return slices(len(head.hidden), _logits_per_model(head, models, workspace) // max(1, width))
+    height = _logits_per_model(head, models, workspace) // max(1, width)
+    return slices(len(head.hidden), height - height % LEAST_COLUMNS if height > LEAST_COLUMNS else height)
+
+
+def default_workspace(device: torch.device) -> int:
+    """Bytes of logits held at a time, unless told otherwise."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // SHARE_OF_GPU
+    return WORKSPACE_BYTES.get(device.type, WORKSPACE_BYTES_ELSEWHERE)
 
 
 def _logits_per_model(head: Head, models: float, workspace: int) -> int:
     """How many logits of each model are held at a time."""
-    budget = workspace or WORKSPACE_BYTES.get(head.hidden.device.type, WORKSPACE_BYTES_ELSEWHERE)
-    itemsize = head.hidden.dtype.itemsize if head.rounded else max(4, head.hidden.dtype.itemsize)
+    budget = workspace or default_workspace(head.hidden.device)
+    itemsize = 2 if head.half and not head.hidden.is_cuda else max(4, head.hidden.dtype.itemsize)
     return int(budget / (models * itemsize))

@@ -16,14 +16,23 @@ class BlockKernels(Protocol):
     """What a backend computes of one block of logits, (rows, columns): a module of these functions.
 
     The logits are z/T. Statistics are returned; gradients, which are as large as the block, are written to ``outs``
-    or ``out``, which may be the logits themselves.
+    or ``out``, which may be the logits themselves. With ``difference`` the second block holds z_q − z_p instead of
+    z_p, and the gradient that is written for it is still the one to z_p.
     """
 
-    def pair_statistics(self, zq: Tensor, zp: Tensor, temperature: float, /) -> Tensor:
+    def pair_statistics(self, zq: Tensor, zp: Tensor, temperature: float, /, difference: bool = False) -> Tensor:
         """See ``formulas.pair_statistics``."""
 
     def pair_sums(
-        self, zq: Tensor, zp: Tensor, normalisers: Tensor, /, *, divergence: Divergence, temperature: float
+        self,
+        zq: Tensor,
+        zp: Tensor,
+        normalisers: Tensor,
+        /,
+        *,
+        divergence: Divergence,
+        temperature: float,
+        difference: bool = False,
     ) -> Tensor:
         """See ``formulas.pair_sums``."""
 
@@ -38,6 +47,7 @@ class BlockKernels(Protocol):
         divergence: Divergence,
         temperature: float,
         outs: Outputs,
+        difference: bool = False,
     ) -> None:
         """See ``formulas.pair_gradients``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -15,9 +16,15 @@ from kullback.vocab import memory
 SLICE_BYTES = {"cpu": 1 << 20}
 SLICE_BYTES_ELSEWHERE = 1 << 26
 
+# Numbers to a multiple of which rows are spaced on a GPU.
+ALIGNED = 8
+
 # Rows of half precision that are widened to float32 at a time, where no matrix unit does it: 8 MB at 1,024 hidden
 # states, where the whole head of 131,072 words would take 537 MB.
 WIDENED_ROWS = 2048
+
+
+HALVES = torch.bfloat16, torch.float16
 
 
 class Total(Protocol):
@@ -66,6 +73,8 @@ class _WideTotal:
     def add(self, a: Tensor, b: Tensor) -> None:
         if a.dtype == b.dtype == self.sum.dtype:
             self.sum.addmm_(a, b)
+        elif a.is_cuda and a.dtype == b.dtype and adds_wide(a.dtype, self.sum.dtype):
+            torch.addmm(self.sum, a, b, out_dtype=self.sum.dtype, out=self.sum)
         else:
             for at, product in _products(a, b):
                 self.sum[at] += product
@@ -145,16 +154,58 @@ def _slice_height(x: Tensor) -> int:
 
 def matmul(a: Tensor, b: Tensor, rounded: bool = False, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
     """a·b with a float32 accumulator that is not rounded to half precision, unless told so; in memory that is empty."""
-    exact = rounded or a.dtype not in (torch.bfloat16, torch.float16)
-    out = empty((len(a), b.shape[1]), dtype=a.dtype if exact else torch.float32, device=a.device)
+    # A CPU without units for half precision takes a hundred times float32's time for it, and would round besides.
+    rounded = rounded and (a.is_cuda or a.dtype not in HALVES or half_is_fast())
+    exact = rounded or a.dtype == torch.float64 or (a.dtype not in HALVES and b.dtype not in HALVES)
+    out = aligned(empty, len(a), b.shape[1], a.dtype if exact else torch.float32, a.device)
     if exact:
         return torch.mm(a, b.to(a.dtype), out=out)
     if a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32, out=out)
+        return _wide_on_cuda(a, b, out)
     wide = a.float()  # torch's mm of half precision on a CPU has no float32 result: the factors are widened instead
     for at in slices(b.shape[1], WIDENED_ROWS):
         torch.mm(wide, b[:, at].float(), out=out[:, at])
     return out
+
+
+def aligned(empty: Callable[..., Tensor], rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``empty`` of (rows, columns); on a GPU each row starts at a multiple of 16 bytes, for its matrix units."""
+    room = -(-columns // ALIGNED) * ALIGNED if device.type == "cuda" else columns
+    return empty((rows, room), dtype=dtype, device=device)[:, :columns]
+
+
+def _wide_on_cuda(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """a·b in float32, of factors of which one at least is of half precision."""
+    if not hasattr(torch.ops.aten.mm, "dtype_out"):  # before torch 2.8
+        return torch.mm(a.float(), b.float(), out=out)
+    if a.dtype == b.dtype:
+        return torch.mm(a, b, out_dtype=torch.float32, out=out)
+    if a.dtype != torch.float32 or b.dtype != torch.bfloat16:
+        return torch.mm(a.float(), b.float(), out=out)
+    # float32 as the sum of two of bfloat16, 16 bits of 24: two products of the matrix units, an eighth of its time
+    upper = a.to(b.dtype)
+    torch.mm(upper, b, out_dtype=torch.float32, out=out)
+    return out.add_(torch.mm((a - upper).to(b.dtype), b, out_dtype=torch.float32))
+
+
+@cache
+def adds_wide(half: torch.dtype, wide: torch.dtype) -> bool:
+    """Whether CUDA adds a product of half precision to a sum in float32: once through memory, not three times."""
+    a, total = torch.ones(16, 16, dtype=half, device="cuda"), torch.ones(16, 16, dtype=wide, device="cuda")
+    try:
+        torch.addmm(total, a, a, out_dtype=wide, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 17).all())
+
+
+# Asked once, here: torch.compile cannot look into the question.
+_HALF_IS_FAST: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+
+
+def half_is_fast() -> bool:
+    """Whether this CPU multiplies in bfloat16 faster than in float32."""
+    return _HALF_IS_FAST
 
 
 def slices(count: int, step: int) -> list[slice]:

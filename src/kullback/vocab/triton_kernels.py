@@ -1,8 +1,9 @@
 """The block kernels in Triton, for CUDA; on a CPU they run in Triton's interpreter (``TRITON_INTERPRET=1``).
 
-A row is split over programs when there are few rows; each walks its tiles of columns once, joining their
-statistics by the chain rule of ``partition`` as it goes, and the splits are joined by ``partition`` itself.
-A tile's own normalisers are known before its KL is summed, so no term cancels. Float64 goes through ``eager``.
+A row is split over programs when there are few rows; each walks its tiles of columns once, lane by lane,
+and the splits are joined by the chain rule of ``partition``. Where one sweep would lose digits (banned words, logits
+that overflow around the first tile's), the program walks its tiles again, each with its own normalisers, so that no
+term cancels. Float64 goes through ``eager``.
 """
 
 from __future__ import annotations
@@ -17,180 +18,132 @@ from torch import Tensor
 from kullback.vocab import eager, partition
 from kullback.vocab.formulas import Divergence
 from kullback.vocab.kernels import Outputs
+from kullback.vocab.triton_math import (
+    around_the_mean,
+    finite,
+    from_difference,
+    gap,
+    log1p,
+    log_add,
+    log_distributions,
+    log_sum,
+    logprobs_of,
+    mass_times,
+    near_gap,
+    read,
+    terms,
+    wide_gap,
+)
 
-# Columns of a tile, which a program holds in registers: 128 threads have 32 of them each of every array that is alive.
+# Columns of a tile, which a program holds in registers: 128 threads have 16 of them each of every array that is alive.
 # Whole rows, 65,536 words in some libraries, spill to memory. ``benchmarks.gpu`` tries 1,024 to 16,384.
-BLOCK = 4096
+BLOCK = 2048
 
 # Programs that keep a device busy, about 15 for each of an H200's 132 multiprocessors. Rows are split until there are
 # so many: one row of 131,072 words gets 32 programs instead of one, and a batch of 2,048 rows is not split.
 PROGRAMS = 2048
 
-# The functions that triton compiles have as many arguments as they have, and no annotations: a kernel takes pointers
-# and numbers, not records, and calls its helpers with what is in registers.
+# Threads of a program, by 32.
+WARPS = 4
 
 
 @triton.jit
-def _read(start, columns, row_stride, row, offsets, temperature):
-    z = tl.load(start + row * row_stride + offsets, mask=offsets < columns, other=float("-inf"))
-    return z.to(tl.float32) / temperature
-
-
-@triton.jit
-def _log_sum(z):
-    """The maximum (0 where nothing is finite) and log Σe^z relative to it."""
-    largest = tl.max(z, axis=0)
-    shift = tl.where(largest == float("-inf"), 0.0, largest)
-    return shift, tl.log(tl.sum(tl.exp(z - shift), axis=0).to(tl.float64))
-
-
-@triton.jit
-def _exp_gap(x):
-    """e^x − 1 − x, by its series near 0."""
-    # Up to x¹⁰, for |x| < 0.5 instead of ``formulas.SERIES_BELOW``: it errs by 1e-10 of the value, and the kernels
-    # wait for memory, not for three multiplications more.
-    series = 1.0 + x * (1 / 10)
-    series = 1.0 + x * (1 / 9) * series
-    series = 1.0 + x * (1 / 8) * series
-    series = 1.0 + x * (1 / 7) * series
-    series = 1.0 + x * (1 / 6) * series
-    series = 1.0 + x * (1 / 5) * series
-    series = 1.0 + x * (1 / 4) * series
-    series = 1.0 + x * (1 / 3) * series
-    return tl.where(tl.abs(x) < 0.5, 0.5 * x * x * series, tl.exp(x) - 1.0 - x)
-
-
-@triton.jit
-def _expm1(x):
-    return tl.where(tl.abs(x) < 0.5, x + _exp_gap(x), tl.exp(x) - 1.0)
-
-
-@triton.jit
-def _gap(a, b, log_ratio):
-    """``formulas.gap``."""
-    mass = tl.exp(a)
-    near = log_ratio > -1.0
-    close = mass * _exp_gap(tl.where(near, -log_ratio, 0.0))
-    far = tl.exp(b) - mass + tl.where(mass > 0.0, mass * log_ratio, 0.0)
-    return tl.where(near, close, far)
-
-
-@triton.jit
-def _wide_gap(a, b):
-    """``formulas.gap`` of two float64 scalars."""
-    mass = tl.exp(a)
-    x = b - a
-    series = 1.0 + x / 6 * (1.0 + x / 7 * (1.0 + x / 8 * (1.0 + x / 9)))
-    series = 0.5 * x * x * (1.0 + x / 3 * (1.0 + x / 4 * (1.0 + x / 5 * series)))
-    close = mass * tl.where(tl.abs(x) < 0.1, series, tl.exp(tl.where(x < 1.0, x, 0.0)) - 1.0 - x)
-    far = tl.exp(b) - mass - tl.where(mass > 0.0, mass * x, 0.0)
-    return tl.where(x < 1.0, close, far)
-
-
-@triton.jit
-def _log_add(a, b):
-    largest = tl.maximum(a, b)
-    shift = tl.where(largest == float("-inf"), 0.0, largest)
-    return shift + tl.log(tl.exp(a - shift) + tl.exp(b - shift))
-
-
-@triton.jit
-def _finite(total):
-    """A normaliser that may be subtracted: 0 where there is no mass."""
-    return tl.where(total == float("-inf"), 0.0, total)
-
-
-@triton.jit
-def _logprobs_of(z, normaliser):
-    """``formulas.logprobs_of``."""
-    coarse = normaliser.to(tl.float32)
-    return (z - coarse) - (normaliser - coarse).to(tl.float32)
-
-
-@triton.jit
-def _log_distributions(q, p, lq, lp):
-    """log q, log p and log q/p, the last from the logits' own difference, which rounds less."""
-    coarse = (lq - lp).to(tl.float32)
-    fine = (lq - lp - coarse).to(tl.float32)
-    shifted = tl.where(tl.abs(lq) > tl.abs(lp), (q - coarse) - p, q - (p + coarse))
-    log_ratio = tl.where(tl.abs(coarse) < 16.0, (q - p) - coarse, shifted) - fine
-    return _logprobs_of(q, lq), _logprobs_of(p, lp), log_ratio
-
-
-@triton.jit
-def _mass_times(mass, x):
-    return tl.where(mass > 0.0, mass * x, 0.0)
-
-
-@triton.jit
-def _log1p(y):
-    """log(1 + y): Kahan's quotient takes the rounding of 1 + y out again."""
-    w = 1.0 + y
-    return tl.where(w == 1.0, y, tl.log(w) * y / tl.where(w == 1.0, 1.0, w - 1.0))
-
-
-@triton.jit
-def _mixture(a, b, log_ratio, log_keep, log_skew):
-    """``formulas._mixture``."""
-    close = tl.abs(log_ratio) < 1.0
-    x = tl.where(close, -log_ratio, 0.0)
-    m = _log_add(a + log_keep, b + log_skew)
-    return m, tl.where(close, _log1p(tl.exp(log_skew) * _expm1(x)), m - a)
-
-
-@triton.jit
-def _terms(a, b, log_ratio, log_keep, log_skew, KIND: tl.constexpr):
-    """``Divergence.terms`` of ``formulas``."""
-    mass = tl.exp(a)
-    if KIND == "kl":
-        other = tl.exp(b)
-        close = tl.abs(log_ratio) < 1.0
-        below = tl.where(close, other * _expm1(tl.where(close, log_ratio, 0.0)), mass - other)
-        return _gap(a, b, log_ratio), _mass_times(mass, log_ratio), -below
-    m, above = _mixture(a, b, log_ratio, log_keep, log_skew)
-    of_b = tl.where(tl.abs(log_ratio) < 1.0, -log_ratio - above, b - m)
-    if KIND == "skewed":
-        skew = tl.exp(log_skew)
-        share = _mass_times(mass, skew * _expm1(of_b))
-        return _gap(a, m, -above), share - _mass_times(mass, above), -skew * _mass_times(tl.exp(b), _expm1(-above))
-    d = 0.5 * (_gap(a, m, -above) + _gap(b, m, of_b))
-    return d, -0.5 * _mass_times(mass, above), 0.5 * _mass_times(tl.exp(b), of_b)
-
-
-@triton.jit
-def _pair_kernel(zq, zp, out, columns, stride_q, stride_p, temperature, width, BLOCK: tl.constexpr):
-    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    # Three float64 numbers a program, joined after every tile: they cost nothing beside a tile's 4,096 float32 terms.
+def _careful_pair(zq, zp, row, split, columns, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK: tl.constexpr):
+    """(lq, lp, KL) tile by tile, each with its own normalisers: whatever the logits are."""
     lq = tl.full((), float("-inf"), tl.float64)
     lp = tl.full((), float("-inf"), tl.float64)
     kl = tl.full((), 0.0, tl.float64)
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        q = _read(zq, stop, stride_q, row, offsets, temperature)
-        p = _read(zp, stop, stride_p, row, offsets, temperature)
-        shift_q, sum_q = _log_sum(q)
-        shift_p, sum_p = _log_sum(p)
-        own_q, own_p = shift_q + sum_q, shift_p + sum_p
-        a, b, log_ratio = _log_distributions(q, p, _finite(own_q), _finite(own_p))
-        inside = tl.sum(_gap(a, b, log_ratio), axis=0).to(tl.float64)
+        q = read(zq, stop, stride_q, row, offsets, temperature)
+        p = read(zp, stop, stride_p, row, offsets, temperature)
+        shift_q, sum_q = log_sum(q)
+        own_q = shift_q + sum_q
+        if DIFFERENCE:
+            p = tl.where(offsets < stop, p, 0.0)
+            shift_p, sum_p = log_sum(q - p)
+            own_p = shift_p + sum_p
+            a, b, log_ratio = from_difference(q, p, finite(own_q), finite(own_p))
+            inside = tl.sum(gap(a, b, log_ratio), axis=0).to(tl.float64)
+            near_p, near = around_the_mean(q, p, own_q)
+            own_p = tl.where(near < 30.0, near_p, own_p)
+            inside = tl.where(near < 30.0, near, inside)
+        else:
+            shift_p, sum_p = log_sum(p)
+            own_p = shift_p + sum_p
+            a, b, log_ratio = log_distributions(q, p, finite(own_q), finite(own_p))
+            inside = tl.sum(gap(a, b, log_ratio), axis=0).to(tl.float64)
         empty = (own_q == float("-inf")) | (own_p == float("-inf"))
         inside = tl.where(empty, 0.0, inside)
-        new_q, new_p = _log_add(lq, own_q), _log_add(lp, own_p)
-        a_old, b_old = lq - _finite(new_q), lp - _finite(new_p)
-        a_own, b_own = own_q - _finite(new_q), own_p - _finite(new_p)
+        new_q, new_p = log_add(lq, own_q), log_add(lp, own_p)
+        a_old, b_old = lq - finite(new_q), lp - finite(new_p)
+        a_own, b_own = own_q - finite(new_q), own_p - finite(new_p)
         kl = (
-            _mass_times(tl.exp(a_old), kl)
-            + _mass_times(tl.exp(a_own), inside)
-            + _wide_gap(a_old, b_old)
-            + _wide_gap(a_own, b_own)
+            mass_times(tl.exp(a_old), kl)
+            + mass_times(tl.exp(a_own), inside)
+            + wide_gap(a_old, b_old)
+            + wide_gap(a_own, b_own)
         )
         kl = tl.where((new_q == float("-inf")) | (new_p == float("-inf")), 0.0, kl)
         lq, lp = new_q, new_p
+    return lq, lp, kl
+
+
+@triton.jit
+def _pair_kernel(
+    zq, zp, out, columns, stride_q, stride_p, temperature, width, DIFFERENCE: tl.constexpr, BLOCK: tl.constexpr
+):
+    # One sweep, as ``formulas.pair_sweep``, around the largest logit and the mean difference of the first tile. Every
+    # lane adds up its own columns, and nothing crosses lanes before the end: a tile with its own normalisers costs ten
+    # float64 logarithms and exponentials in every thread, three times as much as all else.
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    stop = tl.minimum(columns, (split + 1) * width)
+    offsets = split * width + tl.arange(0, BLOCK)
+    q = read(zq, stop, stride_q, row, offsets, temperature)
+    p = read(zp, stop, stride_p, row, offsets, temperature)
+    top = tl.max(q, axis=0)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    mass = tl.exp(q - top)
+    d = p if DIFFERENCE else q - p
+    centre = tl.sum(mass_times(mass, d), axis=0) / tl.sum(mass, axis=0)
+    centre = tl.where(tl.abs(centre) < 1e30, centre, 0.0)  # of a tile that is banned: any other serves
+    total = tl.zeros((BLOCK,), tl.float32)
+    expected = tl.zeros((BLOCK,), tl.float32)
+    gaps = tl.zeros((BLOCK,), tl.float32)
+    for start in range(split * width, stop, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        q = read(zq, stop, stride_q, row, offsets, temperature) - top
+        p = read(zp, stop, stride_p, row, offsets, temperature)
+        mass = tl.exp(q)
+        if DIFFERENCE:
+            x = p - centre
+            other = tl.exp(q - tl.where(offsets < stop, x, 0.0))
+        else:
+            x = (q - (p - top)) - centre
+            other = tl.exp((p - top) + centre)
+        here = mass_times(mass, x)
+        total += mass
+        expected += here
+        near = tl.abs(x) < 0.5
+        gaps += tl.where(near, mass * near_gap(tl.where(near, -x, 0.0)), other - mass + here)
+    whole = tl.sum(total.to(tl.float64), axis=0)
+    inside = tl.sum(gaps.to(tl.float64), axis=0) / whole
+    delta = inside - tl.sum(expected.to(tl.float64), axis=0) / whole
+    log_other = log1p(delta)
+    excess = delta - log_other
+    kl = inside - excess
+    lq = top.to(tl.float64) + tl.log(whole)
+    lp = lq - centre.to(tl.float64) + log_other
+    kept = (excess <= 8.0 * kl + 1e-10) & (whole > 0.0) & (whole < float("inf")) & (kl < 30.0)
+    if kept == 0:
+        lq, lp, kl = _careful_pair(
+            zq, zp, row, split, columns, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK
+        )
     at = out + (row * tl.num_programs(1) + split) * 3
     tl.store(at, lq)
     tl.store(at + 1, lp)
-    tl.store(at + 2, kl)
+    tl.store(at + 2, tl.where(kl < 0.0, 0.0, kl))
 
 
 @triton.jit
@@ -207,21 +160,25 @@ def _sums_kernel(
     log_keep,
     log_skew,
     KIND: tl.constexpr,
+    DIFFERENCE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    lq = _finite(tl.load(normalisers + row * 2))
-    lp = _finite(tl.load(normalisers + row * 2 + 1))
+    lq = finite(tl.load(normalisers + row * 2))
+    lp = finite(tl.load(normalisers + row * 2 + 1))
     value = tl.full((), 0.0, tl.float64)
     of_a = tl.full((), 0.0, tl.float64)
     of_b = tl.full((), 0.0, tl.float64)
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        q = _read(zq, stop, stride_q, row, offsets, temperature)
-        p = _read(zp, stop, stride_p, row, offsets, temperature)
-        a, b, log_ratio = _log_distributions(q, p, lq, lp)
-        d, da, db = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
+        q = read(zq, stop, stride_q, row, offsets, temperature)
+        p = read(zp, stop, stride_p, row, offsets, temperature)
+        if DIFFERENCE:
+            a, b, log_ratio = from_difference(q, tl.where(offsets < stop, p, 0.0), lq, lp)
+        else:
+            a, b, log_ratio = log_distributions(q, p, lq, lp)
+        d, da, db = terms(a, b, log_ratio, log_keep, log_skew, KIND)
         value += tl.sum(d, axis=0).to(tl.float64)
         of_a += tl.sum(da, axis=0).to(tl.float64)
         of_b += tl.sum(db, axis=0).to(tl.float64)
@@ -248,57 +205,84 @@ def _pair_gradients_kernel(
     log_keep,
     log_skew,
     KIND: tl.constexpr,
+    DIFFERENCE: tl.constexpr,
     OF_Q: tl.constexpr,
     OF_P: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    lq = _finite(tl.load(saved + row * 5))
-    lp = _finite(tl.load(saved + row * 5 + 1))
+    lq = finite(tl.load(saved + row * 5))
+    lp = finite(tl.load(saved + row * 5 + 1))
     value = tl.load(saved + row * 5 + 2)
     sum_a = tl.load(saved + row * 5 + 3).to(tl.float32)
     sum_b = tl.load(saved + row * 5 + 4).to(tl.float32)
     g = tl.load(upstream + row).to(tl.float32)
-    q = _read(zq, columns, stride_q, row, offsets, temperature)
-    p = _read(zp, columns, stride_p, row, offsets, temperature)
-    a, b, log_ratio = _log_distributions(q, p, lq, lp)
-    _, of_a, of_b = _terms(a, b, log_ratio, log_keep, log_skew, KIND)
-    finite = value != float("inf")
+    q = read(zq, columns, stride_q, row, offsets, temperature)
+    p = read(zp, columns, stride_p, row, offsets, temperature)
+    if DIFFERENCE:
+        a, b, log_ratio = from_difference(q, tl.where(offsets < columns, p, 0.0), lq, lp)
+    else:
+        a, b, log_ratio = log_distributions(q, p, lq, lp)
+    _, of_a, of_b = terms(a, b, log_ratio, log_keep, log_skew, KIND)
+    allowed = value != float("inf")
     inside = offsets < columns
     if OF_Q:
-        grad = tl.where(finite, g * (of_a - tl.exp(a) * sum_a), 0.0)
+        grad = tl.where(allowed, g * (of_a - tl.exp(a) * sum_a), 0.0)
         tl.store(out_q + row * to_q + offsets, grad.to(out_q.dtype.element_ty), mask=inside)
     if OF_P:
-        grad = tl.where(finite, g * (of_b - tl.exp(b) * sum_b), 0.0)
+        grad = tl.where(allowed, g * (of_b - tl.exp(b) * sum_b), 0.0)
         tl.store(out_p + row * to_p + offsets, grad.to(out_p.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.constexpr):
-    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    wanted = tl.load(index + row)
+def _careful_token(z, row, split, columns, stride, temperature, width, BLOCK: tl.constexpr):
+    """(log Σe^z, entropy) tile by tile, each with its own normaliser: whatever the logits are."""
     total = tl.full((), float("-inf"), tl.float64)
     entropy = tl.full((), 0.0, tl.float64)
-    chosen = tl.full((), 0.0, tl.float64)
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        x = _read(z, stop, stride, row, offsets, temperature)
-        chosen += tl.sum(tl.where((offsets == wanted) & (offsets < stop), x, 0.0), axis=0).to(tl.float64)
-        shift, log_sum = _log_sum(x)
+        x = read(z, stop, stride, row, offsets, temperature)
+        shift, own_sum = log_sum(x)
         below = x - shift
-        mean = tl.sum(_mass_times(tl.exp(below), below), axis=0).to(tl.float64) / tl.exp(log_sum)
-        own = shift + log_sum
-        inside = tl.where(own == float("-inf"), 0.0, log_sum - mean)
-        new = _log_add(total, own)
-        a_old, a_own = total - _finite(new), own - _finite(new)
-        entropy = _mass_times(tl.exp(a_old), entropy - a_old) + _mass_times(tl.exp(a_own), inside - a_own)
+        mean = tl.sum(mass_times(tl.exp(below), below), axis=0).to(tl.float64) / tl.exp(own_sum)
+        own = shift + own_sum
+        inside = tl.where(own == float("-inf"), 0.0, own_sum - mean)
+        new = log_add(total, own)
+        a_old, a_own = total - finite(new), own - finite(new)
+        entropy = mass_times(tl.exp(a_old), entropy - a_old) + mass_times(tl.exp(a_own), inside - a_own)
         total = new
+    return total, entropy
+
+
+@triton.jit
+def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.constexpr):
+    # One sweep around the largest logit of the first tile, as in ``_pair_kernel``.
+    row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    stop = tl.minimum(columns, (split + 1) * width)
+    wanted = tl.load(index + row)
+    here = (wanted >= split * width) & (wanted < stop)
+    chosen = tl.load(z + row * stride + wanted, mask=here, other=0.0).to(tl.float32) / temperature
+    top = tl.max(read(z, stop, stride, row, split * width + tl.arange(0, BLOCK), temperature), axis=0)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    masses = tl.zeros((BLOCK,), tl.float32)
+    expected = tl.zeros((BLOCK,), tl.float32)
+    for start in range(split * width, stop, BLOCK):
+        x = read(z, stop, stride, row, start + tl.arange(0, BLOCK), temperature) - top
+        mass = tl.exp(x)
+        masses += mass
+        expected += mass_times(mass, x)
+    whole = tl.sum(masses.to(tl.float64), axis=0)
+    log_whole = tl.log(whole)
+    total = top.to(tl.float64) + log_whole
+    entropy = log_whole - tl.sum(expected.to(tl.float64), axis=0) / whole
+    if ((whole > 0.0) & (whole < float("inf"))) == 0:
+        total, entropy = _careful_token(z, row, split, columns, stride, temperature, width, BLOCK)
     at = out + (row * tl.num_programs(1) + split) * 3
     tl.store(at, total)
     tl.store(at + 1, entropy)
-    tl.store(at + 2, chosen)
+    tl.store(at + 2, chosen.to(tl.float64))
 
 
 @triton.jit
@@ -311,8 +295,8 @@ def _token_gradients_kernel(
     entropy = tl.load(saved + row * 2 + 1).to(tl.float32)
     g1 = tl.load(of_logprob + row).to(tl.float32)
     g2 = tl.load(of_entropy + row).to(tl.float32)
-    logs = _logprobs_of(_read(z, columns, stride, row, offsets, temperature), total)
-    grad = -_mass_times(tl.exp(logs), g1 + g2 * (logs + entropy))
+    logs = logprobs_of(read(z, columns, stride, row, offsets, temperature), total)
+    grad = -mass_times(tl.exp(logs), g1 + g2 * (logs + entropy))
     grad += tl.where(offsets == tl.load(index + row), g1, 0.0)
     tl.store(out + row * to + offsets, grad.to(out.dtype.element_ty), mask=offsets < columns)
 
@@ -336,23 +320,32 @@ def _mixture_logs(divergence: Divergence) -> tuple[float, float]:
     return (math.log1p(-share), math.log(share)) if share < 1 else (0.0, 0.0)
 
 
-def pair_statistics(zq: Tensor, zp: Tensor, temperature: float) -> Tensor:
+def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool = False) -> Tensor:
     """See ``formulas.pair_statistics``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        return eager.pair_statistics(zq, zp, temperature)
+        return eager.pair_statistics(zq, zp, temperature, difference)
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
-    _pair_kernel[(len(zq), splits)](
-        zq, zp, out, zq.shape[1], zq.stride(0), zp.stride(0), temperature, width, BLOCK=BLOCK
-    )
+    numbers = zq.shape[1], zq.stride(0), zp.stride(0), temperature, width
+    _pair_kernel[(len(zq), splits)](zq, zp, out, *numbers, DIFFERENCE=difference, BLOCK=BLOCK, num_warps=WARPS)
     return out[:, 0] if splits == 1 else partition.join_pairs(out)
 
 
-def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Divergence, temperature: float) -> Tensor:
+def pair_sums(
+    zq: Tensor,
+    zp: Tensor,
+    normalisers: Tensor,
+    *,
+    divergence: Divergence,
+    temperature: float,
+    difference: bool = False,
+) -> Tensor:
     """See ``formulas.pair_sums``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        return eager.pair_sums(zq, zp, normalisers, divergence=divergence, temperature=temperature)
+        return eager.pair_sums(
+            zq, zp, normalisers, divergence=divergence, temperature=temperature, difference=difference
+        )
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
@@ -368,7 +361,9 @@ def pair_sums(zq: Tensor, zp: Tensor, normalisers: Tensor, *, divergence: Diverg
         width,
         *_mixture_logs(divergence),
         KIND=divergence.name,
+        DIFFERENCE=difference,
         BLOCK=BLOCK,
+        num_warps=WARPS,
     )
     return partition.join_sums(out)
 
@@ -382,10 +377,20 @@ def pair_gradients(
     divergence: Divergence,
     temperature: float,
     outs: Outputs,
+    difference: bool = False,
 ) -> None:
     """See ``formulas.pair_gradients``."""
     if torch.float64 in (zq.dtype, zp.dtype) or not len(zq):
-        eager.pair_gradients(zq, zp, saved, upstream, divergence=divergence, temperature=temperature, outs=outs)
+        eager.pair_gradients(
+            zq,
+            zp,
+            saved,
+            upstream,
+            divergence=divergence,
+            temperature=temperature,
+            outs=outs,
+            difference=difference,
+        )
         return
     out_q, out_p = outs
     zq, zp = _rows(zq), _rows(zp)
@@ -405,9 +410,11 @@ def pair_gradients(
         temperature,
         *_mixture_logs(divergence),
         KIND=divergence.name,
+        DIFFERENCE=difference,
         OF_Q=out_q is not None,
         OF_P=out_p is not None,
         BLOCK=BLOCK,
+        num_warps=WARPS,
     )
 
 
@@ -419,7 +426,7 @@ def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
     splits, width = _splits(*z.shape)
     out = torch.empty((len(z), splits, 3), dtype=torch.float64, device=z.device)
     _token_kernel[(len(z), splits)](
-        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK
+        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK, num_warps=WARPS
     )
     return out[:, 0] if splits == 1 else partition.join_tokens(out)
 
@@ -449,5 +456,5 @@ def token_gradients(
     z = _rows(z)
     numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))
     _token_gradients_kernel[(len(z), triton.cdiv(z.shape[1], BLOCK))](
-        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK
+        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK, num_warps=WARPS
     )

@@ -15,7 +15,7 @@ from kullback.errors import ShapeError
 from kullback.vocab import shards, weighted_ops
 from kullback.vocab.formulas import Divergence
 from kullback.vocab.heads import HeadPlan
-from kullback.vocab.linear import Precision, check_heads, check_token_head, flat_inputs, head_plan
+from kullback.vocab.linear import Precision, check_heads, check_token_head, difference_of, flat_inputs, head_plan
 from kullback.vocab.logits import TokenDirection, named_divergence, result_like, token_results
 from kullback.vocab.ops import Context, differentiable, refuse
 from kullback.vocab.shards import Shard
@@ -38,7 +38,8 @@ def linear_weighted_kl(
     temperature: float = 1.0,
     scale: float = 1.0,
     softcap: float | None = None,
-    precision: Precision = "float32",
+    weight_difference: Tensor | None = None,
+    precision: Precision | None = None,
     workspace: int | None = None,
     group: ProcessGroup | None = None,
     backend: str | None = None,
@@ -54,7 +55,8 @@ def linear_weighted_kl(
     Args:
         hidden, weight, ref_hidden, ref_weight: as for ``linear_token_kl``.
         token_weights: w, (…), the shape of the tokens.
-        bias, ref_bias, direction, skew, temperature, scale, softcap, precision, group, backend: likewise.
+        bias, ref_bias, direction, skew, temperature, scale, softcap: likewise.
+        weight_difference, precision, group, backend: likewise.
         workspace: bytes of logits held at a time; at least one token's whole rows are held.
 
     Returns:
@@ -86,8 +88,9 @@ def linear_weighted_kl(
         precision=precision,
         workspace=workspace,
         backend=backend,
+        difference=difference_of(q, p, weight_difference, swapped),
     )
-    tensors = token_weights.reshape(-1), *flat_inputs(*first), *flat_inputs(*second)
+    tensors = token_weights.reshape(-1), *flat_inputs(*first), *flat_inputs(*second), weight_difference
     total, values = differentiable(_WeightedPair, divergence, plan, group, *tensors)
     return total, values.view(hidden.shape[:-1])
 
@@ -123,12 +126,13 @@ class _WeightedPair(torch.autograd.Function):
         grads = ctx.grads or _pair(ctx, weights, tensors)[1:]
         ctx.grads = None
         of_weights = upstream * values if ctx.needs_input_grad[3] else None
-        return None, None, None, of_weights, *scaled_gradients(grads, upstream, ctx.needs_input_grad[4:], tensors)
+        scaled = scaled_gradients(grads, upstream, ctx.needs_input_grad[4:10], tensors)
+        return None, None, None, of_weights, *scaled, None
 
 
 def _pair(ctx: _PairContext, weights: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     """The divergences, and the gradients of their sum under these weights."""
-    wanted = ctx.needs_input_grad[4:]
+    wanted = ctx.needs_input_grad[4:10]
     values_and_grads = weighted_ops.weighted_pair(
         tensors,
         ctx.plan,
@@ -155,7 +159,7 @@ def linear_weighted_logprobs(
     temperature: float = 1.0,
     scale: float = 1.0,
     softcap: float | None = None,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
     workspace: int | None = None,
     group: ProcessGroup | None = None,
     vocab_start: int | None = None,

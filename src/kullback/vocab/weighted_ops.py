@@ -9,7 +9,7 @@ from torch import Tensor
 from kullback.vocab import partition, shards
 from kullback.vocab.backends import block_kernels
 from kullback.vocab.formulas import Divergence, divergence_of, wide
-from kullback.vocab.head_ops import PLAN, gradients_like, head_operator, heads_of
+from kullback.vocab.head_ops import PLAN, gradients_like, head_operator, heads_of, pair_of
 from kullback.vocab.heads import Head, HeadGradients, HeadPlan, bands
 from kullback.vocab.kernels import BlockKernels
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic
@@ -31,12 +31,18 @@ def _row_blocks(head: Head, models: float, workspace: int, group: ProcessGroup |
     return bands(head, models, workspace, shards.widest_shard(vocabulary, group)), slice(0, vocabulary)
 
 
-def _saved(zq: Tensor, zp: Tensor, kernels: BlockKernels, divergence: Divergence, group: ProcessGroup | None) -> Tensor:
+def _saved(
+    z: tuple[Tensor, Tensor],
+    difference: bool,
+    kernels: BlockKernels,
+    divergence: Divergence,
+    group: ProcessGroup | None,
+) -> Tensor:
     """What the gradient of whole rows needs, (rows, 5)."""
-    saved = partition.saved_of_pairs(kernels.pair_statistics(zq, zp, 1.0), divergence, group)
+    saved = partition.saved_of_pairs(kernels.pair_statistics(*z, 1.0, difference), divergence, group)
     if divergence.chains:
         return saved
-    sums = kernels.pair_sums(zq, zp, saved, divergence=divergence, temperature=1.0)
+    sums = kernels.pair_sums(*z, saved, divergence=divergence, temperature=1.0, difference=difference)
     return partition.saved_of_sums(saved, sums, group)
 
 
@@ -61,7 +67,8 @@ def weighted_pair(
     wanted: list[bool],
 ) -> list[Tensor]:
     """The divergence at every token, (tokens,), and the gradients of its weighted sum in ``pair_gradients``' order."""
-    q, p = heads_of(tensors, plan)
+    pair = pair_of(tensors, plan)
+    q, p = pair.q, pair.p
     kind, kernels, group = divergence_of(divergence, skew), block_kernels(plan.backend), shards.group_of(group_name)
     want_q, want_p = any(wanted[:3]), any(wanted[3:])
     parts = 1 if want_p else REFERENCE_PARTS
@@ -70,25 +77,33 @@ def weighted_pair(
     values = wide(weights.new_zeros(len(q.hidden)))
     with plain_arithmetic(q.hidden), of_q.over(columns) as to_q, of_p.over(columns) as to_p:
 
-        def make(at: slice, zq: Tensor) -> None:
-            """The divergences of some rows; the logits become the gradients to them."""
-            zp = p.logits(at, columns)
-            saved = _saved(zq, zp, kernels, kind, group)
+        def make(at: slice, z: Tensor, grad: Tensor) -> None:
+            """The divergences of some rows, and the gradients to their logits; the logits are overwritten."""
+            z, second, slope = pair.block(z, at, columns, want_p)
+            saved = _saved((z, second), pair.difference, kernels, kind, group)
             values[at] = saved[:, 2]
-            slope = p.slope(zp) if want_p else None
-            outs = zq if want_q else None, zp if want_p else None
             if want_q or want_p:
-                kernels.pair_gradients(zq, zp, saved, weights[at], divergence=kind, temperature=1.0, outs=outs)
+                kernels.pair_gradients(
+                    z,
+                    second,
+                    saved,
+                    weights[at],
+                    divergence=kind,
+                    temperature=1.0,
+                    outs=(grad if want_q else None, second if want_p else None),
+                    difference=pair.difference,
+                )
             if want_p:
-                to_p(at, zp, slope)
+                to_p(at, second, slope)
 
         for block in rows:
-            z = q.logits(block, columns)
+            z = q.uncapped(block, columns)
             slope = q.slope(z) if want_q else None
+            grad = of_q.room(z, slope) if want_q else z
             for part in slices(len(z), -(-len(z) // parts)):
-                make(slice(block.start + part.start, block.start + part.stop), z[part])
+                make(slice(block.start + part.start, block.start + part.stop), z[part], grad[part])
             if want_q:
-                to_q(block, z, slope)
+                to_q(block, grad, slope)
     return [values, *of_q.results(), *of_p.results()]
 
 
@@ -123,12 +138,14 @@ def weighted_tokens(
     saved = wide(weights.new_zeros((len(head.hidden), 3)))
     with plain_arithmetic(head.hidden), gradients.over(columns) as add:
         for at in rows:
-            z = head.logits(at, columns)
+            z = head.uncapped(at, columns)
+            slope = head.slope(z) if any(wanted) else None
+            z = head.capped(z)
             index = local_index(tokens[at], start, columns.stop)
             own = kernels.token_statistics(z, index, 1.0)
             saved[at] = shards.whole_statistics(own, partition.join_tokens, group)
-            slope = head.slope(z)
             if any(wanted):
+                grad = gradients.room(z, slope)
                 kernels.token_gradients(
                     z,
                     index,
@@ -136,7 +153,7 @@ def weighted_tokens(
                     of_logprob=weights[at],
                     of_entropy=entropy_weights[at],
                     temperature=1.0,
-                    out=z,
+                    out=grad,
                 )
-                add(at, z, slope)
+                add(at, grad, slope)
     return [saved, *gradients.results()]
