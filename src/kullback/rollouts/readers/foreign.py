@@ -23,6 +23,9 @@ from kullback.rollouts.schema import COLUMNS, holds
 ROWS = 1024
 """Brought together by column."""
 
+LONGEST = 600
+"""Characters of a sentence on what is wrong with a record."""
+
 SHAPELESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What a record of a shape that its format did not think of makes of it."""
 
@@ -123,7 +126,7 @@ class FormatSource:
             # All of a record or nothing; what opens its own file has one that is the whole, and streams.
             return self._streamed(found) if self._container == "binary" else list(found)
         except InputError as error:
-            return Broken(str(error))
+            return Broken(_cut(str(error)))
         except SHAPELESS as error:
             return Broken(self._misshapen(error))
 
@@ -131,14 +134,14 @@ class FormatSource:
         try:
             yield from found
         except InputError as error:
-            raise FileError(f"{self.path}: {error}") from error
+            raise FileError(f"{self.path}: {_cut(str(error))}") from error
         except SHAPELESS as error:
             raise FileError(f"{self.path}: {self._misshapen(error)}") from error
 
     def _misshapen(self, error: Exception) -> str:
         if isinstance(error, InputError):
-            return str(error)
-        said = " ".join(str(error).split())[:120]
+            return _cut(str(error))
+        said = _cut(" ".join(str(error).split()), 120)
         return f"it has not the shape of {self.format.name} ({type(error).__name__}: {said})"
 
     def _named(self, record: Mapping[str, Any]) -> Mapping[str, Any] | Broken:
@@ -163,6 +166,12 @@ class FormatSource:
         more = f" ({others} more cannot be read)" if others else ""
         advice = "; skip_bad=True (--skip-bad) leaves such records out" if place else ""
         raise (UnfinishedError if broken.unfinished else FileError)(f"{where}: {broken.reason}{more}{advice}")
+
+
+def _cut(sentence: str, longest: int = LONGEST) -> str:
+    """A sentence without the middle of it, where a value that it repeats has thousands of digits."""
+    half = longest // 2
+    return sentence if len(sentence) <= longest else f"{sentence[:half]}…{sentence[-half:]}"
 
 
 def step_of(path: Path, format: Format) -> int | None:
