@@ -126,15 +126,16 @@ def read(one: Format, *, skip_bad: bool) -> str:
     try:
         for block in source.blocks(1000):
             for rollout in block:
-                assert np.isfinite(rollout.column(_law(rollout))[rollout.counted]).all()
+                assert np.isfinite(_drew(rollout)[rollout.counted]).all()
         repr(source.metadata)
         return "\n".join(source.bad) and source.bad[0]
     except (FileError, InputError) as error:
         return str(error)
 
 
-def _law(rollout: kb.Rollout) -> str:
-    return next(name for name in kb.rollouts.LOGPROB_COLUMNS if getattr(rollout, name) is not None)
+def _drew(rollout: kb.Rollout) -> np.ndarray:
+    """The log-probs of what drew the tokens; those of another law may be −inf."""
+    return rollout.column("logprobs" if rollout.behavior_logprobs is None else "behavior_logprobs")
 
 
 def said_well(said: str) -> None:

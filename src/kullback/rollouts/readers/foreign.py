@@ -12,7 +12,7 @@ from typing import Any
 
 from kullback.errors import FileError, InputError, UnfinishedError
 from kullback.rollouts.columns import Columns, split
-from kullback.rollouts.metadata import Metadata
+from kullback.rollouts.metadata import Metadata, agreed
 from kullback.rollouts.placing import placed
 from kullback.rollouts.readers.containers import RECORDS, Broken, Found
 from kullback.rollouts.readers.format import Container, Format
@@ -54,7 +54,7 @@ class FormatSource:
     """
 
     def __init__(self, path: Path, format: Format, container: Container, reading: Reading) -> None:
-        self.path, self.format, self.bad = path, format, []
+        self.path, self.format, self.bad, self._said = path, format, [], None
         self._container, self._reading = container, reading
         if format.advice is not None:
             raise FileError(
@@ -63,10 +63,15 @@ class FormatSource:
         self._step = step_of(path, format)
 
     bad: list[str]
+    _said: Metadata | None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the records say that were read so far; before any was, what the first one does."""
+        return self._first_metadata if self._said is None else self._said
 
     @cached_property
-    def metadata(self) -> Metadata:
-        """What its first record says about all."""
+    def _first_metadata(self) -> Metadata:
         record = self._named(first_record(self.path, self._container))
         try:
             return Metadata() if isinstance(record, Broken) else self.format.metadata(record)
@@ -107,8 +112,9 @@ class FormatSource:
         for place, record in records:
             found = self._of(record)
             if isinstance(found, Broken):
-                self._leave_out(place, found, records)
-                continue
+                found = self._rest_of(place, record, found, records)
+            else:
+                self._hear(record)
             for rollout in found:
                 some = True
                 yield placed(rollout, self._step)
@@ -129,6 +135,38 @@ class FormatSource:
             return Broken(_cut(str(error)))
         except SHAPELESS as error:
             return Broken(self._misshapen(error))
+
+    def _hear(self, record: Mapping[str, Any] | Broken) -> None:
+        """Keep what a record says about itself, as far as those before it said the same."""
+        named = record if isinstance(record, Broken) else self._named(record)
+        try:
+            said = Metadata() if isinstance(named, Broken) else self.format.metadata(named)
+        except SHAPELESS:
+            said = Metadata()
+        if said != self._said:
+            self._said = said if self._said is None else agreed(self._said, said)
+
+    def _rest_of(
+        self, place: str, record: Mapping[str, Any] | Broken, whole: Broken, rest: Iterator[Found]
+    ) -> Iterator[Rollout]:
+        """Of a record that cannot be read: the sequences in it that can, where bad ones are to be left out."""
+        parts = [] if isinstance(record, Broken) or not self._reading.skip_bad else self._parts(record)
+        found = [(name, self._of(part)) for name, part in parts]
+        if not any(not isinstance(one, Broken) for _, one in found):
+            self._leave_out(place, whole, rest)
+            return
+        self._hear(record)
+        for name, one in found:
+            if isinstance(one, Broken):
+                self._leave_out(", ".join(filter(None, (place, name))), one, rest)
+            else:
+                yield from one
+
+    def _parts(self, record: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+        try:
+            return [] if self.format.alone is None else list(self.format.alone(record))
+        except SHAPELESS:
+            return []
 
     def _streamed(self, found: Iterable[Rollout]) -> Iterator[Rollout]:
         try:

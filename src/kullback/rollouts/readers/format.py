@@ -38,6 +38,9 @@ class Format:
         marker: the name of an empty file that says that the files beside it are whole; without it they are left out.
         steps: patterns, one of which finds the training step in a file's path, in its first group; for records
             that do not know it.
+        alone: a record that holds many sequences, as a batch does, in records of one each with a name for it: where
+            the whole cannot be read, they are read one by one, and those that cannot are left out. None where a record
+            is left out whole.
         columns: for a table with a column of numbers for every column of `Rollout`: from the names of its columns,
             which holds what, by the names of `Rollout`. Such a file is read by column; None where it is no such table.
     """
@@ -52,4 +55,5 @@ class Format:
     companions: tuple[str, ...] = ()
     marker: str | None = None
     steps: tuple[str, ...] = (r"step[_=-]?(\d+)",)
+    alone: Callable[[Record], Iterable[tuple[str, Record]]] | None = None
     columns: Callable[[Sequence[str]], Mapping[str, str] | None] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback.errors import InputError
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, same_length
+from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, rows_alone, same_length
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {
@@ -65,4 +65,5 @@ FORMAT = Format(
     containers=("torch", "npz"),
     recognises=_recognises,
     rollouts=checked(_rollouts),
+    alone=lambda record: rows_alone(record, NEEDED),
 )

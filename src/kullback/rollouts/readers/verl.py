@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, same_length
+from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, rows_alone, same_length
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {"behavior_logprobs": "rollout_log_probs", "logprobs": "old_log_probs", "ref_logprobs": "ref_log_prob"}
@@ -101,5 +101,6 @@ FORMAT = Format(
     rollouts=checked(_rollouts),
     metadata=_metadata,
     companions=("meta.json",),
+    alone=lambda record: rows_alone({**_columns(record), "tensordict": None}, NEEDED),
     steps=(r"step[_=-]?(\d+)", r"/(\d+)/\d+/tq_batch[^/]*$"),
 )
