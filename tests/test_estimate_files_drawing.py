@@ -114,7 +114,9 @@ def test_tgi_names_the_seed_of_what_it_sampled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("heat", "law", "said"), [(0.7, "raw", True), (1.0, "raw", False), (0.7, "temperature", False)]
 )
-def test_raw_log_probs_of_tokens_drawn_at_another_temperature(tmp_path: Path, heat: float, law: Any, said: bool) -> None:
+def test_raw_log_probs_of_tokens_drawn_at_another_temperature(
+    tmp_path: Path, heat: float, law: Any, said: bool
+) -> None:
     rows = [kb.Rollout(behavior_logprobs=[-0.5, -1.0], logprobs=[-0.6, -0.9]) for _ in range(3)]
     kb.write_rollouts(
         tmp_path / "a.parquet",
@@ -128,9 +130,7 @@ def test_raw_log_probs_of_tokens_drawn_at_another_temperature(tmp_path: Path, he
 
 @pytest.mark.parametrize(("known", "count"), [(True, 3), (False, 3), (False, 1)])
 def test_rows_without_prompts_are_said_to_be_their_own(tmp_path: Path, known: bool, count: int) -> None:
-    rows = [
-        kb.Rollout(logprobs=[-0.5], ref_logprobs=[-0.6], prompt_id=i if known else None) for i in range(count)
-    ]
+    rows = [kb.Rollout(logprobs=[-0.5], ref_logprobs=[-0.6], prompt_id=i if known else None) for i in range(count)]
     kb.write_rollouts(tmp_path / "a.parquet", rows)
     found = kb.estimate_files(tmp_path / "a.parquet")
     assert isinstance(found, kb.FilesEstimate)

@@ -23,7 +23,9 @@ SPOILT = {
     "slime-train": lambda record: record["samples"][1].update(rollout_log_probs=[7.5, 0.0, 0.0]),
     "slime": lambda record: record["samples"][1].update(rollout_log_probs=[7.5, 0.0, 0.0]),
     "verl": lambda record: _columns(record)["rollout_log_probs"][1].__setitem__(0, 7.5),
-    "skyrl": lambda record: record["rollout_logprobs"][1].__setitem__(slice(None), [7.5] * len(record["rollout_logprobs"][1])),
+    "skyrl": lambda record: record["rollout_logprobs"][1].__setitem__(
+        slice(None), [7.5] * len(record["rollout_logprobs"][1])
+    ),
 }
 """How the second sequence of each is made one that cannot be right."""
 
@@ -52,7 +54,7 @@ def test_the_sample_is_left_out_and_not_the_batch(dump: Dump, monkeypatch: pytes
     [bad] = source.bad
     assert bad.startswith(("a.pt, sample 1: ", "a.pt, row 1: "))
     assert "7.5" in bad
-    with pytest.raises(FileError, match="7.5"):
+    with pytest.raises(FileError, match=r"7\.5"):
         list(FormatSource(Path("a.pt"), one, "torch", Reading()).blocks(10))
 
 

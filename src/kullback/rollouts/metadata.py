@@ -115,7 +115,9 @@ def _both(first: Model | None, second: Model | None) -> Model | None:
     if first == second or first is None or second is None:
         return first if first == second else None
     sampling = {name: value for name, value in first.sampling.items() if second.sampling.get(name) == value}
-    same = {name: getattr(first, name) for name in ("name", "head_dtype") if getattr(first, name) == getattr(second, name)}
+    same = {
+        name: getattr(first, name) for name in ("name", "head_dtype") if getattr(first, name) == getattr(second, name)
+    }
     return Model(sampling=sampling, **same)
 
 

@@ -20,6 +20,7 @@ from kullback.rollouts import Rollout
 from kullback.rollouts.columns import split
 from kullback.rollouts.joining import By, Role, join, joined_metadata, pairs
 
+
 @dataclass(frozen=True)
 class Bracketed:
     """Bounds on a KL of the next token, which two files' lists of likely words give.
@@ -117,7 +118,10 @@ class Joined:
             said = joined_metadata(said, self.scored.files[0].metadata, role)
         formats = dict.fromkeys([self.drew.files[0].format, self.scored.files[0].format])
         name = f"{self.drew.name} and {self.scored.name}"
-        return (Source.of(name, " and ".join(formats), said, samples.get(self.drew.name, Samples())),)
+        found = samples.get(self.drew.name, Samples())
+        for role in self.roles:
+            found.lists[role] = [words for row in islice(self.scored.rollouts(), ROWS) for words in row.top or ()]
+        return (Source.of(name, " and ".join(formats), said, found),)
 
     def bracket(self) -> Bracketed | None:
         """What the lists of likely words of both say of the KL between them; None where one of them has none.
@@ -147,6 +151,10 @@ def joinable(first: Dump, second: Dump) -> Joined | None:
     sides = [dump.sides() for dump in (first, second)]
     if all(len(each) > 1 for each in sides):
         return None
+    if first.name == second.name:
+        raise InputError(
+            f"{first.name} came twice, and has one law: its KL from itself says nothing; name another file"
+        )
     # What has the sampler alone drew the tokens; where both have, the first is it.
     drew, scored, has = (first, second, sides[1]) if len(sides[0]) == 1 else (second, first, sides[0])
     others: tuple[Side, ...] = ("policy", "reference")

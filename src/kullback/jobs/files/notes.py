@@ -8,7 +8,7 @@ from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.joined import Joined
 from kullback.jobs.files.outcome import Grouping
 from kullback.jobs.files.sieve import Counts
-from kullback.jobs.files.sources import Source, drawing_notes, floor_notes, law_notes
+from kullback.jobs.files.sources import Source, drawing_notes, echo_notes, floor_notes, law_notes
 from kullback.jobs.files.tally import Answer
 
 NAMED = 3
@@ -26,6 +26,7 @@ def notes_of(
     """Sentences, the ones that change how a number is read first."""
     said = [
         *drawing_notes(sources, answers),
+        *echo_notes(sources),
         *floor_notes(sources, answers),
         *(sentence for answer in answers for sentence in law_notes(sources, answer.question)),
         *(answer.unreliable for answer in answers if answer.unreliable),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp
 
 from kullback.documents import Number, Record, text_of
@@ -34,6 +34,7 @@ class Source:
         copy: how often the reference is the policy rounded, where it mostly is.
         temperature: at which the tokens were drawn; None where that is not known.
         likeliest: how often what was drawn is the first of its list.
+        echoed: whether a row is a prompt and its completion as one.
     """
 
     path: str
@@ -43,7 +44,8 @@ class Source:
     rounded: Mapping[str, str]
     copy: Copy | None
     temperature: float | None = None
-    likeliest: Likeliest = Likeliest()
+    likeliest: Likeliest = field(default_factory=Likeliest)
+    echoed: bool = False
 
     @property
     def greedy(self) -> bool:
@@ -65,6 +67,7 @@ class Source:
             copy=samples.copy,
             temperature=_temperature(said),
             likeliest=samples.likeliest,
+            echoed=samples.echoed,
         )
 
     def to_dict(self) -> Record:
@@ -85,8 +88,8 @@ def drawing_notes(sources: Sequence[Source], answers: Sequence[Answer]) -> Itera
         how = (
             "at temperature 0"
             if any(source.temperature == 0 for source in sources)
-            else f"all {seen.of:,} stand first in their lists, which sampling at temperature 1 would do with probability "
-            f"{text_of(Number(exp(seen.log_chance), '.1g'))}"
+            else f"all {seen.of:,} stand first in their lists, which sampling at temperature 1 would do with "
+            f"probability {text_of(Number(exp(seen.log_chance), '.1g'))}"
         )
         yield (
             f"the tokens were taken greedily, not sampled ({how}): no number here is a KL, of tokens or of sequences. "
@@ -102,6 +105,16 @@ def drawing_notes(sources: Sequence[Source], answers: Sequence[Answer]) -> Itera
                 "temperature 1: the rows are no draws of that law, and every KL here is off by it"
             )
             return
+
+
+def echo_notes(sources: Sequence[Source]) -> Iterator[str]:
+    """A sentence where a prompt counts as if it had been drawn."""
+    for source in sources:
+        if source.echoed:
+            yield (
+                f"{source.path} echoes prompts and does not say where they end (it has no usage): prompt and "
+                "completion are one text here, and all of it counts"
+            )
 
 
 def laws_of(sources: Sequence[Source], side: Side) -> tuple[Law, ...]:

@@ -18,7 +18,7 @@ from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved
 from kullback.jobs.files.questions import missing_sentence
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sieve import Counts, Sieve
-from kullback.jobs.files.sources import Source
+from kullback.jobs.files.sources import Source, echo_notes
 from kullback.jobs.files.tally import Answer, Tallies
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.progress import OnProgress, Progress, unheard
@@ -101,7 +101,7 @@ class Survey:
             return f"{path} has no row with a counted token"
         if len(sides) > 1:
             return f"the rows of {path} have no exact token KLs, which this estimator reads: ask for k3"
-        return missing_sentence([*sides], path)
+        return "; ".join([missing_sentence([*sides], path), *echo_notes(sources)])
 
     def _groupings(self) -> Iterator[Grouping]:
         unit: Unit = "token" if "token" in self.asked.units else "sequence"

@@ -173,7 +173,8 @@ def batch_rows(batch: Fields, needed: Sequence[str], beside: Sequence[str]) -> l
 
 def samples_alone(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A record with `samples` as records with one each."""
-    for number, sample in enumerate(record["samples"]):
+    samples = record["samples"]
+    for number, sample in enumerate(samples if isinstance(samples, list | tuple) else ()):
         yield f"sample {number}", {**record, "samples": [sample]}
 
 

@@ -70,7 +70,8 @@ def conversion(path: Path) -> str:
         "c = {**getattr(d, 'non_tensor_batch', {}), **(getattr(d, 'metadata', 0) or {}), **dict(b.items()), "
         "**dict(b.get('tensordict', {}).items())}; c.pop('tensordict', 0)` and "
         "`torch.save({k: list(v.unbind()) if hasattr(v, 'unbind') else v if isinstance(v, (int, float, str)) else "
-        f"list(map(str, v)) for k, v in c.items() if getattr(v, 'ndim', 1) and (hasattr(v, '__len__') or isinstance(v, (int, float)))}}, "
+        "list(map(str, v)) for k, v in c.items() if getattr(v, 'ndim', 1) and "
+        "(hasattr(v, '__len__') or isinstance(v, (int, float)))}, "
         f"{shlex.quote(goal)!r})`, "
         f"and read {goal}"
     )
