@@ -74,8 +74,8 @@ def test_lists_of_two_files_bound_the_kl(tmp_path: Path) -> None:
     assert found.bracket.lower < sum(q[w] * log(q[w] / p[w]) for w in q)
     assert "is at least" in screen(found)
     assert "KL(sampler‖policy) of the next token" in screen(found)
-    assert found.to_dict()["bracket"]["positions"] == 6
-    json.loads(found.to_json())
+    said = json.loads(found.to_json())["bracket"]
+    assert (said["positions"], said["lower"], said["unit"]) == (6, found.bracket.lower, "token")
 
 
 def test_files_without_lists_bound_nothing(tmp_path: Path) -> None:

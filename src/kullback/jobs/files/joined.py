@@ -48,13 +48,14 @@ class Bracketed:
             f"Both files list likely words at {one.positions:,} places{without}. There the exact "
             f"{self.question.title} of the next token, whatever was drawn, is at least "
             f"{text_of(Number(self.lower, '.3g'))} nats on average. Outside the words that both list lie {outside} of "
-            f"the {self.question.first}'s probability ({most} at most) and {ref_outside} of the {self.question.second}'s, "
-            "on which they set no upper bound: longer lists narrow it."
+            f"the {self.question.first}'s probability ({most} at most) and {ref_outside} of the "
+            f"{self.question.second}'s, on which they set no upper bound: longer lists narrow it."
         )
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints."""
-        return {"kl": self.question.title, "lower": self.lower, "unit": "token", **vars(self.bracket)}
+        per_token = {"lower": self.lower, "upper": self.bracket.upper / max(1, self.bracket.positions)}
+        return {"kl": self.question.title, "unit": "token", **vars(self.bracket), **per_token}
 
 
 WAYS: tuple[By, ...] = ("order", "id", "tokens")
