@@ -106,9 +106,15 @@ def agreed(first: Metadata, second: Metadata) -> Metadata:
         name: first.law.get(name, "unknown") if first.law.get(name) == second.law.get(name) else "unknown"
         for name in (*first.law, *second.law)
     }
-    models = {name: _both(getattr(first, name), getattr(second, name)) for name in ("policy", "reference", "behavior")}
     quanta = {name: step for name, step in first.quantum.items() if second.quantum.get(name) == step}
-    return replace(first, law=laws, quantum=quanta, **models)
+    return replace(
+        first,
+        law=laws,
+        quantum=quanta,
+        policy=_both(first.policy, second.policy),
+        reference=_both(first.reference, second.reference),
+        behavior=_both(first.behavior, second.behavior),
+    )
 
 
 def _both(first: Model | None, second: Model | None) -> Model | None:

@@ -62,7 +62,7 @@ def _rollout(row: Mapping[str, Any], number: int) -> Rollout:
 FORMAT = Format(
     name="skyrl",
     written_by="SkyRL (dumped_data, converted)",
-    containers=("torch", "npz"),
+    containers=("torch", "npz", "json", "jsonl"),
     recognises=_recognises,
     rollouts=checked(_rollouts),
     alone=lambda record: rows_alone(record, NEEDED),

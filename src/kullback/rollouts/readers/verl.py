@@ -96,7 +96,7 @@ def _metadata(record: Mapping[str, Any]) -> Metadata:
 FORMAT = Format(
     name="verl",
     written_by="verl (DataProto and RolloutSkip, converted)",
-    containers=("torch", "npz"),
+    containers=("torch", "npz", "json", "jsonl"),
     recognises=_recognises,
     rollouts=checked(_rollouts),
     metadata=_metadata,
