@@ -314,9 +314,9 @@ def test_what_the_numbers_show_is_said(tmp_path: Path) -> None:
     copied = [kb.Rollout(logprobs=a, ref_logprobs=b, finish="end", missing_end=True) for a, b in zip(q, p, strict=True)]
     found = kb.estimate_files(written(tmp_path, "copied", copied))
     assert isinstance(found, kb.FilesEstimate)
-    assert any("is rounding: at " in note and "rounded to bfloat16" in note for note in found.notes)
+    assert any("rounding: at " in note and "rounded to bfloat16" in note for note in found.notes)
     assert any("not counted in 40 of 40 sequences" in note for note in found.notes)
     apart = [kb.Rollout(logprobs=a, ref_logprobs=b) for a, b in zip(np.round(q, 1), np.round(q + 0.01, 1), strict=True)]
     found = kb.estimate_files(written(tmp_path, "apart", apart))
     assert isinstance(found, kb.FilesEstimate)
-    assert any("may be rounding" in note and "1 decimals" in note and "0.00083" in note for note in found.notes)
+    assert any("may be rounding" in note and "1 decimal," in note and "0.00083" in note for note in found.notes)

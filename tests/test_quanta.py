@@ -37,7 +37,7 @@ def test_decimals_are_found(seed: int, digits: int, single: bool) -> None:
     values = np.round(logprobs(seed, 300).astype(np.float64), digits)
     found = rounding_of(values.astype(np.float32) if single else values)
     assert found == Rounding("decimals", pytest.approx(10.0**-digits))
-    assert found.words == f"{digits} decimals"
+    assert found.words == ("1 decimal" if digits == 1 else f"{digits} decimals")
 
 
 @settings(deadline=None)

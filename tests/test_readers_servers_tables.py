@@ -142,7 +142,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
     ),
     "ours and theirs": ({**rows()[0], "ref_log_probs": P[1]}, "--map ref_logprobs=ref_logprobs or"),
     "one law": ({"log_probs": Q[0]}, "--map behavior_logprobs=log_probs, to be scored or joined"),
-    "lengths": ({"logprobs": Q[0], "ref_logprobs": P[1]}, "every column of a sequence has one number for each token"),
+    "lengths": ({"logprobs": Q[0], "ref_logprobs": P[1]}, "both have one for each token"),
     "a mask of weights": ({**rows()[0], "mask": [0.5, 1, 1]}, "mask"),
     "an array in an array": ({"logprobs": [[Q[0]]], "ref_logprobs": [[P[0]]]}, "shape"),
     "padding without a mask": (
@@ -164,3 +164,20 @@ def test_what_could_be_read_in_two_ways_is_refused(tmp_path: Path, name: str) ->
 def test_the_names_are_in_the_docs() -> None:
     page = (Path(__file__).parents[1] / "docs" / "files.md").read_text().partition("## Any table")[2]
     assert [name for names in ALIASES.values() for name in names if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    "longer",
+    [
+        {"ref_logprobs": [-0.6, -0.7, -0.8]},
+        {"logprobs": [-0.5, -1.0, -1.5]},
+        {"mask": [1, 1, 0]},
+        {"tokens": [5, 6, 7]},
+        {"ref_logprobs": [-0.6]},
+    ],
+    ids=str,
+)
+def test_columns_of_different_lengths_are_not_cut_to_fit(tmp_path: Path, longer: dict[str, Any]) -> None:
+    row = {"logprobs": [-0.5, -1.0], "ref_logprobs": [-0.6, -0.9], **longer}
+    with pytest.raises(FileError, match=r"line 1: .* has \d entries and .* has \d, but both have one for each token"):
+        list(kb.read_rollouts(lines(tmp_path / "a.jsonl", [row])))

@@ -159,7 +159,7 @@ def test_a_trajectory_of_harbor_itself() -> None:
 def test_a_batch_of_tensordict_is_read_with_its_package_and_refused_without() -> None:
     path = WRITTEN / "tq_batch.pt"
     if importlib.util.find_spec("tensordict") is None:
-        with pytest.raises(FileError, match=r"is a pickle, which could run code .*d = d.get\('tensordict', d\)"):
+        with pytest.raises(FileError, match=r"is a pickle, which could run code .*b.get\('tensordict', "):
             len(kb.read_rollouts(path))
     else:
         assert [rollout.tokens for rollout in kb.read_rollouts(path)] == [list(row) for row in COMPLETIONS]
@@ -181,3 +181,26 @@ def test_the_two_lines_of_a_refusal_convert_a_pickle(name: str, tmp_path: Path, 
     exec(f"{first}\n{second}", {})  # a pickle that was made above
     found = kb.read_rollouts(tmp_path / f"{name}.safe.pt")
     assert [rollout.column("logprobs")[rollout.counted].tolist() for rollout in found] == [list(q) for q in POLICY]
+
+
+class Proto:
+    """What verl pickles: tensors by name, and beside them arrays of what is none."""
+
+    def __init__(self, batch: dict[str, Any], non_tensor_batch: dict[str, Any]) -> None:
+        self.batch, self.non_tensor_batch = batch, non_tensor_batch
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_two_lines_keep_the_names_of_prompts(tmp_path: Path, monkeypatch: Any) -> None:
+    whole = dict(VERL.records[0])
+    names = np.array(["p0", "p0", "p1", "p1"], dtype=object)
+    batch = {name: torch.as_tensor(np.asarray(value)) for name, value in whole.items() if name not in ("uid", "keys")}
+    torch.save(Proto({**batch, "temperature": torch.tensor(1.0)}, {"uid": names, "m": names}), tmp_path / "proto.pt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match="is a pickle, which could run code") as error:
+        len(kb.read_rollouts(tmp_path / "proto.pt"))
+    first, second = str(error.value).split("`")[1::2]
+    exec(f"{first}\n{second}", {})  # a pickle that was made above
+    found = list(kb.read_rollouts(tmp_path / "proto.pt.safe.pt"))
+    assert [rollout.prompt_id for rollout in found] == names.tolist()
+    assert [rollout.tokens for rollout in found] == [list(row) for row in COMPLETIONS]

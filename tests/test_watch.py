@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,21 @@ def test_odd_options_are_one_sentence(tmp_path: Path, options: list[str], words:
     assert run.returncode == 2
     assert words in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_what_a_tracker_prints_is_not_among_the_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[int, float]] = []
+    fake = ModuleType("trackio")
+    fake.init = lambda project: print(f"* project {project}")  # type: ignore[attr-defined]
+    fake.log = lambda found, step: logged.append((step, found["kullback/policy/k3"]))  # type: ignore[attr-defined]
+    fake.finish = lambda: print("* finished")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    written = write(tmp_path, 3)
+    run = CliRunner().invoke(app, ["watch", str(tmp_path), "--once", "--json", "--log", "trackio:mine"])
+    assert [json.loads(line)["step"] for line in run.stdout.splitlines()] == [3]
+    assert "* project mine" in run.stderr
+    assert "* finished" in run.stderr
+    assert logged == [(3, pytest.approx(k3(written), rel=1e-5))]
 
 
 @pytest.mark.peers

@@ -109,7 +109,7 @@ def names_of(mapping: Sequence[str]) -> dict[str, str] | None:
 
 
 def _gate(found: FilesEstimate, limit: Limit, unit: str | None) -> Gate:
-    """The first answer beside the limit; one whose weights do not hold decides nothing."""
+    """The first answer beside the limit; one whose weights do not hold, or of greedy tokens, decides nothing."""
     from kullback.jobs.gate import gate
 
     answer = found.main
@@ -119,7 +119,7 @@ def _gate(found: FilesEstimate, limit: Limit, unit: str | None) -> Gate:
         raise InputError(f"no KL in nats a {wanted} could be given, so none can be held against --max-kl")
     clusters = "prompts" if found.prompts is not None else "sequences"
     held = gate(estimate, limit.nats, these_prompts=limit.these_prompts, of=answer.question.title, clusters=clusters)
-    return replace(held, side="undecided", times=nan) if answer.unreliable else held
+    return replace(held, side="undecided", times=nan) if answer.unreliable or found.greedy else held
 
 
 def _write(found: Outcome, output: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal, Protocol, get_args
 
@@ -101,6 +101,33 @@ class Metadata:
             raise
         except (ValueError, TypeError, KeyError, AttributeError):
             raise InputError("its metadata is not what kullback writes: write the table again") from None
+
+
+def agreed(first: Metadata, second: Metadata) -> Metadata:
+    """What two records of a file both say: a law that differs is not known, nor is what else does."""
+    laws = {
+        name: first.law.get(name, "unknown") if first.law.get(name) == second.law.get(name) else "unknown"
+        for name in (*first.law, *second.law)
+    }
+    quanta = {name: step for name, step in first.quantum.items() if second.quantum.get(name) == step}
+    return replace(
+        first,
+        law=laws,
+        quantum=quanta,
+        policy=_both(first.policy, second.policy),
+        reference=_both(first.reference, second.reference),
+        behavior=_both(first.behavior, second.behavior),
+    )
+
+
+def _both(first: Model | None, second: Model | None) -> Model | None:
+    if first == second or first is None or second is None:
+        return first if first == second else None
+    sampling = {name: value for name, value in first.sampling.items() if second.sampling.get(name) == value}
+    same = {
+        name: getattr(first, name) for name in ("name", "head_dtype") if getattr(first, name) == getattr(second, name)
+    }
+    return Model(sampling=sampling, **same)
 
 
 def law_of(temperature: float = 1.0, top_p: float = 1.0, top_k: float = 0) -> Law:

@@ -45,7 +45,7 @@ class Rounding:
         """For people."""
         power = f"1/{1 / self.step:g}" if self.step < 1 else f"{self.step:g}"
         return {
-            "decimals": f"{-np.log10(self.step):.0f} decimals",
+            "decimals": f"{(digits := round(-np.log10(self.step)))} decimal{'s' * (digits != 1)}",
             "binary": f"multiples of {power}",
             "logits": f"logits that are multiples of {power}",
         }.get(self.kind, self.kind)

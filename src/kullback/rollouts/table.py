@@ -128,10 +128,11 @@ class Rollouts(Sequence[Rollout]):
     @cached_property
     def law(self) -> Mapping[str, Law]:
         """The law of every log-prob column, as the file says or its first rows show; "unknown" where neither does."""
+        sampled = self._sampled  # read first: the records say the law, each its own
         said = self.metadata.law
         return {
             name: said[name] if said.get(name, "unknown") != "unknown" else law_of_values(values)
-            for name, values in self._sampled.items()
+            for name, values in sampled.items()
         }
 
     @cached_property

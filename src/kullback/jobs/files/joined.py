@@ -6,17 +6,57 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from kullback.documents import Number, Record, text_of
 from kullback.errors import InputError
+from kullback.jobs.brackets import Bracket, topk_brackets
 from kullback.jobs.files.columns import LISTS, READ, SHOWN, Block
 from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.parts import by_sampler
 from kullback.jobs.files.places import Found, Place
-from kullback.jobs.files.questions import COLUMN, Side
+from kullback.jobs.files.questions import COLUMN, QUESTIONS, Question, Side
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sources import Source
 from kullback.rollouts import Rollout
 from kullback.rollouts.columns import split
-from kullback.rollouts.joining import By, Role, join, joined_metadata
+from kullback.rollouts.joining import By, Role, join, joined_metadata, pairs
+
+
+@dataclass(frozen=True)
+class Bracketed:
+    """Bounds on a KL of the next token, which two files' lists of likely words give.
+
+    Attributes:
+        question: which KL.
+        bracket: its bounds, summed over places.
+    """
+
+    question: Question
+    bracket: Bracket
+
+    @property
+    def lower(self) -> float:
+        """Nats a token."""
+        return self.bracket.lower / max(1, self.bracket.positions)
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        one = self.bracket
+        without = f" ({one.without:,} more have no list)" if one.without else ""
+        outside, ref_outside, most = (f"{100 * mass:.2g}%" for mass in (one.missing, one.ref_missing, one.most_missing))
+        return (
+            f"Both files list likely words at {one.positions:,} places{without}. There the exact "
+            f"{self.question.title} of the next token, whatever was drawn, is at least "
+            f"{text_of(Number(self.lower, '.3g'))} nats on average. Outside the words that both list lie {outside} of "
+            f"the {self.question.first}'s probability ({most} at most) and {ref_outside} of the "
+            f"{self.question.second}'s, on which they set no upper bound: longer lists narrow it."
+        )
+
+    def to_dict(self) -> Record:
+        """The record that ``--json`` prints."""
+        per_token = {"lower": self.lower, "upper": self.bracket.upper / max(1, self.bracket.positions)}
+        return {"kl": self.question.title, "unit": "token", **vars(self.bracket), **per_token}
+
 
 WAYS: tuple[By, ...] = ("order", "id", "tokens")
 """How rows are brought together, in the order in which it is tried."""
@@ -79,7 +119,24 @@ class Joined:
             said = joined_metadata(said, self.scored.files[0].metadata, role)
         formats = dict.fromkeys([self.drew.files[0].format, self.scored.files[0].format])
         name = f"{self.drew.name} and {self.scored.name}"
-        return (Source.of(name, " and ".join(formats), said, samples.get(self.drew.name, Samples())),)
+        found = samples.get(self.drew.name, Samples())
+        for role in self.roles:
+            found.lists[role] = [words for row in islice(self.scored.rollouts(), ROWS) for words in row.top or ()]
+        return (Source.of(name, " and ".join(formats), said, found),)
+
+    def bracket(self) -> Bracketed | None:
+        """What the lists of likely words of both say of the KL between them; None where one of them has none.
+
+        Raises:
+            InputError: lists that cannot be set side by side.
+            MissingPackageError: torch is not installed.
+        """
+        heads = [next(dump.rollouts()) for dump in (self.drew, self.scored)]
+        if len(self.roles) > 1 or any(head.top is None for head in heads):
+            return None
+        found = topk_brackets(pairs(self.drew.rollouts(), self.scored.rollouts(), by=self.by))
+        second: Side = "policy" if self.roles == ("logprobs",) else "reference"
+        return Bracketed(next(one for one in QUESTIONS if (one.first, one.second) == ("sampler", second)), found)
 
     def found(self, place: Place) -> Found | None:
         """What a row says."""
@@ -95,6 +152,10 @@ def joinable(first: Dump, second: Dump) -> Joined | None:
     sides = [dump.sides() for dump in (first, second)]
     if all(len(each) > 1 for each in sides):
         return None
+    if first.name == second.name:
+        raise InputError(
+            f"{first.name} came twice, and has one law: its KL from itself says nothing; name another file"
+        )
     # What has the sampler alone drew the tokens; where both have, the first is it.
     drew, scored, has = (first, second, sides[1]) if len(sides[0]) == 1 else (second, first, sides[0])
     others: tuple[Side, ...] = ("policy", "reference")

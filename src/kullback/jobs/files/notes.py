@@ -8,7 +8,7 @@ from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.joined import Joined
 from kullback.jobs.files.outcome import Grouping
 from kullback.jobs.files.sieve import Counts
-from kullback.jobs.files.sources import Source, floor_notes, law_notes
+from kullback.jobs.files.sources import Source, drawing_notes, echo_notes, floor_notes, law_notes
 from kullback.jobs.files.tally import Answer
 
 NAMED = 3
@@ -16,15 +16,22 @@ NAMED = 3
 
 
 def notes_of(
-    counts: Counts, sources: Sequence[Source], answers: Sequence[Answer], groupings: Sequence[Grouping]
+    counts: Counts,
+    sources: Sequence[Source],
+    answers: Sequence[Answer],
+    groupings: Sequence[Grouping],
+    *,
+    prompts_known: bool,
 ) -> tuple[str, ...]:
     """Sentences, the ones that change how a number is read first."""
     said = [
-        *(sentence for answer in answers for sentence in floor_notes(sources, answer)),
+        *drawing_notes(sources, answers),
+        *echo_notes(sources),
+        *floor_notes(sources, answers),
         *(sentence for answer in answers for sentence in law_notes(sources, answer.question)),
         *(answer.unreliable for answer in answers if answer.unreliable),
         *(_refusal(answer) for answer in answers if answer.refused),
-        *_counted(counts),
+        *_counted(counts, prompts_known),
         *_alone(groupings),
     ]
     return tuple(dict.fromkeys(said))
@@ -49,12 +56,17 @@ def _refusal(answer: Answer) -> str:
     return f"{answer.question.title} cannot be given by reweighting: {answer.refused}"
 
 
-def _counted(counts: Counts) -> Iterator[str]:
+def _counted(counts: Counts, prompts_known: bool) -> Iterator[str]:
     """What rows lack, or why some do not count."""
     if missing := counts.endings.missing:
         yield (
             f"the token that ended it is not counted in {missing:,} of {counts.rows:,} sequences: its part of the KL "
             "is missing from every number"
+        )
+    if counts.rows > 1 and not prompts_known:
+        yield (
+            "prompts are not known, and each sequence counts as one of a prompt of its own: where several answer one "
+            "prompt, the errors are too small"
         )
     if counts.elsewhere:
         yield f"--where left out {counts.elsewhere:,} rows"

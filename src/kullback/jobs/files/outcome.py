@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kullback.documents import Document, Record, json_of, plain
 from kullback.estimation import Estimate
 from kullback.estimation.recipe import Unit
+from kullback.jobs.files.joined import Bracketed
 from kullback.jobs.files.ledger import Group
 from kullback.jobs.files.multiplicity import Standing
 from kullback.jobs.files.places import Found
@@ -88,6 +89,7 @@ class FilesEstimate:
         seconds: wall time.
         where: the condition by which rows were chosen, "" where all count.
         joined: how two files were joined into one, in words, "" where they were not.
+        bracket: what the lists of likely words of two joined files say; None where there are none.
 
     Example:
         >>> import tempfile, kullback as kb
@@ -110,11 +112,17 @@ class FilesEstimate:
     seconds: float
     where: str = ""
     joined: str = ""
+    bracket: Bracketed | None = None
 
     @property
     def main(self) -> Answer | None:
         """The answer that one asks for first: of those that can be given, the first."""
         return next((answer for answer in self.answers if answer.main is not None), None)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether tokens were taken as the likeliest and not sampled, so that no number is a KL."""
+        return any(source.greedy for source in self.sources)
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -131,6 +139,7 @@ class FilesEstimate:
             "prompts": self.prompts,
             "where": self.where or None,
             "joined": self.joined or None,
+            "bracket": None if self.bracket is None else self.bracket.to_dict(),
             "seconds": round(self.seconds, 3),
             "estimates": [record for answer in self.answers for record in records_of(answer)],
             "refused": [{"kl": one.question.title, "why": one.refused} for one in self.answers if one.refused],

@@ -49,6 +49,7 @@ def document_of(found: FilesEstimate) -> Document:
             *_answers(found.answers),
             *(Note(sentence, tone="warning") for sentence in _warnings(found.answers)),
             *(Note(sentence, tone="warning") for sentence in found.notes),
+            *([Note(found.bracket.sentence)] if found.bracket else []),
             *_carry(found.answers),
             *_laws(found),
             *(block for grouping in found.groupings for block in _grouping(grouping)),
@@ -80,6 +81,10 @@ def _verdict(found: FilesEstimate) -> Iterator[Block]:
     main = answer.main
     interval = text_of(Interval(*main.interval()))
     error = f", 95% interval {interval}" if main.clusters > 1 else "; of one sequence no error can be given"
+    if found.greedy:
+        value = f"Along greedy tokens {answer.question.title} would read {main.rounded} nats a {main.unit}{error}."
+        yield Verdict(f"{value} That is no KL, which needs tokens that were sampled.", "warning")
+        return
     tone: Tone = "warning" if answer.unreliable else "plain"
     value = f"{answer.question.title} is {main.rounded} nats a {main.unit}{error}."
     yield Verdict(f"{value} It says {answer.question.meaning}.", tone)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import exp
 
 from kullback.documents import Number, Record, text_of
 from kullback.jobs.files.questions import COLUMN, Question, Side
-from kullback.jobs.files.samples import Samples
+from kullback.jobs.files.samples import Likeliest, Samples
 from kullback.jobs.files.tally import Answer
 from kullback.rollouts import Law, Metadata
 from kullback.rollouts.quanta import Copy, floor
@@ -31,6 +32,9 @@ class Source:
         quantum: the step in nats to which each was rounded, as the file says or its numbers show; None where neither.
         rounded: the same in words, for the columns in whose numbers it shows.
         copy: how often the reference is the policy rounded, where it mostly is.
+        temperature: at which the tokens were drawn; None where that is not known.
+        likeliest: how often what was drawn is the first of its list.
+        echoed: whether a row is a prompt and its completion as one.
     """
 
     path: str
@@ -39,6 +43,14 @@ class Source:
     quantum: Mapping[str, float | None]
     rounded: Mapping[str, str]
     copy: Copy | None
+    temperature: float | None = None
+    likeliest: Likeliest = field(default_factory=Likeliest)
+    echoed: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token was taken at each place, and nothing sampled."""
+        return self.temperature == 0 or self.likeliest.greedy
 
     @classmethod
     def of(cls, path: str, format: str, said: Metadata, samples: Samples) -> Source:
@@ -53,11 +65,56 @@ class Source:
             quantum={name: said.quantum.get(name, step) for name, step in steps.items()},
             rounded={name: one.words for name, one in seen.items() if one is not None},
             copy=samples.copy,
+            temperature=_temperature(said),
+            likeliest=samples.likeliest,
+            echoed=samples.echoed,
         )
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints."""
         return {"path": self.path, "format": self.format, "law": dict(self.law), "quantum": dict(self.quantum)}
+
+
+def _temperature(said: Metadata) -> float | None:
+    """Of what drew the tokens: the sampler, or the policy where nothing is said of one."""
+    drew = said.behavior or said.policy
+    return None if drew is None else drew.sampling.get("temperature")
+
+
+def drawing_notes(sources: Sequence[Source], answers: Sequence[Answer]) -> Iterator[str]:
+    """A sentence where the tokens were not drawn from the law whose log-probs stand here."""
+    if any(source.greedy for source in sources):
+        seen = sum((source.likeliest for source in sources), Likeliest())
+        how = (
+            "at temperature 0"
+            if any(source.temperature == 0 for source in sources)
+            else f"all {seen.of:,} stand first in their lists, which sampling at temperature 1 would do with "
+            f"probability {text_of(Number(exp(seen.log_chance), '.1g'))}"
+        )
+        yield (
+            f"the tokens were taken greedily, not sampled ({how}): no number here is a KL, of tokens or of sequences. "
+            "Each is a mean along the likeliest path, and says how far the two laws differ on it"
+        )
+        return
+    drawers = {side for one in answers if one.drawn for side in (one.question.first,)}
+    for source in sources:
+        warm = source.temperature is not None and source.temperature != 1
+        if warm and any(source.law.get(COLUMN[side]) == "raw" for side in drawers):
+            yield (
+                f"the tokens were drawn at temperature {source.temperature:g}, and the log-probs are raw, those of "
+                "temperature 1: the rows are no draws of that law, and every KL here is off by it"
+            )
+            return
+
+
+def echo_notes(sources: Sequence[Source]) -> Iterator[str]:
+    """A sentence where a prompt counts as if it had been drawn."""
+    for source in sources:
+        if source.echoed:
+            yield (
+                f"{source.path} echoes prompts and does not say where they end (it has no usage): prompt and "
+                "completion are one text here, and all of it counts"
+            )
 
 
 def laws_of(sources: Sequence[Source], side: Side) -> tuple[Law, ...]:
@@ -92,23 +149,35 @@ def rounded_as(sources: Sequence[Source], side: Side) -> str:
     return ", ".join(words) or (f"steps of {step:.3g}" if step else "")
 
 
-def floor_notes(sources: Sequence[Source], answer: Answer) -> Iterator[str]:
-    """A sentence where a KL is no more than twice what rounding alone makes of 0, or is nothing but rounding."""
-    question, found = answer.question, answer.estimates.get("token")
+def floor_notes(sources: Sequence[Source], answers: Sequence[Answer]) -> Iterator[str]:
+    """A sentence where KLs are no more than twice what rounding alone makes of 0, or are nothing but rounding."""
     copy = next((source.copy for source in sources if source.copy is not None), None)
-    if copy is not None and question.needs == {"policy", "reference"}:
-        yield (
-            f"{question.title} is rounding: at {copy.count:,} of {copy.of:,} tokens the reference's log-prob is the "
-            f"policy's, rounded to {copy.kind}"
-        )
-        return
-    if found is None:
-        return
-    steps = {side: step_of(sources, side) or 0.0 for side in (question.first, question.second)}
-    least = floor(*steps.values())
-    if least > 0 and found.value <= 2.0 * least:
-        rounded = " and ".join(f"the {side}'s to {rounded_as(sources, side)}" for side, step in steps.items() if step)
-        yield (
-            f"{question.title} may be rounding: log-probs are rounded, {rounded}, which alone gives about "
-            f"{text_of(Number(least, '.2g'))} nats a token where there is no KL"
-        )
+    of: dict[str, list[str]] = {}
+    for answer in answers:
+        copied = copy is not None and answer.question.needs == {"policy", "reference"}
+        said = _copied(copy) if copied and copy is not None else _floor(sources, answer)
+        if said:
+            of.setdefault(said, []).append(answer.question.title)
+    for said, titles in of.items():
+        verb = "" if said.startswith("may") else "is " if len(titles) == 1 else "are "
+        yield f"{' and '.join(titles)} {verb}{said}"
+
+
+def _copied(copy: Copy) -> str:
+    return (
+        f"rounding: at {copy.count:,} of {copy.of:,} tokens the reference's log-prob is the policy's, rounded "
+        f"to {copy.kind}"
+    )
+
+
+def _floor(sources: Sequence[Source], answer: Answer) -> str:
+    found, sides = answer.estimates.get("token"), sorted(answer.question.needs)
+    steps = {side: step for side in sides if (step := step_of(sources, side))}
+    least = floor(*steps.values()) if steps else 0.0
+    if found is None or least <= 0 or found.value > 2.0 * least:
+        return ""
+    rounded = " and ".join(f"the {side}'s to {rounded_as(sources, side)}" for side in steps)
+    return (
+        f"may be rounding: log-probs are rounded, {rounded}, which alone gives about {text_of(Number(least, '.2g'))} "
+        "nats a token where there is no KL"
+    )

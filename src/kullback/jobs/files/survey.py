@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kullback.errors import InputError, StoppedError
+from kullback.errors import InputError, MissingPackageError, StoppedError
 from kullback.estimation.recipe import Unit
 from kullback.jobs.files.asked import Asked
 from kullback.jobs.files.columns import POSITION, Block
 from kullback.jobs.files.dumps import Dump
-from kullback.jobs.files.joined import Joined
+from kullback.jobs.files.joined import Bracketed, Joined
 from kullback.jobs.files.ledger import Group, Ledger, Singles
 from kullback.jobs.files.multiplicity import standing
 from kullback.jobs.files.notes import dump_notes, notes_of
@@ -18,7 +18,7 @@ from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved
 from kullback.jobs.files.questions import missing_sentence
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sieve import Counts, Sieve
-from kullback.jobs.files.sources import Source
+from kullback.jobs.files.sources import Source, echo_notes
 from kullback.jobs.files.tally import Answer, Tallies
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.progress import OnProgress, Progress, unheard
@@ -67,6 +67,7 @@ class Survey:
         if not any(answer.main for answer in answers):
             raise InputError(self._nothing(sources, where, answers))
         groupings = tuple(self._groupings())
+        bracket, unbound = _bracket(dump)
         return FilesEstimate(
             sources=sources,
             answers=answers,
@@ -75,11 +76,17 @@ class Survey:
             sequences=self.counts.rows,
             tokens=self.counts.tokens,
             prompts=len(self.ledger.prompts.values) if self.sieve.grouped else None,
-            notes=(*dump_notes(dump), *notes_of(self.counts, sources, answers, groupings)),
+            bracket=bracket,
+            notes=(*dump_notes(dump), *unbound, *self._notes(sources, answers, groupings)),
             seconds=seconds,
             where=where,
             joined=dump.sentence if isinstance(dump, Joined) else "",
         )
+
+    def _notes(
+        self, sources: Sequence[Source], answers: Sequence[Answer], groupings: Sequence[Grouping]
+    ) -> tuple[str, ...]:
+        return notes_of(self.counts, sources, answers, groupings, prompts_known=bool(self.sieve.grouped))
 
     def _nothing(self, sources: Sequence[Source], where: str, answers: Sequence[Answer]) -> str:
         path = sources[0].path
@@ -94,7 +101,7 @@ class Survey:
             return f"{path} has no row with a counted token"
         if len(sides) > 1:
             return f"the rows of {path} have no exact token KLs, which this estimator reads: ask for k3"
-        return missing_sentence([*sides], path)
+        return "; ".join([missing_sentence([*sides], path), *echo_notes(sources)])
 
     def _groupings(self) -> Iterator[Grouping]:
         unit: Unit = "token" if "token" in self.asked.units else "sequence"
@@ -127,6 +134,14 @@ class Survey:
                 row = None if place is None else dump.found(place)
                 yield Moved(answer.question.title, one.row, one.token, one.change, row)
             return
+
+
+def _bracket(dump: Dump | Joined) -> tuple[Bracketed | None, list[str]]:
+    """What lists of likely words bound, or why they bound nothing."""
+    try:
+        return (dump.bracket() if isinstance(dump, Joined) else None), []
+    except (InputError, MissingPackageError) as error:
+        return None, [f"the lists of likely words bound nothing: {error}"]
 
 
 def _in_order(group: Group) -> tuple[int, float, str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from typing import ParamSpec
 
 from kullback.errors import InputError, MissingPackageError
 
+P = ParamSpec("P")
 Log = Callable[[Mapping[str, float], int], None]
 
 
@@ -75,4 +79,14 @@ def tracker(name: str) -> Tracker:
     kind, _, place = name.partition(":")
     if kind not in TRACKERS:
         raise InputError(f"log={name!r} came, but metrics go to {', '.join(TRACKERS)}, as in tensorboard:runs/kl")
-    return TRACKERS[kind](place)
+    with redirect_stdout(sys.stderr):  # where trackio says what it does, among the lines of --json
+        found = TRACKERS[kind](place)
+    return Tracker(_aside(found.log), _aside(found.close))
+
+
+def _aside(call: Callable[P, None]) -> Callable[P, None]:
+    def called(*args: P.args, **kwargs: P.kwargs) -> None:
+        with redirect_stdout(sys.stderr):
+            call(*args, **kwargs)
+
+    return called

@@ -13,6 +13,7 @@ from kullback.rollouts.readers.aliases import ALIASES, names_in
 from kullback.rollouts.readers.checked import excerpt
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import FINISHES
+from kullback.rollouts.readers.values import same_length
 from kullback.rollouts.record import LOGPROB_COLUMNS, TOKEN_COLUMNS, Finish, Rollout
 
 NAME = "table"
@@ -128,9 +129,13 @@ def _rollout(columns: Mapping[str, Any], others: Mapping[str, Any]) -> Rollout:
     for name, value in per_token.items():
         if not isinstance(value, list | tuple | np.ndarray):
             raise InputError(f"{name} is {excerpt(value)}, but a list of numbers is needed")
+    same_length(**per_token)  # before any is cut: the rest of a longer one would be of other tokens
     length = _length(columns, per_token)
     end = _end(per_token, length)
-    tokens, prompt = _tokens(columns, len(next(iter(per_token.values()))))
+    places = len(next(iter(per_token.values())))
+    tokens, prompt = _tokens(columns, places)
+    if tokens is not None:
+        same_length(**{"tokens": tokens, "log-probs": range(places)})
     return Rollout(
         **{name: value[:end] for name, value in per_token.items()},
         tokens=None if tokens is None else tokens[:end],

@@ -12,7 +12,7 @@ from typing import Any
 
 from kullback.errors import FileError, InputError, UnfinishedError
 from kullback.rollouts.columns import Columns, split
-from kullback.rollouts.metadata import Metadata
+from kullback.rollouts.metadata import Metadata, agreed
 from kullback.rollouts.placing import placed
 from kullback.rollouts.readers.containers import RECORDS, Broken, Found
 from kullback.rollouts.readers.format import Container, Format
@@ -22,6 +22,9 @@ from kullback.rollouts.schema import COLUMNS, holds
 
 ROWS = 1024
 """Brought together by column."""
+
+LONGEST = 600
+"""Characters of a sentence on what is wrong with a record."""
 
 SHAPELESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What a record of a shape that its format did not think of makes of it."""
@@ -53,7 +56,7 @@ class FormatSource:
     """
 
     def __init__(self, path: Path, format: Format, container: Container, reading: Reading) -> None:
-        self.path, self.format, self.bad = path, format, []
+        self.path, self.format, self.bad, self._said = path, format, [], None
         self._container, self._reading = container, reading
         if format.advice is not None:
             raise FileError(
@@ -62,10 +65,15 @@ class FormatSource:
         self._step = step_of(path, format)
 
     bad: list[str]
+    _said: Metadata | None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the records say that were read so far; before any was, what the first one does."""
+        return self._first_metadata if self._said is None else self._said
 
     @cached_property
-    def metadata(self) -> Metadata:
-        """What its first record says about all."""
+    def _first_metadata(self) -> Metadata:
         record = self._named(first_record(self.path, self._container))
         try:
             return Metadata() if isinstance(record, Broken) else self.format.metadata(record)
@@ -106,8 +114,9 @@ class FormatSource:
         for place, record in records:
             found = self._of(record)
             if isinstance(found, Broken):
-                self._leave_out(place, found, records)
-                continue
+                found = self._rest_of(place, record, found, records)
+            else:
+                self._hear(record)
             for rollout in found:
                 some = True
                 yield placed(rollout, self._step)
@@ -125,22 +134,54 @@ class FormatSource:
             # All of a record or nothing; what opens its own file has one that is the whole, and streams.
             return self._streamed(found) if self._container == "binary" else list(found)
         except InputError as error:
-            return Broken(str(error))
+            return Broken(_cut(str(error)))
         except SHAPELESS as error:
             return Broken(self._misshapen(error))
+
+    def _hear(self, record: Mapping[str, Any] | Broken) -> None:
+        """Keep what a record says about itself, as far as those before it said the same."""
+        named = record if isinstance(record, Broken) else self._named(record)
+        try:
+            said = Metadata() if isinstance(named, Broken) else self.format.metadata(named)
+        except SHAPELESS:
+            said = Metadata()
+        if said != self._said:
+            self._said = said if self._said is None else agreed(self._said, said)
+
+    def _rest_of(
+        self, place: str, record: Mapping[str, Any] | Broken, whole: Broken, rest: Iterator[Found]
+    ) -> Iterator[Rollout]:
+        """Of a record that cannot be read: the sequences in it that can, where bad ones are to be left out."""
+        parts = [] if isinstance(record, Broken) or not self._reading.skip_bad else self._parts(record)
+        found = [(name, self._of(part)) for name, part in parts]
+        if not any(not isinstance(one, Broken) for _, one in found):
+            self._leave_out(place, whole, rest)
+            return
+        self._hear(record)
+        for name, one in found:
+            if isinstance(one, Broken):
+                self._leave_out(", ".join(filter(None, (place, name))), one, rest)
+            else:
+                yield from one
+
+    def _parts(self, record: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+        try:
+            return [] if self.format.alone is None else list(self.format.alone(record))
+        except SHAPELESS:
+            return []
 
     def _streamed(self, found: Iterable[Rollout]) -> Iterator[Rollout]:
         try:
             yield from found
         except InputError as error:
-            raise FileError(f"{self.path}: {error}") from error
+            raise FileError(f"{self.path}: {_cut(str(error))}") from error
         except SHAPELESS as error:
             raise FileError(f"{self.path}: {self._misshapen(error)}") from error
 
     def _misshapen(self, error: Exception) -> str:
         if isinstance(error, InputError):
-            return str(error)
-        said = " ".join(str(error).split())[:120]
+            return _cut(str(error))
+        said = _cut(" ".join(str(error).split()), 120)
         return f"it has not the shape of {self.format.name} ({type(error).__name__}: {said})"
 
     def _named(self, record: Mapping[str, Any]) -> Mapping[str, Any] | Broken:
@@ -165,6 +206,12 @@ class FormatSource:
         more = f" ({others} more cannot be read)" if others else ""
         advice = "; skip_bad=True (--skip-bad) leaves such records out" if place else ""
         raise (UnfinishedError if broken.unfinished else FileError)(f"{where}: {broken.reason}{more}{advice}")
+
+
+def _cut(sentence: str, longest: int = LONGEST) -> str:
+    """A sentence without the middle of it, where a value that it repeats has thousands of digits."""
+    half = longest // 2
+    return sentence if len(sentence) <= longest else f"{sentence[:half]}…{sentence[-half:]}"
 
 
 def step_of(path: Path, format: Format) -> int | None:

@@ -41,6 +41,9 @@ class Format:
         texts: for a format without log-probs, what one record says, to be tokenised and scored: rollouts without a
             token whose `text` is the completion and whose `extra["prompt"]` is the prompt.
         lost: what such texts no longer say, for people.
+        alone: a record that holds many sequences, as a batch does, in records of one each with a name for it: where
+            the whole cannot be read, they are read one by one, and those that cannot are left out. None where a record
+            is left out whole.
         columns: for a table with a column of numbers for every column of `Rollout`: from the names of its columns,
             which holds what, by the names of `Rollout`. Such a file is read by column; None where it is no such table.
     """
@@ -57,4 +60,5 @@ class Format:
     companions: tuple[str, ...] = ()
     marker: str | None = None
     steps: tuple[str, ...] = (r"step[_=-]?(\d+)",)
+    alone: Callable[[Record], Iterable[tuple[str, Record]]] | None = None
     columns: Callable[[Sequence[str]], Mapping[str, str] | None] | None = None

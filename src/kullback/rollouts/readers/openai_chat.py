@@ -18,6 +18,7 @@ from kullback.rollouts.readers.responses import (
     ids_or_none,
     rollout_of,
     said,
+    shared_id,
     with_ids,
 )
 from kullback.rollouts.readers.writers import law_of_response
@@ -58,11 +59,11 @@ def _rollout(choice: Record, name: str, body: Record, written: int | None) -> Ro
 
 
 def named(body: Record, choice: Record) -> About:
-    """How a choice ended; its prompt, by the id of the response, and which of the prompt's samples it is."""
-    own, index = body.get("id"), choice.get("index")
+    """How a choice ended; its prompt, and which of the prompt's samples it is."""
+    index = choice.get("index")
     return About(
         finish=choice.get("finish_reason"),
-        prompt_id=own if isinstance(own, str) else None,
+        prompt_id=shared_id(body, len(listed(body.get("choices"), "choices"))),
         sample=count(index, "index") if index is not None else None,
         extra=said(body, "model"),
     )

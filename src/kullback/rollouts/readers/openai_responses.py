@@ -70,12 +70,11 @@ def _about(body: Record, stream: list[Record]) -> About:
     shown = "".join(str(part.get("text") or "") for _, part in _parts(body))
     if stream and not shown:
         shown = "".join(str(event.get("delta") or "") for event in stream if event.get("type") == DELTA)
-    own, reason = body.get("id"), at(body, "incomplete_details", "reason")
+    reason = at(body, "incomplete_details", "reason")
     return About(
         finish=reason if body.get("status") == "incomplete" else body.get("status"),
         text=shown,
         written=_written(body),
-        prompt_id=own if isinstance(own, str) else None,
         extra=said(body, "model"),
     )
 

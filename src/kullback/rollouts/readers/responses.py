@@ -60,7 +60,8 @@ class About:
         finish: as the server wrote it.
         text: of the completion.
         written: how many tokens the server counts; None where it does not say.
-        prompt_tokens, prompt_id, sample, extra: as in `Rollout`.
+        prompt_tokens, sample, extra: as in `Rollout`.
+        prompt_id: the response's id, where it answers its prompt several times; alone it says nothing of the prompt.
     """
 
     finish: object = None
@@ -90,7 +91,7 @@ def rollout_of(tokens: Sequence[Drawn], about: About) -> Rollout:
         tokens=_ids(tokens),
         mask=None if tokens[0].logprob is not None else [False, *[True] * (len(tokens) - 1)],  # type: ignore[arg-type]
         prompt_tokens=about.prompt_tokens,
-        # By its tokens a prompt is known again in another response; by the response's id it is not.
+        # By its tokens a prompt is known again in another response; by the response's id its choices alone are.
         prompt_id=None if about.prompt_tokens else about.prompt_id,
         sample=about.sample,
         finish=finish,
@@ -235,6 +236,12 @@ def body_of(record: Record) -> Record:
         if isinstance(inner, Mapping) and ("choices" in inner or "output" in inner):
             return inner
     return record
+
+
+def shared_id(response: Record, choices: int, *names: str) -> str | None:
+    """The id of a response by which its choices are known to be of one prompt; None where it has one alone."""
+    own = next((found for name in names or ("id",) if isinstance(found := response.get(name), str)), None)
+    return own if choices > 1 else None
 
 
 def said(record: Record, *names: str) -> dict[str, int | float | str]:

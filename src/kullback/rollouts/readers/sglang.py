@@ -30,12 +30,7 @@ def rollouts(record: Record) -> Iterator[Rollout]:
 def _rollout(response: Record, meta: Record) -> Rollout:
     drawn = triples(meta.get(OUT) or [], meta.get("output_top_logprobs"), OUT)
     prompt = triples(meta.get(IN) or [], meta.get("input_top_logprobs"), IN)
-    shown, reason, own, written = (
-        response.get("text"),
-        meta.get("finish_reason"),
-        meta.get("id"),
-        meta.get("completion_tokens"),
-    )
+    shown, reason, written = response.get("text"), meta.get("finish_reason"), meta.get("completion_tokens")
     reason = reason.get("type") if isinstance(reason, dict) else reason
     named = said(meta, "weight_version")
     if not drawn:
@@ -46,7 +41,6 @@ def _rollout(response: Record, meta: Record) -> Rollout:
         text=shown if isinstance(shown, str) else None,
         written=None if written is None else count(written, "completion_tokens"),
         prompt_tokens=_prompt(meta, prompt),
-        prompt_id=own if isinstance(own, str) else None,
         extra=named,
     )
     return rollout_of(drawn, about)

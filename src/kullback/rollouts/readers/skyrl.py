@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback.errors import InputError
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, same_length
+from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, rows_alone, same_length
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {
@@ -62,7 +62,8 @@ def _rollout(row: Mapping[str, Any], number: int) -> Rollout:
 FORMAT = Format(
     name="skyrl",
     written_by="SkyRL (dumped_data, converted)",
-    containers=("torch", "npz"),
+    containers=("torch", "npz", "json", "jsonl"),
     recognises=_recognises,
     rollouts=checked(_rollouts),
+    alone=lambda record: rows_alone(record, NEEDED),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.values import Fields, checked, split
+from kullback.rollouts.readers.values import Fields, checked, samples_alone, split
 from kullback.rollouts.record import Finish, Rollout
 
 FINISH: Mapping[str | None, Finish] = {"completed": "end", "truncated": "length"}
@@ -59,4 +59,5 @@ FORMAT = Format(
     rollouts=checked(_rollouts),
     metadata=_metadata,
     steps=(),
+    alone=samples_alone,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.values import Fields, checked, split
+from kullback.rollouts.readers.values import Fields, checked, samples_alone, split
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {"behavior_logprobs": "rollout_log_probs", "logprobs": "log_probs", "ref_logprobs": "ref_log_probs"}
@@ -55,4 +55,5 @@ FORMAT = Format(
     rollouts=checked(_rollouts),
     metadata=_metadata,
     steps=(),
+    alone=samples_alone,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kullback.rollouts.metadata import Law, Metadata
@@ -101,7 +101,9 @@ def metadata(record: Record) -> Metadata:
     certain = [at(token, "logprob") == 0 for token in tokens]
     forced = bool(certain and certain[-1] and at(tokens, -1, "special"))
     law: Law = "processed" if forced or 2 * sum(certain) > len(certain) else "unknown"
-    return drawn_by(law)
+    # Its answer names the seed of what it sampled, and null where it took the likeliest token.
+    greedy = isinstance(details, Mapping) and "seed" in details and details["seed"] is None
+    return drawn_by(law, sampling={"temperature": 0.0} if greedy else None)
 
 
 FORMAT = Format(

@@ -171,6 +171,25 @@ def batch_rows(batch: Fields, needed: Sequence[str], beside: Sequence[str]) -> l
     return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
+def samples_alone(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A record with `samples` as records with one each."""
+    samples = record["samples"]
+    for number, sample in enumerate(samples if isinstance(samples, list | tuple) else ()):
+        yield f"sample {number}", {**record, "samples": [sample]}
+
+
+def rows_alone(batch: Mapping[str, Any], needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A batch of columns as batches of one row; columns of another length are of no row."""
+    length = len(batch[needed[0]])
+    columns = {name: list(value) for name, value in batch.items() if _has_rows(value) and len(value) == length}
+    for number in range(length):
+        yield f"row {number}", {**batch, **{name: [column[number]] for name, column in columns.items()}}
+
+
+def _has_rows(value: object) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def scalars(values: Mapping[str, object]) -> dict[str, int | float | str]:
     """Those of them that are numbers or texts."""
     kept: dict[str, int | float | str] = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.readers.format import Format
-from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, same_length
+from kullback.rollouts.readers.values import Fields, batch_rows, checked, ids, mask, numbers, rows_alone, same_length
 from kullback.rollouts.record import Rollout
 
 COLUMNS = {"behavior_logprobs": "rollout_log_probs", "logprobs": "old_log_probs", "ref_logprobs": "ref_log_prob"}
@@ -96,10 +96,11 @@ def _metadata(record: Mapping[str, Any]) -> Metadata:
 FORMAT = Format(
     name="verl",
     written_by="verl (DataProto and RolloutSkip, converted)",
-    containers=("torch", "npz"),
+    containers=("torch", "npz", "json", "jsonl"),
     recognises=_recognises,
     rollouts=checked(_rollouts),
     metadata=_metadata,
     companions=("meta.json",),
+    alone=lambda record: rows_alone({**_columns(record), "tensordict": None}, NEEDED),
     steps=(r"step[_=-]?(\d+)", r"/(\d+)/\d+/tq_batch[^/]*$"),
 )

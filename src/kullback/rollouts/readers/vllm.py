@@ -16,6 +16,7 @@ from kullback.rollouts.readers.responses import (
     ids_or_none,
     rollout_of,
     said,
+    shared_id,
     top_of,
     vllm_dict,
 )
@@ -77,12 +78,12 @@ def _of_triple(document: Sequence[object]) -> Rollout:
 
 
 def _of_output(output: Record, name: str, request: Record) -> Rollout:
-    shown, own, index = output.get("text"), request.get("request_id"), output.get("index")
+    shown, index = output.get("text"), output.get("index")
     about = About(
         finish=output.get("finish_reason"),
         text=shown if isinstance(shown, str) else None,
         prompt_tokens=ids_or_none(request.get("prompt_token_ids"), "prompt_token_ids"),
-        prompt_id=own if isinstance(own, str) else None,
+        prompt_id=shared_id(request, len(_outputs(request)), "request_id"),
         sample=None if index is None else count(index, f"{name}.index"),
     )
     return rollout_of(drawn_tokens(output.get("token_ids"), output.get("logprobs"), f"{name}.logprobs"), about)
@@ -130,9 +131,7 @@ def _of_prompt(body: Record) -> Rollout:
         Drawn(logprob=None, id=number) if place == 0 else _token(number or 0, dicts[place], f"prompt_logprobs[{place}]")
         for place, number in enumerate(numbers)
     ]
-    own = body.get("id") or body.get("request_id")
-    named = {**said(body, "model"), "scored": "prompt"}
-    return rollout_of(tokens[first:], About(prompt_id=own if isinstance(own, str) else None, extra=named))
+    return rollout_of(tokens[first:], About(extra={**said(body, "model"), "scored": "prompt"}))
 
 
 def _only_id(value: object) -> int | None:

@@ -65,9 +65,13 @@ def conversion(path: Path) -> str:
     load = "torch.load(F, weights_only=False)" if _is_of_torch(path) else "pickle.loads(pathlib.Path(F).read_bytes())"
     return (
         "if you trust whoever wrote it, convert it where its packages are installed with "
-        f"`import pathlib, pickle, torch; F = {str(path)!r}; d = {load}; d = getattr(d, 'batch', d); "
-        "d = d.get('tensordict', d)` and "
-        "`torch.save({k: list(v.unbind()) if hasattr(v, 'unbind') else v for k, v in d.items()}, "
+        f"`import pathlib, pickle, torch; F = {str(path)!r}; d = {load}; b = getattr(d, 'batch', d); "
+        # What is no tensor names the prompts: verl's non_tensor_batch, SkyRL's metadata, RolloutSkip's keys.
+        "c = {**getattr(d, 'non_tensor_batch', {}), **(getattr(d, 'metadata', 0) or {}), **dict(b.items()), "
+        "**dict(b.get('tensordict', {}).items())}; c.pop('tensordict', 0)` and "
+        "`torch.save({k: list(v.unbind()) if hasattr(v, 'unbind') else v if isinstance(v, (int, float, str)) else "
+        "list(map(str, v)) for k, v in c.items() if getattr(v, 'ndim', 1) and "
+        "(hasattr(v, '__len__') or isinstance(v, (int, float)))}, "
         f"{shlex.quote(goal)!r})`, "
         f"and read {goal}"
     )
