@@ -41,6 +41,9 @@ def _read_only(x: np.ndarray) -> np.ndarray:
     return x
 
 
+collect_ignore_glob = ["data/*"]
+"""Dumps, and what made them."""
+
 BACKENDS = (
     Backend("numpy", lambda x: x.copy()),
     Backend("numpy-read-only", _read_only),

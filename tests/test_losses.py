@@ -228,7 +228,7 @@ ONE_TOKEN = {
 }
 
 
-@pytest.mark.parametrize("truncate", [None, 1e3, weights.SELF_NORMALISED], ids=str)
+@pytest.mark.parametrize("truncate", [None, 1e3, weights.SELF_NORMALISED], ids=["whole", "capped", "self-normalised"])
 @pytest.mark.parametrize("objective", ONE_TOKEN, ids=lambda t: t.name)
 @pytest.mark.parametrize("least", [0.0, 1e-43])
 def test_the_control_keeps_its_mean_where_the_measure_excludes_a_token(
