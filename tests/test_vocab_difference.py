@@ -26,13 +26,14 @@ from vocab_heads import (
     true_kl,
     two_heads,
 )
-from vocab_truth import WAYS, with_gradients
+from vocab_truth import COMPILER_WARNINGS, WAYS, with_gradients
 
 from kullback import vocab
 from kullback.errors import InputError, ShapeError
 from kullback.vocab import formulas, pairs, products, shared
 from kullback.vocab.shared import same_head
 
+pytestmark = COMPILER_WARNINGS
 SETTINGS = [(3, 0), (3, 25), (6, 0), (6, 25)]
 """Standard deviation of the logits, and a component that shifts all of them, as real heads have."""
 APART = {4e-5: 3e-3, 4e-3: 3e-2}
@@ -296,3 +297,20 @@ def test_far_apart_tokens_are_summed_around_the_normaliser() -> None:
     for found in (formulas.pair_statistics(z, d, True), formulas.pair_statistics(z.double(), d.double(), True)):
         want = truth.token_kl(z.double(), (z - d).double())
         torch.testing.assert_close(found[:, 2].double(), want, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.slow
+@truth.needs_compiler
+@pytest.mark.parametrize("apart", [3e-3, 3.0])
+@pytest.mark.parametrize("way", ["reverse", "jensen_shannon"])
+def test_compiled_difference_products(way: str, apart: float) -> None:
+    h, w, _, r, *_ = one_head(torch.float32, apart=apart)
+    got, want = (
+        with_gradients(
+            lambda h, w, r, b=backend: vocab.linear_token_kl(h, w, r, w, backend=b, **WAYS[way]),
+            *(x.to(dtype) for x in (h, w, r)),
+        )
+        for backend, dtype in (("compile", torch.float32), ("eager", torch.float64))
+    )
+    for ours, theirs in zip(got, want, strict=True):
+        assert truth.rms(ours.double() - theirs) < 1e-5 * truth.rms(theirs) + 1e-7

@@ -131,6 +131,21 @@ def weighted_kl(at: Place, uneven: bool = False, **options: Any) -> Found:
     return {**result, "same": [*result["same"], each]}
 
 
+def one_head(at: Place, form: Callable[..., Tensor], **options: Any) -> Found:
+    """Of two models with one head: difference products."""
+    q = [normal(TOKENS, HIDDEN).requires_grad_(), at.part(normal(WIDTH, HIDDEN, seed=1), 0)]
+    ref_hidden = normal(TOKENS, HIDDEN, seed=2).requires_grad_()
+    return found(backward(form(*q, ref_hidden, q[1], group=at.group, **options)), q, [ref_hidden])
+
+
+def log_ratios(*tensors: Tensor, **options: Any) -> Tensor:
+    return torch.stack(vocab.linear_log_ratio(*tensors, IDS, **options), dim=-1)
+
+
+def one_head_weighted(*tensors: Tensor, **options: Any) -> Tensor:
+    return vocab.linear_weighted_kl(*tensors, WEIGHTS, **options)[0]
+
+
 def linear_logprobs(at: Place, uneven: bool = False, **options: Any) -> Found:
     q, _ = heads(at, uneven)
     options.update(bias=q[2], group=at.group, vocab_start=at.start(uneven))
@@ -167,6 +182,10 @@ ROWS_BY_WIDTH: dict[str, Any] = {"workspace": 8 * 2 * WIDTH}
 """Room for a few rows of a shard, and for more of a narrower one."""
 
 CASES: dict[str, Case] = {
+    "kl of one head": functools.partial(one_head, form=vocab.linear_token_kl, **MANY_BLOCKS),
+    "jensen_shannon of one head": functools.partial(one_head, form=vocab.linear_token_kl, direction="jensen_shannon"),
+    "weighted kl of one head": functools.partial(one_head, form=one_head_weighted, softcap=3.0),
+    "log-ratios of one head": functools.partial(one_head, form=log_ratios, softcap=3.0),
     **{f"kl {way}": functools.partial(kl, pair=PAIR, **options) for way, options in WAYS.items()},
     **{f"kl {way}, words excluded": functools.partial(kl, pair=BANNED, **options) for way, options in WAYS.items()},
     "kl at a temperature": functools.partial(kl, pair=PAIR, temperature=0.7),
