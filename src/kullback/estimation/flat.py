@@ -8,9 +8,9 @@ costs there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from kullback.estimation.tails import Tail, TailBuffer
 from kullback.estimation.tokens import NotFlatError, Tokens
 from kullback.estimators import Estimator, divergences
 from kullback.estimators.controls import RATIO, Control
+from kullback.weights import Truncation
 
 BLOCK = 1 << 15
 """Tokens worked on at a time: 256 kB of float64, which the second cache holds; with 64k a token costs a tenth more."""
@@ -48,25 +49,76 @@ SUMS: Mapping[Callable[..., object], Callable[[Tokens], Float64]] = {
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What several recipes need of every sequence, each thing once."""
+
+    estimators: tuple[Estimator, ...]
+    controls: tuple[Control, ...]
+    truncation: Truncation | None
+    singles: bool
+
+    @classmethod
+    def of(cls, recipes: Sequence[Recipe], *, singles: bool) -> Plan:
+        """Of recipes that tame weights alike."""
+        estimators = dict.fromkeys(recipe.estimator for recipe in recipes)
+        controls = dict.fromkeys(control for recipe in recipes for control in recipe.columns)
+        return cls(tuple(estimators), tuple(controls), recipes[0].truncation, singles)
+
+
+@dataclass(frozen=True)
 class Sums:
     """Of consecutive sequences.
 
     Attributes:
-        rows: the columns of the moments, by recipe, each (rows, columns).
-        whole, log_weight: the weight of each, (rows,), and its log before it was tamed.
+        totals: what each estimator of the plan sums up to, (estimators, rows).
+        controls: what each control does, (controls, rows).
+        length: counted tokens of each, (rows,).
         weight: Σ_t of the weights of each, (rows,).
+        whole, log_weight: the weight of each, (rows,), and its log before it was tamed.
         largest: the largest x of each, (rows,).
+        token: where the first estimator's part is largest in each, (rows,); nothing where that was not asked for.
         equal: whether every x is 0.
-        token: where the first recipe's summand is largest in each, (rows,); empty where that was not asked for.
     """
 
-    rows: list[Float64]
+    totals: Float64
+    controls: Float64
+    length: Float64
+    weight: Float64
     whole: Float64
     log_weight: Float64
-    weight: Float64
     largest: Float64
-    equal: bool
     token: np.ndarray
+    equal: bool
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sums]) -> Sums:
+        """All sequences in their order."""
+        arrays = [one.name for one in fields(cls) if one.name != "equal"]
+        together = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in arrays}
+        return cls(**together, equal=all(part.equal for part in parts))
+
+    def rows(self, recipe: Recipe, plan: Plan) -> Float64:
+        """The columns of the moments, (rows, columns)."""
+        controls = [self.controls[plan.controls.index(control)] for control in recipe.columns]
+        if CHECK not in recipe.fitted:
+            controls[0] = np.clip(controls[0], -CHECK_LIMIT, CHECK_LIMIT)
+        return np.stack([self.totals[plan.estimators.index(recipe.estimator)], self._divisor(recipe), *controls], axis=1)
+
+    def _divisor(self, recipe: Recipe) -> Float64:
+        if recipe.unit == "sequence":
+            return self.whole if recipe.self_normalised else np.ones_like(self.whole)
+        return self.whole * self.length if recipe.self_normalised else self.weight
+
+    def singles(self, filled: np.ndarray) -> Rows:
+        """One by one, by the first estimator; `filled` are their numbers."""
+        return Rows(
+            number=filled,
+            token=self.token,
+            summand=self.totals[0],
+            weight=self.weight,
+            check=np.clip(self.controls[0], -CHECK_LIMIT, CHECK_LIMIT),
+            log_weight=self.log_weight,
+        )
 
 
 @dataclass(frozen=True)
@@ -90,17 +142,18 @@ def found_in(recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False
     filled = np.flatnonzero(_counts(ragged))
     if not len(filled):
         return None
+    plan = Plan.of(recipes, singles=singles)
     try:
-        parts, tail = _in_parts(recipes, ragged, filled, singles)
+        parts, tail = _in_parts(plan, ragged, filled)
     except NotFlatError:
         return None
-    sums = _joined(parts)
-    if not all(np.isfinite(rows).all() for rows in sums.rows):
+    sums = Sums.joined(parts)
+    if not all(np.isfinite(found).all() for found in (sums.totals, sums.controls)):
         return None
     keys = None if ragged.groups is None else Keys.of(ragged.groups[filled], GROUP_CELLS)
     batch = _Batch(ragged, filled, keys, tail)
-    found = [_summary(recipe, rows, sums, batch) for recipe, rows in zip(recipes, sums.rows, strict=True)]
-    return Found(found, _singles(sums, filled) if singles else None)
+    found = [_summary(recipe, sums.rows(recipe, plan), sums, batch) for recipe in recipes]
+    return Found(found, sums.singles(filled) if singles else None)
 
 
 @dataclass(frozen=True)
@@ -121,9 +174,7 @@ def _counts(ragged: Ragged) -> np.ndarray:
     return np.diff(ends[ragged.offsets])
 
 
-def _in_parts(
-    recipes: Sequence[Recipe], ragged: Ragged, filled: np.ndarray, singles: bool
-) -> tuple[list[Sums], Tail]:
+def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray) -> tuple[list[Sums], Tail]:
     """Blocks of whole sequences, by two threads where there is much to do."""
     ends = ragged.offsets[filled + 1]
     cuts = np.searchsorted(ends, np.arange(BLOCK, ragged.tokens, BLOCK))
@@ -135,8 +186,8 @@ def _in_parts(
         buffer, sums = TailBuffer(), []
         for i in share:
             rows = filled[cuts[i] : cuts[i + 1]]
-            tokens = Tokens.of(ragged, int(rows[0]), int(rows[-1]) + 1, recipes[0].truncation)
-            sums.append(_block(recipes, tokens, singles))
+            tokens = Tokens.of(ragged, int(rows[0]), int(rows[-1]) + 1, plan.truncation)
+            sums.append(_block(plan, tokens))
             buffer.add(tokens.x)
         return sums, buffer.tail()
 
@@ -147,42 +198,25 @@ def _in_parts(
     return [sums for part, _ in done for sums in part], sum((tail for _, tail in done[1:]), done[0][1])
 
 
-def _block(recipes: Sequence[Recipe], tokens: Tokens, singles: bool) -> Sums:
+def _block(plan: Plan, tokens: Tokens) -> Sums:
     """The sums of some consecutive sequences."""
-    weights = tokens.weights
-    ones = np.ones(len(tokens.starts))
-    whole = ones if weights is None else weights.whole
-    weight = tokens.length if weights is None else tokens.sums(weights.weight)
-    totals: dict[Estimator, Float64] = {}
-    controls: dict[Control, Float64] = {}
-    rows = []
+    weights, length = tokens.weights, tokens.length
     with np.errstate(all="ignore"):
-        for recipe in recipes:
-            if recipe.estimator not in totals:
-                totals[recipe.estimator] = _total(recipe.estimator, tokens)
-            for control in recipe.columns:
-                if control not in controls:
-                    controls[control] = _control(control, tokens)
-            rows.append(
-                np.stack(
-                    [
-                        totals[recipe.estimator],
-                        _divisor(recipe, whole, weight, tokens.length),
-                        *_checked(recipe, [controls[control] for control in recipe.columns]),
-                    ],
-                    axis=1,
-                )
-            )
-        token = largest_part(np.abs(_values(recipes[0].estimator, tokens)), tokens.starts) if singles else ones[:0]
-    return Sums(
-        rows=rows,
-        whole=whole,
-        log_weight=0.0 * ones if weights is None else weights.log_weight,
-        weight=weight,
-        largest=tokens.largest,
-        equal=not tokens.largest.any() and not tokens.x_sums.any(),
-        token=token,
-    )
+        return Sums(
+            totals=np.stack([_total(estimator, tokens) for estimator in plan.estimators]),
+            controls=np.stack([_control(control, tokens) for control in plan.controls]),
+            length=length,
+            weight=length if weights is None else tokens.sums(weights.weight),
+            whole=np.ones_like(length) if weights is None else weights.whole,
+            log_weight=np.zeros_like(length) if weights is None else weights.log_weight,
+            largest=tokens.largest,
+            token=_most(plan, tokens) if plan.singles else np.empty(0, dtype=np.intp),
+            equal=not tokens.largest.any() and not tokens.x_sums.any(),
+        )
+
+
+def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
+    return largest_part(np.abs(_values(plan.estimators[0], tokens)), tokens.starts)
 
 
 def _values(estimator: Estimator, tokens: Tokens) -> Float64:
@@ -214,45 +248,6 @@ def _control(control: Control, tokens: Tokens) -> Float64:
         return found if tokens.mass is None else found + tokens.sums(1.0 - tokens.mass)
     weight, before = tokens.weight, tokens.before
     return tokens.sums(weight * tokens.excess + (weight - (before if tokens.mass is None else before * tokens.mass)))
-
-
-def _checked(recipe: Recipe, controls: list[Float64]) -> list[Float64]:
-    if CHECK in recipe.fitted:
-        return controls
-    return [np.clip(controls[0], -CHECK_LIMIT, CHECK_LIMIT), *controls[1:]]
-
-
-def _divisor(recipe: Recipe, whole: Float64, weight: Float64, length: Float64) -> Float64:
-    if recipe.unit == "sequence":
-        return whole if recipe.self_normalised else np.ones_like(whole)
-    return whole * length if recipe.self_normalised else weight
-
-
-def _joined(parts: Sequence[Sums]) -> Sums:
-    def together(arrays: Iterable[np.ndarray]) -> np.ndarray:
-        return np.concatenate(list(arrays))
-
-    return Sums(
-        rows=[together(rows) for rows in zip(*(part.rows for part in parts), strict=True)],
-        whole=together(part.whole for part in parts),
-        log_weight=together(part.log_weight for part in parts),
-        weight=together(part.weight for part in parts),
-        largest=together(part.largest for part in parts),
-        equal=all(part.equal for part in parts),
-        token=together(part.token for part in parts),
-    )
-
-
-def _singles(sums: Sums, filled: np.ndarray) -> Rows:
-    rows = sums.rows[0]
-    return Rows(
-        number=filled,
-        token=sums.token,
-        summand=rows[:, NUMERATOR],
-        weight=sums.weight,
-        check=np.clip(rows[:, CHECK], -CHECK_LIMIT, CHECK_LIMIT),
-        log_weight=sums.log_weight,
-    )
 
 
 def _summary(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> Summary:

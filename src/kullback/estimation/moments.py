@@ -213,7 +213,7 @@ class KeyedMoments:
     hashed: bool = False
 
     @classmethod
-    def of(cls, keys: Sequence[Hashable], rows: Float64, limit: int) -> KeyedMoments:
+    def of(cls, keys: Sequence[Hashable] | np.ndarray, rows: Float64, limit: int) -> KeyedMoments:
         """The moments of rows (n, columns), one cell for each distinct key."""
         return cls.at(Keys.of(keys, limit), rows)
 

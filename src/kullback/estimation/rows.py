@@ -102,7 +102,7 @@ class Rows:
             empty=0,
             infinite=int((~finite).sum()),
             cells=Moments.of(np.arange(len(kept)) % ROW_CELLS, kept, min(len(kept), ROW_CELLS)),
-            prompts=None if groups is None else KeyedMoments.of(groups[finite].tolist(), kept, GROUP_CELLS),
+            prompts=None if groups is None else KeyedMoments.of(groups[finite], kept, GROUP_CELLS),
             ratios=nothing.ratios,
             weights=Tail.of(self.log_weight),
             summands=Tail.of(np.log(positive)),

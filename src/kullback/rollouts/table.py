@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
@@ -211,6 +211,19 @@ class Rollouts(Sequence[Rollout]):
         if wrong := [name for name in names if name not in COLUMNS]:
             raise InputError(f"the column {wrong[0]!r} was asked for, but rollouts have {', '.join(COLUMNS)}")
         return self._source.batches(names)
+
+    def values(self, row: int, names: Sequence[str]) -> Mapping[str, Any]:
+        """What a row holds in some columns that have a value for each row; of Parquet no other column is read.
+
+        Raises:
+            FileError: a row that is no rollout.
+        """
+        narrow = getattr(self._source, "values", None)
+        if narrow is not None:
+            found: Mapping[str, Any] = narrow(row, names)
+            return found
+        whole = self[row]
+        return {name: getattr(whole, name) for name in names}
 
     def __len__(self) -> int:
         return len(self._source)

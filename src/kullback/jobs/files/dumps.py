@@ -10,7 +10,7 @@ from pathlib import Path
 from kullback.errors import InputError
 from kullback.jobs.files.columns import LISTS, READ, SHOWN, Block
 from kullback.jobs.files.parts import by_sampler
-from kullback.jobs.files.places import Found, Place
+from kullback.jobs.files.places import SAID, Found, Place
 from kullback.jobs.files.questions import COLUMN, Side
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sources import Source
@@ -99,4 +99,4 @@ class Dump:
         if place.said is not None:
             return place.said
         file = next(file for file in self.files if str(file.path) == place.file)
-        return Found.of(place, file[place.row])
+        return Found.of(place, file.values(place.row, SAID))

@@ -16,6 +16,7 @@ from kullback.jobs.files.columns import Value
 from kullback.jobs.files.parts import Part
 from kullback.jobs.files.places import Place, Places
 from kullback.jobs.files.questions import Question
+from kullback.jobs.files.tally import Read
 
 RANGES = (slice(0, 1), *(slice(2**power, 2 ** (power + 1)) for power in range(24)))
 """Positions, each range as long as all before it: token 1, token 2, tokens 3 and 4, 5 to 8, …"""
@@ -38,10 +39,9 @@ class Singles:
     ranges: dict[int, list[Rows]] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
 
-    def add(self, part: Part, sequences: Ragged, spans: Iterable[int] = ()) -> Rows:
-        """Add sequences; what they add to the question's sum."""
-        whole = Rows.of(sequences, self.estimator)
-        self.rows.append(_numbered(whole, part))
+    def add(self, part: Part, sequences: Ragged, rows: Rows | None, spans: Iterable[int] = ()) -> Rows:
+        """Add sequences, which are known one by one or are looked at; what they add to the question's sum."""
+        self.rows.append(_numbered(Rows.of(sequences, self.estimator) if rows is None else rows, part))
         longest = int(part.block.columns.lengths.max())
         for number in spans:
             if RANGES[number].start < longest:
@@ -109,12 +109,12 @@ class Ledger:
         if part.prompts is not None:
             self.prompts.add(part.prompts.tolist())
 
-    def keep(self, question: Question, estimator: Estimator, sequences: Ragged, part: Part) -> None:
+    def keep(self, read: Read, part: Part) -> None:
         """The sequences of a question; none where the estimator fits its coefficients on all of them together."""
-        if estimator.controls or estimator.link is not None:
+        if read.estimator.controls or read.estimator.link is not None:
             return
-        singles = self.singles.setdefault(question.name, Singles(question, estimator))
-        rows = singles.add(part, sequences, range(len(RANGES)) if self.positions else ())
+        singles = self.singles.setdefault(read.question.name, Singles(read.question, read.estimator))
+        rows = singles.add(part, read.sequences, read.rows, range(len(RANGES)) if self.positions else ())
         block, first, place = part.block, int(part.number[0]), part.place
         singles.places.keep(rows, lambda number: Place.of(block, number - first, int(place[number - first])))
 

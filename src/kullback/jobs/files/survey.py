@@ -52,8 +52,8 @@ class Survey:
         """Add rows of a file; raises as `Sieve.sift`."""
         part = self.sieve.sift(block)
         if len(part):
-            for question, estimator, sequences in self.tallies.add(part):
-                self.ledger.keep(question, estimator, sequences, part)
+            for read in self.tallies.add(part):
+                self.ledger.keep(read, part)
             self.ledger.add(part)
             self.samples.setdefault(block.file, Samples()).add(part)
 
