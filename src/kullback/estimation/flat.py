@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.estimation.extremes import Extremes
+from kullback.estimation.extremes import Extremes, largest_of
 from kullback.estimation.moments import Keys, KeyedMoments, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
@@ -30,7 +30,7 @@ from kullback.weights import Truncation
 BLOCK = 1 << 15
 """Tokens worked on at a time: 256 kB of float64, which the second cache holds; with 64k a token costs a tenth more."""
 
-PARALLEL = 1 << 19
+PARALLEL = 1 << 18
 """Tokens from which two threads pay: NumPy lets go of the interpreter in loops of that kind."""
 
 VALUES: Mapping[Callable[..., object], Callable[[Tokens], Float64]] = {
@@ -157,13 +157,23 @@ def found_in(recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False
 
 
 @dataclass(frozen=True)
+class _Marked:
+    """Where the largest of something are among the sequences, how large, and at which token."""
+
+    at: np.ndarray
+    size: Float64
+    token: np.ndarray
+
+
+@dataclass(frozen=True)
 class _Batch:
-    """Sequences, those that have a counted token, the prompts of these, and the tail of x over all tokens."""
+    """Sequences, those that have a counted token, the prompts of these, the tail of x over all tokens, and extremes."""
 
     ragged: Ragged
     filled: np.ndarray
     keys: Keys | None
     tail: Tail
+    marks: dict[Estimator, dict[str, _Marked]] = field(default_factory=dict)
 
 
 def _counts(ragged: Ragged) -> np.ndarray:
@@ -222,7 +232,6 @@ def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
 def _values(estimator: Estimator, tokens: Tokens) -> Float64:
     """What every token adds."""
     if estimator.reads == "token_kl":
-        assert tokens.token_kl is not None
         value = np.asarray(estimator.fn(tokens.token_kl))
     else:
         shortcut = VALUES.get(estimator.fn)
@@ -273,25 +282,32 @@ def _summary(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> Summar
 
 
 def _extremes(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> dict[str, Extremes]:
-    """The sequences that move the estimate most, as `Recipe` names them; a few alone are looked at again."""
+    """The sequences that move the estimate most, as `Recipe` names them."""
+    if recipe.estimator not in batch.marks:
+        batch.marks[recipe.estimator] = _marks(recipe, rows, sums, batch)
+    marks = batch.marks[recipe.estimator]
+    return {name: Extremes(m.size, batch.filled[m.at], m.token, rows[m.at]) for name, m in marks.items()}
 
-    def unlikely(chosen: np.ndarray) -> Float64:
-        few = batch.ragged.few(batch.filled[chosen])
-        return np.where(few.mask, -few.log_ratio(), -np.inf)
 
-    def parts(chosen: np.ndarray) -> Float64:
-        return recipe.parts(batch.ragged.few(batch.filled[chosen]))
-
-    size, odd = rows[:, NUMERATOR], rows[:, CHECK]
-    heavy = sums.log_weight if sums.log_weight.any() else np.full(len(rows), np.nan)
-    kinds = {
-        "highest": (size, parts),
-        "lowest": (-size, parts),
-        "unlikeliest": (sums.largest, unlikely),
-        "heaviest": (heavy, parts),
-        "oddest": (np.abs(odd), unlikely),
+def _marks(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> dict[str, _Marked]:
+    """Those of an estimator, whatever it is divided by; a few sequences alone are looked at again."""
+    sizes = {
+        "highest": rows[:, NUMERATOR],
+        "lowest": -rows[:, NUMERATOR],
+        "heaviest": sums.log_weight if sums.log_weight.any() else np.full(len(rows), np.nan),
+        "unlikeliest": sums.largest,
+        "oddest": np.abs(rows[:, CHECK]),
     }
-    return {name: Extremes.of(of, tokens, batch.filled, rows) for name, (of, tokens) in kinds.items()}
+    chosen = {name: largest_of(of) for name, of in sizes.items()}
+    # Those of all kinds at once: padding eight rows costs as much as padding forty.
+    few = np.unique(np.concatenate(list(chosen.values())))
+    padded = batch.ragged.few(batch.filled[few])
+    parts = np.argmax(recipe.parts(padded), axis=1)
+    unlikely = np.argmax(np.where(padded.mask, -padded.log_ratio(), -np.inf), axis=1)
+    tokens = {name: unlikely if name in ("unlikeliest", "oddest") else parts for name in sizes}
+    return {
+        name: _Marked(at, sizes[name][at], tokens[name][np.searchsorted(few, at)]) for name, at in chosen.items()
+    }
 
 
 def _log(values: Float64) -> Float64:

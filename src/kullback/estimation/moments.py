@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -182,14 +183,14 @@ class Keys:
     @classmethod
     def of(cls, keys: Sequence[Hashable] | np.ndarray, limit: int) -> Keys:
         """The cells of rows, by their keys."""
-        distinct, number = _numbered(keys)
+        distinct, number = numbered(keys)
         if len(distinct) <= limit:
             return cls(distinct, number, limit, hashed=False)
         # Straight into the shared cells: a cell a key would hold p³ numbers for each of 250,000 prompts.
         return cls(tuple(range(limit)), _hashed(distinct, limit)[number], limit, hashed=True)
 
 
-def _numbered(keys: Sequence[Hashable] | np.ndarray) -> tuple[tuple[Hashable, ...], np.ndarray]:
+def numbered(keys: Sequence[Hashable] | np.ndarray) -> tuple[tuple[Hashable, ...], np.ndarray]:
     """Distinct keys in the order in which they come first, and which of them each is."""
     if isinstance(keys, np.ndarray) and keys.dtype != object:
         values, first, number = np.unique(keys, return_index=True, return_inverse=True)
@@ -197,6 +198,8 @@ def _numbered(keys: Sequence[Hashable] | np.ndarray) -> tuple[tuple[Hashable, ..
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         return tuple(values[order].tolist()), place[number]
+    if len(keys) and list(keys).count(keys[0]) == len(keys):
+        return (keys[0],), np.zeros(len(keys), dtype=np.intp)
     place_of: dict[Hashable, int] = {}
     found = (place_of.setdefault(key, len(place_of)) for key in keys)
     number = np.fromiter(found, dtype=np.intp, count=len(keys))
@@ -258,8 +261,9 @@ class KeyedMoments:
         return KeyedMoments(tuple(range(self.limit)), nothing, self.limit, hashed=True)._with(self)
 
 
-def _hashed(keys: Sequence[Hashable], limit: int) -> np.ndarray:
-    """The shared cell of each key."""
+@lru_cache(maxsize=8)
+def _hashed(keys: tuple[Hashable, ...], limit: int) -> np.ndarray:
+    """The shared cell of each key; remembered, for the recipes of one pass have the same keys."""
     # crc32, since Python's own hash of text differs from process to process, and parts of one batch would then
     # put one prompt into different cells. Two prompts that share a cell count as one cluster, so that
     # clusters stay independent and only their number falls: 4,097 names such as "p7" fill 3,024 of 4,096 cells.

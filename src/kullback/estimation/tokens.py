@@ -70,13 +70,13 @@ class Tokens:
     Attributes:
         x: log p − log q.
         starts: where each sequence begins, (rows,).
-        token_kl, ref_mass: as in `Ragged`; None where not known.
+        kl, mass: the token KLs and the reference's mass, as in `Ragged`; None where not known.
         weights: None where all are 1.
     """
 
     x: Float64
     starts: np.ndarray
-    token_kl: Float64 | None = None
+    kl: Float64 | None = None
     mass: Float64 | None = None
     weights: Weights | None = field(default=None)
 
@@ -104,7 +104,7 @@ class Tokens:
         found = cls(
             x=_difference(p, q),
             starts=starts,
-            token_kl=None if kl is None else kl.astype(np.float64),
+            kl=None if kl is None else kl.astype(np.float64),
             mass=None if mass is None else mass.astype(np.float64),
             weights=None if behavior is None else Weights.of(_difference(q, behavior), starts, truncation),
         )
@@ -149,6 +149,11 @@ class Tokens:
     def length(self) -> Float64:
         """Counted tokens of each sequence, (rows,)."""
         return np.diff(np.append(self.starts, len(self.x))).astype(np.float64)
+
+    @property
+    def token_kl(self) -> Float64:
+        """KL(q_t‖p_t); 0 where it is not known."""
+        return np.zeros_like(self.x) if self.kl is None else self.kl
 
     @property
     def ref_mass(self) -> Float64:

@@ -81,6 +81,10 @@ class Joined:
         name = f"{self.drew.name} and {self.scored.name}"
         return (Source.of(name, " and ".join(formats), said, samples.get(self.drew.name, Samples())),)
 
+    def share(self, block: Block) -> float | None:
+        """Not known: both are read side by side."""
+        return None
+
     def found(self, place: Place) -> Found | None:
         """What a row says."""
         return place.said

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
 from kullback.estimation import Estimate
+from kullback.estimation.moments import numbered
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import Unit
 from kullback.estimation.rows import Rows
@@ -61,10 +63,11 @@ class Column:
     values: dict[Value | None, int] = field(default_factory=dict)
     codes: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, values: Iterable[Value | None]) -> None:
+    def add(self, values: Sequence[Value | None] | np.ndarray) -> None:
         """The values of more rows."""
-        numbers = (self.values.setdefault(value, len(self.values)) for value in values)
-        self.codes.append(np.fromiter(numbers, dtype=np.int32))
+        distinct, number = numbered(values)
+        codes = [self.values.setdefault(cast("Value | None", value), len(self.values)) for value in distinct]
+        self.codes.append(np.array(codes, dtype=np.int32)[number])
 
     @property
     def whole(self) -> np.ndarray:
@@ -107,7 +110,7 @@ class Ledger:
         for name in self.names:
             self.columns.setdefault(name, Column()).add(part.block.values(name))
         if part.prompts is not None:
-            self.prompts.add(part.prompts.tolist())
+            self.prompts.add(part.prompts)
 
     def keep(self, read: Read, part: Part) -> None:
         """The sequences of a question; none where the estimator fits its coefficients on all of them together."""
