@@ -16,7 +16,7 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.estimation.extremes import Extremes, largest_of
-from kullback.estimation.moments import Keys, KeyedMoments, Moments
+from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
 from kullback.estimation.rows import Rows, largest_part
@@ -102,7 +102,9 @@ class Sums:
         controls = [self.controls[plan.controls.index(control)] for control in recipe.columns]
         if CHECK not in recipe.fitted:
             controls[0] = np.clip(controls[0], -CHECK_LIMIT, CHECK_LIMIT)
-        return np.stack([self.totals[plan.estimators.index(recipe.estimator)], self._divisor(recipe), *controls], axis=1)
+        return np.stack(
+            [self.totals[plan.estimators.index(recipe.estimator)], self._divisor(recipe), *controls], axis=1
+        )
 
     def _divisor(self, recipe: Recipe) -> Float64:
         if recipe.unit == "sequence":
@@ -305,9 +307,7 @@ def _marks(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> dict[str
     parts = np.argmax(recipe.parts(padded), axis=1)
     unlikely = np.argmax(np.where(padded.mask, -padded.log_ratio(), -np.inf), axis=1)
     tokens = {name: unlikely if name in ("unlikeliest", "oddest") else parts for name in sizes}
-    return {
-        name: _Marked(at, sizes[name][at], tokens[name][np.searchsorted(few, at)]) for name, at in chosen.items()
-    }
+    return {name: _Marked(at, sizes[name][at], tokens[name][np.searchsorted(few, at)]) for name, at in chosen.items()}
 
 
 def _log(values: Float64) -> Float64:

@@ -206,6 +206,8 @@ class ParquetSource:
         FileError: no such file, not Parquet or not finished, without the columns of rollouts, or with none in it.
     """
 
+    counted = True
+
     def __init__(
         self, path: Path, names: Mapping[str, str] | None = None, format: Format | None = None, step: int | None = None
     ) -> None:

@@ -95,6 +95,11 @@ class Rollouts(Sequence[Rollout]):
         return "kullback" if self._source.format is None else self._source.format.name
 
     @property
+    def counted(self) -> bool:
+        """Whether the number of rows is known without reading them."""
+        return self._source.format is None or bool(getattr(self._source, "counted", False))
+
+    @property
     def bad(self) -> tuple[str, ...]:
         """What was left out of the last pass and why, with file and line; only with `skip_bad`."""
         return tuple(getattr(self._source, "bad", ()))

@@ -59,7 +59,7 @@ class Dump:
     @cached_property
     def rows(self) -> int:
         """How many there are; 0 where that cannot be known without reading them all."""
-        return sum(len(file) for file in self.files) if all(file.format == OURS for file in self.files) else 0
+        return sum(len(file) for file in self.files) if all(file.counted for file in self.files) else 0
 
     @cached_property
     def _bytes(self) -> Mapping[str, tuple[int, int]]:
@@ -74,7 +74,8 @@ class Dump:
         if self.rows or not total:
             return None
         before, size = self._bytes[block.file]
-        return min(1.0, (before + min(size, bytes_read(Path(block.file)))) / total)
+        # A file that gave a block and is not open any more was read to its end.
+        return (before + min(size, bytes_read(Path(block.file)) or size)) / total
 
     @property
     def bad(self) -> tuple[str, ...]:

@@ -47,8 +47,7 @@ class Found:
     def at(cls, block: Block, place: int, row: int) -> Found:
         """Of a row of a block, by its place in it and its number in the file."""
         prompt, step, text, tokens = (
-            block.columns.rows[name][place] if name in block.columns.rows else None
-            for name in SAID
+            block.columns.rows[name][place] if name in block.columns.rows else None for name in SAID
         )
         return cls(block.file, row, _name(prompt), step, _text(text, tokens))
 
