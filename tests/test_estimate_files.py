@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from math import exp, isnan, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,3 +322,25 @@ def test_what_the_numbers_show_is_said(tmp_path: Path) -> None:
     found = kb.estimate_files(written(tmp_path, "apart", apart))
     assert isinstance(found, kb.FilesEstimate)
     assert any("may be rounding" in note and "1 decimal," in note and "0.00083" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_progress_goes_by_bytes_where_rows_are_not_counted(tmp_path: Path, packed: bool) -> None:
+    lines = "".join(f'{{"logprobs": [-0.5, -1.{i}], "ref_logprobs": [-0.7, -1.5]}}\n' for i in range(3000))
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path in paths:
+        path.write_bytes(gzip.compress(lines.encode(), 1) if packed else lines.encode())
+    heard: list[Any] = []
+    kb.estimate_files(paths, pool=True, on_progress=heard.append)
+    shares = [one.share for one in heard]
+    assert shares == sorted(shares)
+    assert 0.0 < shares[0] <= 0.5 < shares[-1] == 1.0
+    assert (heard[-1].sequences, heard[-1].total) == (6000, 0)
+
+
+def test_progress_goes_by_rows_where_they_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    kb.write_rollouts(path, [kb.Rollout(logprobs=[-0.5, -1.0], ref_logprobs=[-0.7, -1.5])] * 7)
+    heard: list[Any] = []
+    kb.estimate_files(path, on_progress=heard.append)
+    assert (heard[-1].sequences, heard[-1].total, heard[-1].share) == (7, 7, None)

@@ -93,12 +93,13 @@ def shown(
     def on_progress(done: Done) -> None:
         nonlocal said
         elapsed = bar.tasks[0].elapsed or 0.0
-        rate = f"{done.tokens / elapsed:,.0f} tokens/s" if elapsed > 0 and done.tokens else ""
+        rate = _rate(done, unit, elapsed)
         count = f"{done.sequences:,} {unit}" if not done.total else f"{done.sequences}/{done.total} {unit}"
-        bar.update(task, description=doing, completed=done.sequences, total=done.total or None, count=count, rate=rate)
+        finished, total = (done.sequences, done.total or None) if done.share is None else (done.share, 1.0)
+        bar.update(task, description=doing, completed=finished, total=total, count=count, rate=rate)
         if not err.is_terminal and time.monotonic() - said > QUIET_SECONDS:
             said = time.monotonic()
-            tell(f"kullback: {doing}, {count}{rate and f', {rate}'}")
+            tell(f"kullback: {doing}, {count}{rate and f', {rate}'}{_left(finished, total, elapsed)}")
 
     try:
         with bar:
@@ -111,6 +112,16 @@ def shown(
     except Exception as error:
         _show_half(error, ended)
         raise
+
+
+def _rate(done: Done, unit: str, elapsed: float) -> str:
+    """Rows a second of what is read; tokens a second of what is drawn."""
+    per_second = (done.sequences, unit) if unit == "rows" else (done.tokens, "tokens")
+    return f"{per_second[0] / elapsed:,.0f} {per_second[1]}/s" if elapsed > 0 and per_second[0] else ""
+
+
+def _left(finished: float, total: float | None, elapsed: float) -> str:
+    return f", about {elapsed * (total - finished) / finished:,.0f} s left" if total and finished else ""
 
 
 def _bar(err: Console) -> Progress:

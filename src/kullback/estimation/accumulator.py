@@ -11,20 +11,19 @@ import numpy as np
 from kullback.arrays import Groups, Numbers, fingerprint, place
 from kullback.errors import InputError
 from kullback.estimation.conclusion import conclusion
-from kullback.estimation.flat import summaries
+from kullback.estimation.flat import found_in
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
+from kullback.estimation.rows import Rows
 from kullback.estimation.sequences import Sequences, columns_of
 from kullback.estimation.summary import Summary
+from kullback.estimation.tokens import LARGEST_LOG_WEIGHT
 from kullback.estimators import Estimator, Level
 from kullback.weights import Truncation, truncation
 
 SCHEMA = 2
 """The version of what `Accumulator.state` returns."""
-
-LARGEST_LOG_WEIGHT = 200.0
-"""Beyond it, 7e86, the cubes of importance weights, which errors are made of, leave float64."""
 
 
 class Accumulator:
@@ -102,12 +101,12 @@ class Accumulator:
         }
         sequences = _sequences(batch, {name: value for name, value in beside.items() if value is not None})
         self._recipe.check(sequences)
-        flat = summaries([self._recipe], sequences) if isinstance(sequences, Ragged) else None
+        if isinstance(sequences, Ragged) and (flat := found_in([self._recipe], sequences)) is not None:
+            with self._lock:
+                self._summary += flat.summaries[0]
+            return self
         with self._lock:
             summary = self._summary
-            if flat is not None:
-                self._summary = summary + flat[0]
-                return self
             before = 0
             for block in sequences.blocks():
                 _check_weights(block, self._recipe, before)
@@ -117,18 +116,23 @@ class Accumulator:
         return self
 
     @staticmethod
-    def update_all(accumulators: Sequence[Accumulator], ragged: Ragged) -> None:
-        """Add sequences that lie end to end to several accumulators, from one pass over the numbers."""
+    def update_all(accumulators: Sequence[Accumulator], ragged: Ragged, *, singles: bool = False) -> Rows | None:
+        """Add sequences that lie end to end to several accumulators, from one pass over the numbers.
+
+        Returns:
+            The single sequences of the first accumulator's estimator, where they are asked for and the pass has them.
+        """
         for accumulator in accumulators:
             accumulator._recipe.check(ragged)
-        found = summaries([accumulator._recipe for accumulator in accumulators], ragged)
+        found = found_in([accumulator._recipe for accumulator in accumulators], ragged, singles=singles)
         if found is None:
             for accumulator in accumulators:
                 accumulator.update(ragged)
-            return
-        for accumulator, summary in zip(accumulators, found, strict=True):
+            return None
+        for accumulator, summary in zip(accumulators, found.summaries, strict=True):
             with accumulator._lock:
                 accumulator._summary += summary
+        return found.singles
 
     def merge(self, other: Accumulator) -> Accumulator:
         """Add what another accumulator saw, as if its sequences had come after these; returns this one.

@@ -45,10 +45,7 @@ class Extremes:
             row: their numbers, (n,).
             columns: their columns of the moments, (n, columns).
         """
-        chosen = np.flatnonzero(~np.isnan(size))
-        if chosen.size > KEPT:
-            chosen = chosen[np.argpartition(-size[chosen], KEPT)[:KEPT]]
-        chosen = chosen[np.argsort(-size[chosen], kind="stable")]
+        chosen = largest_of(size)
         return cls(size[chosen], row[chosen], np.argmax(parts(chosen), axis=1), columns[chosen])
 
     def __add__(self, other: Extremes) -> Extremes:
@@ -64,6 +61,14 @@ class Extremes:
     def places(self, most: int = 3) -> str:
         """Where the first of them are, in words: row 17 at position 3, row 63 at position 0."""
         return ", ".join(f"row {r} at position {t}" for r, t in zip(self.row[:most], self.token[:most], strict=True))
+
+
+def largest_of(size: Float64) -> np.ndarray:
+    """Where the largest numbers are, the largest first; nan is left out."""
+    chosen = np.flatnonzero(~np.isnan(size))
+    if chosen.size > KEPT:
+        chosen = chosen[np.argpartition(-size[chosen], KEPT)[:KEPT]]
+    return chosen[np.argsort(-size[chosen], kind="stable")]
 
 
 @dataclass(frozen=True)

@@ -1,81 +1,181 @@
 """Sums over sequences that lie end to end: what most estimates are, without padding and in a few passes.
 
-For the estimators of a token's log-ratio, on-policy, with nothing infinite. Everything else takes the padded way,
-`Recipe.summarise`; both give the same summary to rounding. A token costs 10 ns here and 150 ns there.
+For everything at the level of tokens in which nothing is infinite, on-policy or weighted. What is left takes the
+padded way, `Recipe.summarise`; both give the same summary to rounding. A token on-policy costs a tenth of what it
+costs there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from math import factorial
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.estimation.extremes import Extremes
-from kullback.estimation.moments import KeyedMoments, Moments
+from kullback.estimation.extremes import Extremes, largest_of
+from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
-from kullback.estimation.recipe import CHECK, DENOMINATOR, NUMERATOR, Recipe
+from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
+from kullback.estimation.rows import Rows, largest_part
 from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
-from kullback.estimation.tails import KEPT, Tail
-from kullback.estimators import divergences
+from kullback.estimation.tails import Tail, TailBuffer
+from kullback.estimation.tokens import NotFlatError, Tokens
+from kullback.estimators import Estimator, divergences
+from kullback.estimators.controls import RATIO, Control
+from kullback.weights import Truncation
 
 BLOCK = 1 << 15
 """Tokens worked on at a time: 256 kB of float64, which the second cache holds; with 64k a token costs a tenth more."""
 
-PARALLEL = 1 << 19
+PARALLEL = 1 << 18
 """Tokens from which two threads pay: NumPy lets go of the interpreter in loops of that kind."""
 
-RADIUS = 0.5
-"""Ratios up to e^±½ are summed by the series; the few beyond one at a time."""
-
-LARGEST = 700.0
-"""Beyond it exp overflows, which has words of its own."""
-
-SUMMED: dict[Callable[..., object], Callable[[Float64, Float64, np.ndarray], Float64]] = {
-    divergences.k1: lambda x, gap, starts: -np.add.reduceat(x, starts),
-    divergences.k2: lambda x, gap, starts: 0.5 * np.add.reduceat(x * x, starts),
-    divergences.k3: lambda x, gap, starts: np.add.reduceat(gap, starts),
+VALUES: Mapping[Callable[..., object], Callable[[Tokens], Float64]] = {
+    divergences.k1: lambda tokens: tokens.log_ratio,
+    divergences.k2: lambda tokens: 0.5 * tokens.x * tokens.x,
+    divergences.k3: lambda tokens: tokens.gap,
+    divergences.pearson_chi2: lambda tokens: tokens.excess * tokens.excess,
 }
-"""Sums over each sequence, from x = −ℓ and e^x − 1 − x, of estimators that need no pass of their own."""
+"""Of each token, by what is at hand already; other estimators are applied to its log-ratio."""
+
+SUMS: Mapping[Callable[..., object], Callable[[Tokens], Float64]] = {
+    divergences.k1: lambda tokens: -tokens.x_sums,
+    divergences.k3: lambda tokens: tokens.gap_sums,
+}
+"""Of each sequence where all weights are 1, by what is at hand already."""
 
 
-class NotFlatError(Exception):
-    """Something infinite, which the padded way has words for."""
+@dataclass(frozen=True)
+class Plan:
+    """What several recipes need of every sequence, each thing once."""
+
+    estimators: tuple[Estimator, ...]
+    controls: tuple[Control, ...]
+    truncation: Truncation | None
+    singles: bool
+
+    @classmethod
+    def of(cls, recipes: Sequence[Recipe], *, singles: bool) -> Plan:
+        """Of recipes that tame weights alike."""
+        estimators = dict.fromkeys(recipe.estimator for recipe in recipes)
+        controls = dict.fromkeys(control for recipe in recipes for control in recipe.columns)
+        return cls(tuple(estimators), tuple(controls), recipes[0].truncation, singles)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Of consecutive sequences: (recipes, rows, columns), the largest x of each, the tail of x, whether all are 0."""
+    """Of consecutive sequences.
 
-    rows: Float64
+    Attributes:
+        totals: what each estimator of the plan sums up to, (estimators, rows).
+        controls: what each control does, (controls, rows).
+        length: counted tokens of each, (rows,).
+        weight: Σ_t of the weights of each, (rows,).
+        whole, log_weight: the weight of each, (rows,), and its log before it was tamed.
+        largest: the largest x of each, (rows,).
+        token: where the first estimator's part is largest in each, (rows,); nothing where that was not asked for.
+        equal: whether every x is 0.
+    """
+
+    totals: Float64
+    controls: Float64
+    length: Float64
+    weight: Float64
+    whole: Float64
+    log_weight: Float64
     largest: Float64
-    tail: Tail
+    token: np.ndarray
     equal: bool
 
+    @classmethod
+    def joined(cls, parts: Sequence[Sums]) -> Sums:
+        """All sequences in their order."""
+        arrays = [one.name for one in fields(cls) if one.name != "equal"]
+        together = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in arrays}
+        return cls(**together, equal=all(part.equal for part in parts))
 
-def summaries(recipes: Sequence[Recipe], ragged: Ragged) -> list[Summary] | None:
-    """The summary of each recipe, from one pass over the numbers; None where the padded way has to be taken."""
-    if ragged.behavior_logprobs is not None or not all(map(_is_flat, recipes)):
+    def rows(self, recipe: Recipe, plan: Plan) -> Float64:
+        """The columns of the moments, (rows, columns)."""
+        controls = [self.controls[plan.controls.index(control)] for control in recipe.columns]
+        if CHECK not in recipe.fitted:
+            controls[0] = np.clip(controls[0], -CHECK_LIMIT, CHECK_LIMIT)
+        return np.stack(
+            [self.totals[plan.estimators.index(recipe.estimator)], self._divisor(recipe), *controls], axis=1
+        )
+
+    def _divisor(self, recipe: Recipe) -> Float64:
+        if recipe.unit == "sequence":
+            return self.whole if recipe.self_normalised else np.ones_like(self.whole)
+        return self.whole * self.length if recipe.self_normalised else self.weight
+
+    def singles(self, filled: np.ndarray) -> Rows:
+        """One by one, by the first estimator; `filled` are their numbers."""
+        return Rows(
+            number=filled,
+            token=self.token,
+            summand=self.totals[0],
+            weight=self.weight,
+            check=np.clip(self.controls[0], -CHECK_LIMIT, CHECK_LIMIT),
+            log_weight=self.log_weight,
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one pass gave: a summary for each recipe, and the single sequences of the first."""
+
+    summaries: list[Summary]
+    singles: Rows | None
+
+
+def found_in(recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False) -> Found | None:
+    """The summary of each recipe, from one pass over the numbers; None where the padded way has to be taken.
+
+    Args:
+        recipes: at least one; with weights all of them tame these alike.
+        ragged: the sequences.
+        singles: whether those of the first recipe are wanted one by one.
+    """
+    if not all(recipe.level == "token" and recipe.truncation == recipes[0].truncation for recipe in recipes):
         return None
-    counts = _counts(ragged)
-    filled = np.flatnonzero(counts)
+    filled = np.flatnonzero(_counts(ragged))
     if not len(filled):
         return None
+    plan = Plan.of(recipes, singles=singles)
     try:
-        found = _joined(_in_parts(recipes, ragged, filled))
+        parts, tail = _in_parts(plan, ragged, filled)
     except NotFlatError:
         return None
-    if not np.isfinite(found.rows).all():
+    sums = Sums.joined(parts)
+    if not all(np.isfinite(found).all() for found in (sums.totals, sums.controls)):
         return None
-    return [_summary(recipe, rows, found, ragged, filled) for recipe, rows in zip(recipes, found.rows, strict=True)]
+    keys = None if ragged.groups is None else Keys.of(ragged.groups[filled], GROUP_CELLS)
+    batch = _Batch(ragged, filled, keys, tail)
+    found = [_summary(recipe, sums.rows(recipe, plan), sums, batch) for recipe in recipes]
+    return Found(found, sums.singles(filled) if singles else None)
 
 
-def _is_flat(recipe: Recipe) -> bool:
-    return recipe.level == "token" and recipe.truncation is None and not recipe.needs_token_kl
+@dataclass(frozen=True)
+class _Marked:
+    """Where the largest of something are among the sequences, how large, and at which token."""
+
+    at: np.ndarray
+    size: Float64
+    token: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Sequences, those that have a counted token, the prompts of these, the tail of x over all tokens, and extremes."""
+
+    ragged: Ragged
+    filled: np.ndarray
+    keys: Keys | None
+    tail: Tail
+    marks: dict[Estimator, dict[str, _Marked]] = field(default_factory=dict)
 
 
 def _counts(ragged: Ragged) -> np.ndarray:
@@ -86,7 +186,7 @@ def _counts(ragged: Ragged) -> np.ndarray:
     return np.diff(ends[ragged.offsets])
 
 
-def _in_parts(recipes: Sequence[Recipe], ragged: Ragged, filled: np.ndarray) -> list[Sums]:
+def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray) -> tuple[list[Sums], Tail]:
     """Blocks of whole sequences, by two threads where there is much to do."""
     ends = ragged.offsets[filled + 1]
     cuts = np.searchsorted(ends, np.arange(BLOCK, ragged.tokens, BLOCK))
@@ -94,152 +194,120 @@ def _in_parts(recipes: Sequence[Recipe], ragged: Ragged, filled: np.ndarray) -> 
     threads = min(2, os.cpu_count() or 1) if ragged.tokens >= PARALLEL else 1
     shares = [share for share in np.array_split(np.arange(len(cuts) - 1), threads) if len(share)]
 
-    def work(share: np.ndarray) -> list[Sums]:
-        floor, found = -np.inf, []
+    def work(share: np.ndarray) -> tuple[list[Sums], Tail]:
+        buffer, sums = TailBuffer(), []
         for i in share:
-            found.append(_block(recipes, ragged, filled[cuts[i] : cuts[i + 1]], floor))
-            floor = max(floor, _floor(found[-1].tail))
-        return found
+            rows = filled[cuts[i] : cuts[i + 1]]
+            tokens = Tokens.of(ragged, int(rows[0]), int(rows[-1]) + 1, plan.truncation)
+            sums.append(_block(plan, tokens))
+            buffer.add(tokens.x)
+        return sums, buffer.tail()
 
     if len(shares) == 1:
         return work(shares[0])
     with ThreadPoolExecutor(len(shares)) as pool:
-        return [sums for part in pool.map(work, shares) for sums in part]
+        done = list(pool.map(work, shares))
+    return [sums for part, _ in done for sums in part], sum((tail for _, tail in done[1:]), done[0][1])
 
 
-def _floor(tail: Tail) -> float:
-    """Below it nothing comes into a tail that holds these."""
-    return float(tail.largest.min()) if len(tail.largest) == KEPT else -np.inf
-
-
-def _block(recipes: Sequence[Recipe], ragged: Ragged, rows: np.ndarray, floor: float) -> Sums:
+def _block(plan: Plan, tokens: Tokens) -> Sums:
     """The sums of some consecutive sequences."""
-    x, starts, mass = _counted(ragged, int(rows[0]), int(rows[-1]) + 1)
-    low, high = float(x.min()), float(x.max())
-    if not (-np.inf < low and high < LARGEST):
-        raise NotFlatError
-    gap = exp_gap(x, max(high, -low))
-    # Σ(r − 1) of what is no digit longer than its parts: e^x − 1 = gap + x.
-    check = np.add.reduceat(gap, starts) + np.add.reduceat(x, starts)
-    if mass is not None:
-        check = check + np.add.reduceat(1.0 - mass, starts)
-    lengths = np.diff(np.append(starts, len(x))).astype(np.float64)
-    columns = []
-    for recipe in recipes:
-        divisor = np.ones(len(rows)) if recipe.unit == "sequence" else lengths
-        columns.append(np.stack([_total(recipe, x, gap, starts), divisor, check], axis=1))
-    above = x[x > floor] if floor > -np.inf else x
-    tail = Tail(len(x), Tail.of(above).largest)
-    return Sums(np.stack(columns), np.maximum.reduceat(x, starts), tail, low == high == 0)
-
-
-def _total(recipe: Recipe, x: Float64, gap: Float64, starts: np.ndarray) -> Float64:
-    shortcut = SUMMED.get(recipe.estimator.fn)
-    if shortcut is not None:
-        return shortcut(x, gap, starts)
+    weights, length = tokens.weights, tokens.length
     with np.errstate(all="ignore"):
-        return np.asarray(np.add.reduceat(np.asarray(recipe.estimator.fn(-x)), starts))
+        return Sums(
+            totals=np.stack([_total(estimator, tokens) for estimator in plan.estimators]),
+            controls=np.stack([_control(control, tokens) for control in plan.controls]),
+            length=length,
+            weight=length if weights is None else tokens.sums(weights.weight),
+            whole=np.ones_like(length) if weights is None else weights.whole,
+            log_weight=np.zeros_like(length) if weights is None else weights.log_weight,
+            largest=tokens.largest,
+            token=_most(plan, tokens) if plan.singles else np.empty(0, dtype=np.intp),
+            equal=not tokens.largest.any() and not tokens.x_sums.any(),
+        )
 
 
-def _counted(ragged: Ragged, low: int, high: int) -> tuple[Float64, np.ndarray, Float64 | None]:
-    """x = log p − log q of the counted tokens, where each sequence that has one begins, and the reference's mass."""
-    part = slice(int(ragged.offsets[low]), int(ragged.offsets[high]))
-    q, p = ragged.logprobs[part], ragged.ref_logprobs[part]
-    mass = None if ragged.ref_mass is None else ragged.ref_mass[part]
-    ends = ragged.offsets[low : high + 1] - ragged.offsets[low]
-    if ragged.mask is not None:
-        counts = ragged.mask[part]
-        q, p, mass = q[counts], p[counts], None if mass is None else mass[counts]
-        ends = np.concatenate([[0], np.cumsum(counts)])[ends]
-    starts = ends[:-1][np.diff(ends) > 0]
-    x = np.subtract(p, q, dtype=np.float64)
-    return x, starts, None if mass is None else mass.astype(np.float64)
+def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
+    return largest_part(np.abs(_values(plan.estimators[0], tokens)), tokens.starts)
 
 
-def exp_gap(x: Float64, largest: float) -> Float64:
-    """e^x − 1 − x without cancellation, as `divergences.exp_gap`, for numbers no larger than `largest` either way.
-
-    The series is as long as the largest number needs: 6 terms up to 0.01, 13 up to ½, beyond which few numbers are.
-    """
-    radius = min(largest, RADIUS)
-    terms = next(k for k in range(3, 20) if radius ** (k - 1) * 2 / factorial(k + 1) < 2.0**-54)
-    coefficients = [1 / factorial(k) for k in range(2, 2 + terms)]
-    gap = x * coefficients[-1]
-    gap += coefficients[-2]
-    for coefficient in reversed(coefficients[:-2]):
-        gap *= x
-        gap += coefficient
-    gap *= x
-    gap *= x
-    if largest > RADIUS:
-        beyond = np.flatnonzero(np.abs(x) > RADIUS)
-        gap[beyond] = divergences.exp_gap(x[beyond])
-    return gap
+def _values(estimator: Estimator, tokens: Tokens) -> Float64:
+    """What every token adds."""
+    if estimator.reads == "token_kl":
+        value = np.asarray(estimator.fn(tokens.token_kl))
+    else:
+        shortcut = VALUES.get(estimator.fn)
+        value = np.asarray(estimator.fn(tokens.log_ratio)) if shortcut is None else shortcut(tokens)
+    if tokens.weights is None:
+        return value
+    return value * (tokens.before if estimator.reads == "token_kl" else tokens.weight)
 
 
-def _joined(parts: Sequence[Sums]) -> Sums:
-    tail = parts[0].tail
-    for part in parts[1:]:
-        tail += part.tail
-    rows = np.concatenate([part.rows for part in parts], axis=1)
-    return Sums(rows, np.concatenate([part.largest for part in parts]), tail, all(part.equal for part in parts))
+def _total(estimator: Estimator, tokens: Tokens) -> Float64:
+    """What every sequence adds."""
+    shortcut = SUMS.get(estimator.fn) if tokens.weights is None and estimator.reads == "log_ratio" else None
+    return tokens.sums(_values(estimator, tokens)) if shortcut is None else shortcut(tokens)
 
 
-def _summary(recipe: Recipe, rows: Float64, found: Sums, ragged: Ragged, filled: np.ndarray) -> Summary:
+def _control(control: Control, tokens: Tokens) -> Float64:
+    """The sum of a control over every sequence."""
+    if control != RATIO:
+        return tokens.sums(control.fn(tokens))
+    # Σ(r − 1) of what is no digit longer than its parts: e^x − 1 = gap + x.
+    if tokens.weights is None:
+        found = tokens.gap_sums + tokens.x_sums
+        return found if tokens.mass is None else found + tokens.sums(1.0 - tokens.mass)
+    weight, before = tokens.weight, tokens.before
+    return tokens.sums(weight * tokens.excess + (weight - (before if tokens.mass is None else before * tokens.mass)))
+
+
+def _summary(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> Summary:
     """What `Recipe.summarise` gives of rows all of which are finite."""
-    cell = np.arange(len(rows)) % ROW_CELLS
-    keys = None if ragged.groups is None else ragged.groups[filled].tolist()
-    scaled = rows[:, NUMERATOR] / rows[:, DENOMINATOR]
+    divided = rows[rows[:, DENOMINATOR] > 0]
+    scaled = divided[:, NUMERATOR] / divided[:, DENOMINATOR]
     return Summary(
         rows=len(rows),
-        empty=len(ragged) - len(rows),
+        empty=len(batch.ragged) - len(rows),
         infinite=0,
-        cells=Moments.of(cell, rows, ROW_CELLS),
-        prompts=None if keys is None else KeyedMoments.of(keys, rows, GROUP_CELLS),
-        ratios=found.tail,
-        weights=Tail.of(np.zeros(len(rows))),
+        cells=Moments.of(np.arange(len(rows)) % ROW_CELLS, rows, ROW_CELLS),
+        prompts=None if batch.keys is None else KeyedMoments.at(batch.keys, rows),
+        ratios=batch.tail,
+        weights=Tail.of(sums.log_weight),
         summands=Tail.of(_log(rows[:, NUMERATOR])),
-        weight_sums=(float(len(rows)), float(len(rows))),
+        weight_sums=(float(sums.whole.sum()), float((sums.whole**2).sum())),
         mismatches=Oddities(),
         overflows=Oddities(),
-        **_extremes(recipe, rows, found, ragged, filled),
-        span=(float(scaled.min()), float(scaled.max())),
-        equal=found.equal,
+        **_extremes(recipe, rows, sums, batch),
+        span=(float(scaled.min(initial=np.inf)), float(scaled.max(initial=-np.inf))),
+        equal=sums.equal,
     )
 
 
-def _extremes(recipe: Recipe, rows: Float64, found: Sums, ragged: Ragged, filled: np.ndarray) -> dict[str, Extremes]:
-    """The sequences that move the estimate most, as `Recipe` names them; a few alone are looked at again."""
+def _extremes(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> dict[str, Extremes]:
+    """The sequences that move the estimate most, as `Recipe` names them."""
+    if recipe.estimator not in batch.marks:
+        batch.marks[recipe.estimator] = _marks(recipe, rows, sums, batch)
+    marks = batch.marks[recipe.estimator]
+    return {name: Extremes(m.size, batch.filled[m.at], m.token, rows[m.at]) for name, m in marks.items()}
 
-    def unlikely(chosen: np.ndarray) -> Float64:
-        return _rows_of(ragged, filled[chosen])
 
-    def parts(chosen: np.ndarray) -> Float64:
-        x = unlikely(chosen)
-        there = np.isfinite(x)
-        return np.where(there, np.abs(np.asarray(recipe.estimator.fn(-np.where(there, x, 0.0)))), 0.0)
-
-    size, odd = rows[:, NUMERATOR], rows[:, CHECK]
-    kinds = {
-        "highest": (size, parts),
-        "lowest": (-size, parts),
-        "unlikeliest": (found.largest, unlikely),
-        "oddest": (np.abs(odd), unlikely),
+def _marks(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> dict[str, _Marked]:
+    """Those of an estimator, whatever it is divided by; a few sequences alone are looked at again."""
+    sizes = {
+        "highest": rows[:, NUMERATOR],
+        "lowest": -rows[:, NUMERATOR],
+        "heaviest": sums.log_weight if sums.log_weight.any() else np.full(len(rows), np.nan),
+        "unlikeliest": sums.largest,
+        "oddest": np.abs(rows[:, CHECK]),
     }
-    extremes = {name: Extremes.of(of, tokens, filled, rows) for name, (of, tokens) in kinds.items()}
-    return {**extremes, "heaviest": Extremes.nothing(rows.shape[1])}
-
-
-def _rows_of(ragged: Ragged, rows: np.ndarray) -> Float64:
-    """x of the counted tokens of some sequences, (rows, time); −inf where there is none."""
-    lengths = np.diff(ragged.offsets)[rows]
-    found = np.full((len(rows), max(1, int(lengths.max(initial=0)))), -np.inf)
-    for i, row in enumerate(rows):
-        part = slice(int(ragged.offsets[row]), int(ragged.offsets[row + 1]))
-        counts = True if ragged.mask is None else ragged.mask[part]
-        x = ragged.ref_logprobs[part].astype(np.float64) - ragged.logprobs[part]
-        found[i, : lengths[i]] = np.where(counts, x, -np.inf)
-    return found
+    chosen = {name: largest_of(of) for name, of in sizes.items()}
+    # Those of all kinds at once: padding eight rows costs as much as padding forty.
+    few = np.unique(np.concatenate(list(chosen.values())))
+    padded = batch.ragged.few(batch.filled[few])
+    parts = np.argmax(recipe.parts(padded), axis=1)
+    unlikely = np.argmax(np.where(padded.mask, -padded.log_ratio(), -np.inf), axis=1)
+    tokens = {name: unlikely if name in ("unlikeliest", "oddest") else parts for name in sizes}
+    return {name: _Marked(at, sizes[name][at], tokens[name][np.searchsorted(few, at)]) for name, at in chosen.items()}
 
 
 def _log(values: Float64) -> Float64:

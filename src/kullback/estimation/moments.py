@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -101,6 +102,10 @@ class Moments:
             array[cells] = new
         return Moments(*arrays)
 
+    def plus_at(self, cells: Cells, other: Moments) -> Moments:
+        """The same table with the rows of other cells in some of its own (each at most once)."""
+        return self.placed(cells, self[cells] + other)
+
     def rolled(self, places: int) -> Moments:
         """Cell i moved to cell (i + places) modulo the number of cells."""
         return Moments(*(np.roll(a, places, axis=0) for a in self._arrays))
@@ -159,6 +164,48 @@ def _halves(table: Moments) -> tuple[Moments, Moments]:
     return even[0::2], even[1::2]
 
 
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """Which cell each row belongs to.
+
+    Attributes:
+        names: of the cells: the distinct keys in the order in which they come first, or numbers where they are shared.
+        cell: of each row, (n,).
+        limit: keys beyond which cells are shared.
+        hashed: whether they are.
+    """
+
+    names: tuple[Hashable, ...]
+    cell: np.ndarray
+    limit: int
+    hashed: bool
+
+    @classmethod
+    def of(cls, keys: Sequence[Hashable] | np.ndarray, limit: int) -> Keys:
+        """The cells of rows, by their keys."""
+        distinct, number = numbered(keys)
+        if len(distinct) <= limit:
+            return cls(distinct, number, limit, hashed=False)
+        # Straight into the shared cells: a cell a key would hold p³ numbers for each of 250,000 prompts.
+        return cls(tuple(range(limit)), _hashed(distinct, limit)[number], limit, hashed=True)
+
+
+def numbered(keys: Sequence[Hashable] | np.ndarray) -> tuple[tuple[Hashable, ...], np.ndarray]:
+    """Distinct keys in the order in which they come first, and which of them each is."""
+    if isinstance(keys, np.ndarray) and keys.dtype != object:
+        values, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return tuple(values[order].tolist()), place[number]
+    if len(keys) and list(keys).count(keys[0]) == len(keys):
+        return (keys[0],), np.zeros(len(keys), dtype=np.intp)
+    place_of: dict[Hashable, int] = {}
+    found = (place_of.setdefault(key, len(place_of)) for key in keys)
+    number = np.fromiter(found, dtype=np.intp, count=len(keys))
+    return tuple(place_of), number
+
+
 @dataclass(frozen=True)
 class KeyedMoments:
     """Moments by key, in bounded memory: beyond `limit` keys, keys share `limit` cells by hash."""
@@ -169,38 +216,31 @@ class KeyedMoments:
     hashed: bool = False
 
     @classmethod
-    def of(cls, keys: Sequence[Hashable], rows: Float64, limit: int) -> KeyedMoments:
+    def of(cls, keys: Sequence[Hashable] | np.ndarray, rows: Float64, limit: int) -> KeyedMoments:
         """The moments of rows (n, columns), one cell for each distinct key."""
-        distinct = tuple(dict.fromkeys(keys))
-        if len(distinct) > limit:
-            # Straight into the shared cells: a cell a key would hold p³ numbers for each of 250,000 prompts.
-            place = dict(zip(distinct, _hashed(distinct, limit).tolist(), strict=True))
-            distinct = tuple(range(limit))
-        else:
-            place = {key: i for i, key in enumerate(distinct)}
-        cell = np.fromiter((place[key] for key in keys), dtype=np.intp, count=len(keys))
-        return cls(distinct, Moments.of(cell, rows, len(distinct)), limit, hashed=len(place) > limit)
+        return cls.at(Keys.of(keys, limit), rows)
+
+    @classmethod
+    def at(cls, keys: Keys, rows: Float64) -> KeyedMoments:
+        """The same of rows whose cells are known."""
+        return cls(keys.names, Moments.of(keys.cell, rows, len(keys.names)), keys.limit, hashed=keys.hashed)
 
     def __add__(self, other: KeyedMoments) -> KeyedMoments:
         """The moments of the rows of both, key by key."""
-        if self.hashed != other.hashed:
-            return self._hash() + other._hash()
-        keys = tuple(dict.fromkeys(self.keys + other.keys))
-        place = {key: i for i, key in enumerate(keys)}
-        first, second = (
-            Moments.empty(len(keys), part.cells.mean.shape[1]).placed([place[key] for key in part.keys], part.cells)
-            for part in (self, other)
-        )
-        return KeyedMoments(keys, first + second, self.limit, self.hashed)._bounded()
+        if self.hashed or other.hashed:
+            return self._hash()._with(other) if self.hashed else other._with(self)
+        names = tuple(dict.fromkeys(self.keys + other.keys))
+        place = {name: i for i, name in enumerate(names)}
+        table = Moments.empty(len(names), self.cells.mean.shape[1]).placed(slice(0, len(self.keys)), self.cells)
+        at = [place[name] for name in other.keys]
+        return KeyedMoments(names, table.plus_at(at, other.cells), self.limit)._bounded()
 
-    def _bounded(self) -> KeyedMoments:
-        return self._hash() if len(self.keys) > self.limit and not self.hashed else self
-
-    def _hash(self) -> KeyedMoments:
-        if self.hashed:
-            return self
-        cell = _hashed(self.keys, self.limit)
-        table = Moments.empty(self.limit, self.cells.mean.shape[1])
+    def _with(self, other: KeyedMoments) -> KeyedMoments:
+        """Of shared cells: with more rows."""
+        if other.hashed:
+            return KeyedMoments(self.keys, self.cells + other.cells, self.limit, hashed=True)
+        cell = _hashed(other.keys, self.limit)
+        table = self.cells
         # Keys that share a cell are added in rounds, each cell at most once a round.
         order = np.argsort(cell, kind="stable")
         ordered = cell[order]
@@ -208,12 +248,22 @@ class KeyedMoments:
         rank[order] = np.arange(len(cell)) - np.searchsorted(ordered, ordered)
         for turn in range(int(rank.max(initial=-1)) + 1):
             chosen = np.flatnonzero(rank == turn)
-            table += Moments.empty(self.limit, table.mean.shape[1]).placed(cell[chosen], self.cells[chosen])
-        return KeyedMoments(tuple(range(self.limit)), table, self.limit, hashed=True)
+            table = table.plus_at(cell[chosen], other.cells[chosen])
+        return KeyedMoments(self.keys, table, self.limit, hashed=True)
+
+    def _bounded(self) -> KeyedMoments:
+        return self._hash() if len(self.keys) > self.limit and not self.hashed else self
+
+    def _hash(self) -> KeyedMoments:
+        if self.hashed:
+            return self
+        nothing = Moments.empty(self.limit, self.cells.mean.shape[1])
+        return KeyedMoments(tuple(range(self.limit)), nothing, self.limit, hashed=True)._with(self)
 
 
-def _hashed(keys: Sequence[Hashable], limit: int) -> np.ndarray:
-    """The shared cell of each key."""
+@lru_cache(maxsize=8)
+def _hashed(keys: tuple[Hashable, ...], limit: int) -> np.ndarray:
+    """The shared cell of each key; remembered, for the recipes of one pass have the same keys."""
     # crc32, since Python's own hash of text differs from process to process, and parts of one batch would then
     # put one prompt into different cells. Two prompts that share a cell count as one cluster, so that
     # clusters stay independent and only their number falls: 4,097 names such as "p7" fill 3,024 of 4,096 cells.

@@ -88,22 +88,27 @@ class Ragged:
             longest = np.maximum.accumulate(lengths[start : start + BLOCK])
             cells = longest * np.arange(1, len(longest) + 1)
             rows = max(1, int(np.searchsorted(cells, BLOCK, side="right")))
-            yield self._padded(start, start + rows)
-            start += rows
+            stop = min(start + rows, len(self))
+            yield self._padded(slice(start, stop), slice(int(self.offsets[start]), int(self.offsets[stop])))
+            start = stop
 
-    def _padded(self, low: int, high: int) -> Sequences:
-        start, end = self.offsets[low], self.offsets[high]
-        lengths = np.diff(self.offsets[low : high + 1])
-        there = np.arange(max(1, int(lengths.max()))) < lengths[:, None]
+    def few(self, rows: np.ndarray) -> Sequences:
+        """Some of the rows, by number, padded, as float64; masked tokens hold zeros."""
+        spans = [np.arange(start, end) for start, end in zip(self.offsets[rows], self.offsets[rows + 1], strict=True)]
+        return self._padded(rows, np.concatenate([np.empty(0, dtype=np.intp), *spans]))
+
+    def _padded(self, rows: np.ndarray | slice, tokens: np.ndarray | slice) -> Sequences:
+        lengths = np.diff(self.offsets)[rows]
+        there = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
         mask = there.copy()
         if self.mask is not None:
-            mask[there] = self.mask[start:end]
+            mask[there] = self.mask[tokens]
         columns = {}
         for name, values in self._columns().items():
             padded = np.zeros(there.shape)
-            padded[there] = values[start:end]
+            padded[there] = values[tokens]
             columns[name] = np.where(mask, padded, 0.0)
-        groups = None if self.groups is None else self.groups[low:high]
+        groups = None if self.groups is None else self.groups[rows]
         return Sequences(mask=mask, groups=groups, **columns)
 
     def _columns(self) -> dict[str, np.ndarray]:

@@ -138,6 +138,10 @@ class Recipe:
         block = Block.of(sequences.select(np.asarray(sequences.mask.any(axis=1))), self.level, self.truncation)
         return np.asarray(self._summands(block)[0].sum(axis=1))
 
+    def parts(self, sequences: Sequences) -> Float64:
+        """How much of the summand every token of a few sequences is, at level "token"; each has a counted token."""
+        return np.asarray(np.abs(self._summands(Block.of(sequences, self.level, self.truncation))[0]))
+
     def _extremes(self, sequences: Sequences, block: Block, summand: Float64, rows: Float64) -> dict[str, Extremes]:
         """The sequences that move the estimate most, each way it can be moved."""
         number = np.flatnonzero(sequences.mask.any(axis=1))

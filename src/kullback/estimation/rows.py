@@ -102,7 +102,7 @@ class Rows:
             empty=0,
             infinite=int((~finite).sum()),
             cells=Moments.of(np.arange(len(kept)) % ROW_CELLS, kept, min(len(kept), ROW_CELLS)),
-            prompts=None if groups is None else KeyedMoments.of(groups[finite].tolist(), kept, GROUP_CELLS),
+            prompts=None if groups is None else KeyedMoments.of(groups[finite], kept, GROUP_CELLS),
             ratios=nothing.ratios,
             weights=Tail.of(self.log_weight),
             summands=Tail.of(np.log(positive)),
@@ -154,7 +154,7 @@ def _flat(ragged: Ragged, rows: slice, estimator: Estimator) -> Rows:
         # A row without a counted token adds nothing to the one before it, in whose stretch it lies.
         return Rows(
             number=rows.start + filled,
-            token=_largest_part(np.abs(summand), starts),
+            token=largest_part(np.abs(summand), starts),
             summand=np.add.reduceat(summand, starts),
             weight=lengths[filled].astype(np.float64),
             check=np.clip(np.add.reduceat(check, starts), -1e90, 1e90),
@@ -162,7 +162,7 @@ def _flat(ragged: Ragged, rows: slice, estimator: Estimator) -> Rows:
         )
 
 
-def _largest_part(size: Float64, starts: np.ndarray) -> np.ndarray:
+def largest_part(size: Float64, starts: np.ndarray) -> np.ndarray:
     """Where in each stretch from one start to the next the largest of it stands first, counted from the start."""
     size, starts = size[starts[0] :], starts - starts[0]  # rows without a counted token may come first
     spans = np.diff(np.append(starts, len(size)))

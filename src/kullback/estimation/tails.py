@@ -31,6 +31,10 @@ KEPT = 4096
 """Largest values a tail remembers, 32 kB: the whole tail of 3√n up to 1.8 million ratios, of more its far part."""
 
 
+LOT = 3 * KEPT
+"""Numbers above the threshold that are held before they are sorted out."""
+
+
 @dataclass(frozen=True)
 class Tail:
     """The largest log-ratios seen and how many were seen in all; tails merge exactly, in any order."""
@@ -73,6 +77,35 @@ class Tail:
         """Whether k̂ is beyond 0.7 by more than it errs for a tail of so few values."""
         size = max(_tail_size(self.count), 1)
         return bool(self.khat() >= HEAVY_TAIL + CAUTION * max(0.0, size**-0.5 - CERTAIN**-0.5))
+
+
+class TailBuffer:
+    """The tail of many numbers that come a few at a time: those above a threshold are kept, and sorted out in lots."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._floor = -np.inf
+        self._held: list[Float64] = []
+        self._size = 0
+
+    def add(self, values: Float64) -> None:
+        """More finite numbers, (n,)."""
+        self._count += len(values)
+        above = values[values > self._floor]
+        self._held.append(above)
+        self._size += len(above)
+        if self._size > LOT:
+            self._settle()
+
+    def _settle(self) -> None:
+        top = _top(np.concatenate(self._held)) if self._held else np.empty(0)
+        self._held, self._size = [top], len(top)
+        self._floor = float(top.min()) if len(top) == KEPT else -np.inf
+
+    def tail(self) -> Tail:
+        """That of all of them."""
+        self._settle()
+        return Tail(self._count, self._held[0])
 
 
 def _tail_size(count: int) -> int:

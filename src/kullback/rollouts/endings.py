@@ -49,7 +49,9 @@ class Endings:
     @classmethod
     def of_columns(cls, columns: Columns) -> Endings:
         """How some rollouts end, from their columns `finish`, `missing_end` and `mask`."""
-        finish = columns.rows.get("finish", ("unknown",) * len(columns))
+        if "finish" not in columns.rows:
+            return cls(unknown=len(columns))
+        finish = columns.rows["finish"]
         said = columns.rows.get("missing_end", (False,) * len(columns))
         last = columns.offsets[1:] - 1
         empty = columns.lengths == 0

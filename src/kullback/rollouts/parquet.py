@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -206,6 +206,8 @@ class ParquetSource:
         FileError: no such file, not Parquet or not finished, without the columns of rollouts, or with none in it.
     """
 
+    counted = True
+
     def __init__(
         self, path: Path, names: Mapping[str, str] | None = None, format: Format | None = None, step: int | None = None
     ) -> None:
@@ -253,6 +255,22 @@ class ParquetSource:
                 if skipped < len(batch):
                     yield self._rows(batch.slice(skipped), first + skipped)
                 first += len(batch)
+
+    def values(self, row: int, names: Sequence[str]) -> dict[str, Any]:
+        """What a row holds in some columns, None where it has nothing."""
+        stored = {at: name for at, name in self._stored.items() if name in names}
+        ends = list(accumulate(self._groups))
+        group = bisect_right(ends, row)
+        first = ends[group - 1] if group else 0
+        found: dict[str, Any] = dict.fromkeys(names)
+        with self._opened() as file:
+            for batch in file.iter_batches(256, [group], columns=list(stored)):
+                if row < first + len(batch):
+                    one = batch.slice(row - first, 1)
+                    held = {name: COLUMNS[name].values(one.column(at), at)[0] for at, name in stored.items()}
+                    return found | {name: kept(name, value) for name, value in held.items()}
+                first += len(batch)
+        return found
 
     def batches(self, names: Sequence[str]) -> Iterator[Columns]:
         """The rows by column, a block for each row group; numbers are the file's own memory where they can be."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PIECE = 1 << 21
-"""Tokens decoded at a time: two columns of float32 are 16 MB, held twice, since the next piece is decoded meanwhile."""
+PIECE = 1 << 19
+"""Tokens decoded at a time: two columns of float32 are 4 MB, held twice, since the next piece is decoded meanwhile."""
 
 EMPTY: Mapping[str, object] = {**NOTHING, "sampled_from": "policy"}
 """What stands in a `Rollout` where its file has nothing."""
@@ -96,7 +96,7 @@ def _pieces(file: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[pa.RecordBa
         if held and size + tokens > PIECE:
             yield from _read(file, held, wanted)
             held, size = [], 0
-        if tokens > 2 * PIECE:
+        if 2 * tokens > 3 * PIECE:
             rows = max(1, file.metadata.row_group(group).num_rows * PIECE // tokens)
             yield from file.iter_batches(rows, [group], columns=list(wanted))
         else:

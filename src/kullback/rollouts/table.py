@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
@@ -93,6 +93,11 @@ class Rollouts(Sequence[Rollout]):
     def format(self) -> str:
         """The name of its format; "kullback" for ours."""
         return "kullback" if self._source.format is None else self._source.format.name
+
+    @property
+    def counted(self) -> bool:
+        """Whether the number of rows is known without reading them."""
+        return self._source.format is None or bool(getattr(self._source, "counted", False))
 
     @property
     def bad(self) -> tuple[str, ...]:
@@ -217,6 +222,19 @@ class Rollouts(Sequence[Rollout]):
         if wrong := [name for name in names if name not in COLUMNS]:
             raise InputError(f"the column {wrong[0]!r} was asked for, but rollouts have {', '.join(COLUMNS)}")
         return self._source.batches(names)
+
+    def values(self, row: int, names: Sequence[str]) -> Mapping[str, Any]:
+        """What a row holds in some columns that have a value for each row; of Parquet no other column is read.
+
+        Raises:
+            FileError: a row that is no rollout.
+        """
+        narrow = getattr(self._source, "values", None)
+        if narrow is not None:
+            found: Mapping[str, Any] = narrow(row, names)
+            return found
+        whole = self[row]
+        return {name: getattr(whole, name) for name in names}
 
     def __len__(self) -> int:
         return len(self._source)

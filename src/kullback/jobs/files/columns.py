@@ -82,6 +82,8 @@ class Block:
         stored = next((self.columns.rows[each] for each in meant if each in KNOWN and each in self.columns.rows), None)
         if stored is not None:
             return list(stored)
+        if "extra" not in self.columns.rows:
+            return [None] * len(self)
         return [next((row[each] for each in meant if each in row), None) for row in self._extra]
 
     @property

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import accumulate, chain
 from pathlib import Path
 
 from kullback.errors import InputError
 from kullback.jobs.files.columns import LISTS, READ, SHOWN, Block
 from kullback.jobs.files.parts import by_sampler
-from kullback.jobs.files.places import Found, Place
+from kullback.jobs.files.places import SAID, Found, Place
 from kullback.jobs.files.questions import COLUMN, Side
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sources import Source
 from kullback.rollouts import Rollout, Rollouts, read_rollouts
+from kullback.rollouts.readers.containers.opening import bytes_read
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -54,10 +56,26 @@ class Dump:
         files = tuple(part for one in opened for part in one.parts)
         return cls(files, tuple(name for one in opened for name in one.left_out))
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many there are; 0 where that cannot be known without reading them all."""
-        return sum(len(file) for file in self.files) if all(file.format == OURS for file in self.files) else 0
+        return sum(len(file) for file in self.files) if all(file.counted for file in self.files) else 0
+
+    @cached_property
+    def _bytes(self) -> Mapping[str, tuple[int, int]]:
+        """The bytes of all files before each, and its own."""
+        sizes = [file.path.stat().st_size if file.path.is_file() else 0 for file in self.files]
+        before = accumulate([0, *sizes[:-1]])
+        return {str(file.path): both for file, both in zip(self.files, zip(before, sizes, strict=True), strict=True)}
+
+    def share(self, block: Block) -> float | None:
+        """How much of the files' bytes was read when a block came; None where the rows say it, or the bytes do not."""
+        total = sum(size for _, size in self._bytes.values())
+        if self.rows or not total:
+            return None
+        before, size = self._bytes[block.file]
+        # A file that gave a block and is not open any more was read to its end.
+        return (before + min(size, bytes_read(Path(block.file)) or size)) / total
 
     @property
     def bad(self) -> tuple[str, ...]:
@@ -99,4 +117,4 @@ class Dump:
         if place.said is not None:
             return place.said
         file = next(file for file in self.files if str(file.path) == place.file)
-        return Found.of(place, file[place.row])
+        return Found.of(place, file.values(place.row, SAID))

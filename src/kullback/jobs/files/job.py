@@ -87,7 +87,7 @@ def estimate_files(
 
 def _alone(dump: Dump | Joined, asked: Asked, where: str, on_progress: OnProgress) -> FilesEstimate:
     started = time.perf_counter()
-    survey, ended = surveyed(dump.blocks(), asked, total=dump.rows, on_progress=on_progress)
+    survey, ended = surveyed(dump, asked, on_progress)
     if ended is not None and not survey.counts.rows:
         raise ended
     found = survey.found(dump, where=where, seconds=time.perf_counter() - started)
@@ -99,7 +99,7 @@ def _beside(dumps: Sequence[Dump], asked: Asked, where: str, on_progress: OnProg
     surveys, founds = [], []
     for dump in dumps:
         started = time.perf_counter()
-        survey, ended = surveyed(dump.blocks(), asked, total=dump.rows, on_progress=on_progress)
+        survey, ended = surveyed(dump, asked, on_progress)
         if ended is not None:
             raise ended
         surveys.append(survey)

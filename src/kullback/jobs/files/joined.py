@@ -138,6 +138,10 @@ class Joined:
         second: Side = "policy" if self.roles == ("logprobs",) else "reference"
         return Bracketed(next(one for one in QUESTIONS if (one.first, one.second) == ("sampler", second)), found)
 
+    def share(self, block: Block) -> float | None:
+        """Not known: both are read side by side."""
+        return None
+
     def found(self, place: Place) -> Found | None:
         """What a row says."""
         return place.said

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
 from kullback.estimation import Estimate
+from kullback.estimation.moments import numbered
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import Unit
 from kullback.estimation.rows import Rows
@@ -16,6 +18,7 @@ from kullback.jobs.files.columns import Value
 from kullback.jobs.files.parts import Part
 from kullback.jobs.files.places import Place, Places
 from kullback.jobs.files.questions import Question
+from kullback.jobs.files.tally import Read
 
 RANGES = (slice(0, 1), *(slice(2**power, 2 ** (power + 1)) for power in range(24)))
 """Positions, each range as long as all before it: token 1, token 2, tokens 3 and 4, 5 to 8, …"""
@@ -38,10 +41,9 @@ class Singles:
     ranges: dict[int, list[Rows]] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
 
-    def add(self, part: Part, sequences: Ragged, spans: Iterable[int] = ()) -> Rows:
-        """Add sequences; what they add to the question's sum."""
-        whole = Rows.of(sequences, self.estimator)
-        self.rows.append(_numbered(whole, part))
+    def add(self, part: Part, sequences: Ragged, rows: Rows | None, spans: Iterable[int] = ()) -> Rows:
+        """Add sequences, which are known one by one or are looked at; what they add to the question's sum."""
+        self.rows.append(_numbered(Rows.of(sequences, self.estimator) if rows is None else rows, part))
         longest = int(part.block.columns.lengths.max())
         for number in spans:
             if RANGES[number].start < longest:
@@ -61,10 +63,11 @@ class Column:
     values: dict[Value | None, int] = field(default_factory=dict)
     codes: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, values: Iterable[Value | None]) -> None:
+    def add(self, values: Sequence[Value | None] | np.ndarray) -> None:
         """The values of more rows."""
-        numbers = (self.values.setdefault(value, len(self.values)) for value in values)
-        self.codes.append(np.fromiter(numbers, dtype=np.int32))
+        distinct, number = numbered(values)
+        codes = [self.values.setdefault(cast("Value | None", value), len(self.values)) for value in distinct]
+        self.codes.append(np.array(codes, dtype=np.int32)[number])
 
     @property
     def whole(self) -> np.ndarray:
@@ -107,14 +110,14 @@ class Ledger:
         for name in self.names:
             self.columns.setdefault(name, Column()).add(part.block.values(name))
         if part.prompts is not None:
-            self.prompts.add(part.prompts.tolist())
+            self.prompts.add(part.prompts)
 
-    def keep(self, question: Question, estimator: Estimator, sequences: Ragged, part: Part) -> None:
+    def keep(self, read: Read, part: Part) -> None:
         """The sequences of a question; none where the estimator fits its coefficients on all of them together."""
-        if estimator.controls or estimator.link is not None:
+        if read.estimator.controls or read.estimator.link is not None:
             return
-        singles = self.singles.setdefault(question.name, Singles(question, estimator))
-        rows = singles.add(part, sequences, range(len(RANGES)) if self.positions else ())
+        singles = self.singles.setdefault(read.question.name, Singles(read.question, read.estimator))
+        rows = singles.add(part, read.sequences, read.rows, range(len(RANGES)) if self.positions else ())
         block, first, place = part.block, int(part.number[0]), part.place
         singles.places.keep(rows, lambda number: Place.of(block, number - first, int(place[number - first])))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Part:
     place: np.ndarray
     prompts: np.ndarray | None
     drawer: Side
+    _read: dict[str, Ragged] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, block: Block, kept: np.ndarray, first: int, *, grouped: bool) -> Part:
@@ -72,6 +73,11 @@ class Part:
         Raises:
             InputError: numbers that cannot be right.
         """
+        if question.name not in self._read:
+            self._read[question.name] = self._checked(question)
+        return self._read[question.name]
+
+    def _checked(self, question: Question) -> Ragged:
         tokens = self.block.columns.tokens
         # Token KLs are of the model that was to be sampled where it is there, and of what drew in its place where not.
         drew = self._model if COLUMN[self._model] in tokens else self.drawer
@@ -108,6 +114,9 @@ def _drawer(block: Block) -> Side:
 def _prompts(block: Block, number: np.ndarray) -> np.ndarray:
     """The prompt of each row; a row that has none is a prompt of its own."""
     names = block.columns.rows.get("prompt_id", [None] * len(block))
+    kinds = set(map(type, names))
+    if kinds in ({int}, {str}):
+        return np.asarray(names)
     found = np.empty(len(block), dtype=object)  # NumPy would make text of them where they are mixed
     found[:] = [f"row {row}" if name is None else name for name, row in zip(names, number.tolist(), strict=True)]
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from kullback.documents import Record
 from kullback.estimation.extremes import KEPT
 from kullback.estimation.rows import Rows
 from kullback.jobs.files.columns import SHOWN, Block
-from kullback.rollouts import Rollout
+
+SAID = ("prompt_id", "step", "text", "tokens")
+"""Columns that say which row it is, and what was written."""
 
 SHOWN_TOKENS = 12
 """Token ids shown of a row that has no text."""
@@ -35,16 +38,16 @@ class Found:
     text: str
 
     @classmethod
-    def of(cls, place: Place, row: Rollout) -> Found:
-        """Of a row that was read again."""
-        return cls(place.file, place.row, _name(row.prompt_id), row.step, _text(row.text, row.tokens))
+    def of(cls, place: Place, said: Mapping[str, Any]) -> Found:
+        """Of a row that was read again; `said` has the columns `SAID`."""
+        prompt, step, text, tokens = (said[name] for name in SAID)
+        return cls(place.file, place.row, _name(prompt), step, _text(text, tokens))
 
     @classmethod
     def at(cls, block: Block, place: int, row: int) -> Found:
         """Of a row of a block, by its place in it and its number in the file."""
         prompt, step, text, tokens = (
-            block.columns.rows[name][place] if name in block.columns.rows else None
-            for name in ("prompt_id", "step", "text", "tokens")
+            block.columns.rows[name][place] if name in block.columns.rows else None for name in SAID
         )
         return cls(block.file, row, _name(prompt), step, _text(text, tokens))
 

@@ -52,8 +52,8 @@ class Survey:
         """Add rows of a file; raises as `Sieve.sift`."""
         part = self.sieve.sift(block)
         if len(part):
-            for question, estimator, sequences in self.tallies.add(part):
-                self.ledger.keep(question, estimator, sequences, part)
+            for read in self.tallies.add(part):
+                self.ledger.keep(read, part)
             self.ledger.add(part)
             self.samples.setdefault(block.file, Samples()).add(part)
 
@@ -153,23 +153,22 @@ def _in_order(group: Group) -> tuple[int, float, str]:
 
 
 def surveyed(
-    blocks: Iterable[Block], asked: Asked, *, total: int, on_progress: OnProgress = unheard
+    dump: Dump | Joined, asked: Asked, on_progress: OnProgress = unheard
 ) -> tuple[Survey, BaseException | None]:
-    """A pass over blocks of rows, and what ended it early, if anything did.
+    """A pass over the rows of a dump, and what ended it early, if anything did.
 
     Args:
-        blocks: of rows.
+        dump: whose rows.
         asked: what is wanted.
-        total: rows in all, for those who wait; 0 where that is not known.
         on_progress: called after every block.
     """
     survey, seen = Survey(asked), 0
     try:
         with safe_interrupts() as check:
-            for block in blocks:
+            for block in dump.blocks():
                 survey.add(block)
                 seen += len(block)
-                on_progress(Progress(seen, total, survey.counts.tokens))
+                on_progress(Progress(seen, dump.rows, survey.counts.tokens, dump.share(block)))
                 check()
     except KeyboardInterrupt:
         return survey, StoppedError(f"stopped after {seen:,} rows: the numbers are of those")

@@ -9,6 +9,7 @@ from kullback.errors import InputError
 from kullback.estimation import Accumulator, Estimate
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import UNITS, Unit
+from kullback.estimation.rows import Rows
 from kullback.estimators import ESTIMATORS, K3, RAO_BLACKWELL, Estimator, Level
 from kullback.jobs.files.parts import Part, parts_of
 from kullback.jobs.files.questions import QUESTIONS, Question, askable
@@ -57,6 +58,22 @@ class Answer:
         )
 
 
+@dataclass(frozen=True)
+class Read:
+    """Sequences of a question that is told apart by group.
+
+    Attributes:
+        question, estimator: what they answer, and by which estimator.
+        sequences: as the question reads them.
+        rows: one by one, where they were seen in passing.
+    """
+
+    question: Question
+    estimator: Estimator
+    sequences: Ragged
+    rows: Rows | None
+
+
 @dataclass
 class Tally:
     """The sums of one question by one estimator, of rows that its first law drew, or of rows that are reweighted.
@@ -82,17 +99,23 @@ class Tally:
         level: Level = "sequence" if function else "token"
         self.sums = {unit: Accumulator(estimator=self.estimator, level=level, unit=unit) for unit in units}
 
-    def add(self, sequences: Ragged) -> None:
-        """Add rows that have the question's laws; weights beyond all bounds end a reweighted question."""
+    def add(self, sequences: Ragged) -> Rows | None:
+        """Add rows that have the question's laws; weights beyond all bounds end a reweighted question.
+
+        Returns:
+            The rows one by one, where they were seen in passing.
+        """
         self.rows += len(sequences)
         if self.refused:
-            return
+            return None
+        sums = [*self.sums.values(), *((self.chi2,) if self.drawn else ())]
         try:
-            Accumulator.update_all([*self.sums.values(), *((self.chi2,) if self.drawn else ())], sequences)
+            return Accumulator.update_all(sums, sequences, singles=True)
         except InputError as error:
             if self.drawn:
                 raise
             self.refused = str(error)
+            return None
 
     def answer(self) -> Answer:
         """What the rows said."""
@@ -116,17 +139,19 @@ class Tallies:
     units: Sequence[Unit] = UNITS
     tallies: dict[tuple[str, str, bool], Tally] = field(default_factory=dict)
 
-    def add(self, part: Part) -> Iterator[tuple[Question, Estimator, Ragged]]:
-        """Add rows; what the questions that are told apart by group read of them, and by which estimator."""
+    def add(self, part: Part) -> Iterator[Read]:
+        """Add rows; what the questions that are told apart by group read of them."""
         asked = askable(part.sides)
         for question in asked:
             sequences, drawn = part.sequences(question), question.first == part.drawer
             chosen = self._estimators(sequences)
+            rows = []
             for estimator in chosen:
                 key = (question.name, estimator.name, drawn)
-                self.tallies.setdefault(key, Tally(question, estimator, drawn, self.units)).add(sequences)
+                tally = self.tallies.setdefault(key, Tally(question, estimator, drawn, self.units))
+                rows.append(tally.add(sequences))
             if chosen and (drawn or question is asked[0]) and not question.beside(part.sides):
-                yield question, chosen[0], sequences
+                yield Read(question, chosen[0], sequences, rows[0])
 
     def _estimators(self, sequences: Ragged) -> Sequence[Estimator]:
         exact = sequences.token_kl is not None

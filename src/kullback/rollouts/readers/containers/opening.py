@@ -38,7 +38,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             head = file.read(8)
             file.seek(0)
-            with _decompressed(cast("IO[bytes]", file), head) as plain:
+            with _decompressed(cast("IO[bytes]", file), head) as plain, _listed(path, cast("IO[bytes]", file)):
                 yield plain
     except EOFError as error:
         raise UnfinishedError(NO_END.format(path)) from error
@@ -52,6 +52,26 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         if "Truncated compressed stream" in str(error):  # Arrow's words
             raise UnfinishedError(NO_END.format(path)) from error
         raise FileError(f"{path} cannot be read as rollouts: {error.strerror or error}, check the path") from error
+
+
+_OPEN: dict[Path, IO[bytes]] = {}
+
+
+@contextmanager
+def _listed(path: Path, file: IO[bytes]) -> Iterator[None]:
+    _OPEN[path] = file
+    try:
+        yield
+    finally:
+        _OPEN.pop(path, None)
+
+
+def bytes_read(path: Path) -> int:
+    """How far a file that is being read has been read, in its own bytes, compressed or not; 0 where none is open."""
+    try:
+        return _OPEN[path].tell()
+    except (KeyError, ValueError, OSError):
+        return 0
 
 
 def _decompressed(file: IO[bytes], head: bytes) -> IO[bytes]:
