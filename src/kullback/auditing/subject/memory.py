@@ -89,9 +89,8 @@ def _places(found: object) -> Iterator[object]:
         return
     for name in {*found.__code__.co_names, *_inner_names(found.__code__)}:
         value = found.__globals__.get(name)
-        if isinstance(value, dict | list | set) or is_torch(value):
-            yield value
-        elif isinstance(value, type | ModuleType) and _own(value):
+        owned = isinstance(value, type | ModuleType) and _own(value)
+        if owned or isinstance(value, dict | list | set) or is_torch(value):
             yield value
     yield _Globals(found)
 

@@ -13,9 +13,6 @@ class Unseen(float):
     As a number it is nan, so that what is computed from it differs from a call for one batch.
     """
 
-    def __new__(cls) -> Unseen:
-        return super().__new__(cls, "nan")
-
     def _refuse(self, *_: object) -> NoReturn:
         raise RuntimeError("code looks at a number of many batches at once")
 
@@ -32,7 +29,7 @@ def unseen_numbers() -> Iterator[None]:
     own: Any = torch.Tensor.item
 
     def item(tensor: torch.Tensor) -> object:
-        return Unseen() if torch._C._functorch.is_batchedtensor(tensor) else own(tensor)
+        return Unseen("nan") if torch._C._functorch.is_batchedtensor(tensor) else own(tensor)
 
     torch.Tensor.item = item  # type: ignore[method-assign]
     try:

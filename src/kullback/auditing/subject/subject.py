@@ -304,7 +304,7 @@ class Subject:
 
         q = given["logprobs"]
         more: dict[str, Tensor] = {"groups": torch.zeros(len(q), dtype=torch.int64)}
-        for name in BESIDE:
+        for name in self.wires.wanted & set(BESIDE):
             more[name] = Filled("zeros", self._shape).of(q.detach())  # type: ignore[assignment]
         for name, source in (("distributions", "log_distributions"), ("ref_distributions", "ref_log_distributions")):
             if name in self.wires.wanted and source in given:
