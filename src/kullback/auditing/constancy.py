@@ -46,6 +46,8 @@ def constancy(subject: Subject, read: Read, given: Columns, rows: Rows, *, half:
     """Call it again: with the same input, with another one, in other modes and precisions."""
     if read.keeps:
         subject.one_by_one()
+    if read.memory is not None:
+        subject.watch(read.memory)
     before = _draws()
     first = _called(subject, given, rows)
     drawn = _draws() != before

@@ -243,10 +243,7 @@ def _uneven(probe: Probe) -> tuple[tuple[int, ...], tuple[int, ...]]:
     rows = np.full((long + 1, long), -0.9)
     reference = np.full((long + 1, long), -1.6)
     rows[np.arange(long), np.arange(long)] -= 1e-3
-    if probe.subject.kind == "scalar" or not probe.separable:
-        values = np.concatenate([probe.at(rows[i : i + 1], reference[i : i + 1])[0] for i in range(long + 1)])
-    else:
-        values = probe.at(rows, reference)[0]
+    values = probe.at(rows, reference)[0]
     effect = values[:long] - values[long]
     counted = effect[np.abs(effect) > 1e-9]
     usual = float(np.median(counted)) if len(counted) else 0.0
@@ -270,13 +267,12 @@ def _bonus(probe: Probe) -> float:
 def _temperature(probe: Probe) -> float:
     """How many times the policy's log-prob counts for one of the reference's: 1 but for a temperature on one side."""
     step = 1e-4
-    points = np.array([[-0.7, -1.9], [-1.6, -0.9], [-2.3, -1.1]])
-    slopes = []
-    for q, p in points:
-        rows = np.array([[q + step], [q - step], [q], [q]]), np.array([[p], [p], [p + step], [p - step]])
-        up_q, down_q, up_p, down_p = (float(probe.at(rows[0][i : i + 1], rows[1][i : i + 1])[0][0]) for i in range(4))
-        if abs(up_p - down_p) < 1e-9:
-            return 1.0
-        slopes.append(-(up_q - down_q) / (up_p - down_p))
+    policy, reference = np.array([-0.7, -1.6, -2.3]), np.array([-1.9, -0.9, -1.1])
+    q = np.concatenate([policy + step, policy - step, policy, policy])
+    p = np.concatenate([reference, reference, reference + step, reference - step])
+    up_q, down_q, up_p, down_p = probe.at(q[:, None], p[:, None])[0].reshape(4, 3)
+    if (np.abs(up_p - down_p) < 1e-9).any():
+        return 1.0
+    slopes = -(up_q - down_q) / (up_p - down_p)
     found = float(np.mean(slopes))
     return found if np.allclose(slopes, found, rtol=1e-3) and found > 0 and abs(found - 1) > 1e-2 else 1.0

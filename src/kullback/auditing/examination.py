@@ -11,7 +11,7 @@ import numpy as np
 from kullback.auditing.constancy import constancy, differs
 from kullback.auditing.coupling import Coupling, coupling
 from kullback.auditing.effects import effects
-from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectations
+from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectation
 from kullback.auditing.formula import Form, form
 from kullback.auditing.handling import handling, without_words
 from kullback.auditing.identification import UNKNOWN, Distance, Identification
@@ -215,9 +215,7 @@ class Separable:
     objective: Target | None
     clamped: bool
     _results: dict[tuple[Setting, Sampler], Tensor] = field(default_factory=dict, init=False, repr=False)
-    _known: dict[tuple[Setting, Sampler], Mapping[Weight, Expectation]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _known: dict[tuple[Setting, Sampler, Weight], Expectation] = field(default_factory=dict, init=False, repr=False)
 
     def identified(self) -> Identified:
         """What value and gradient are, for every sampler."""
@@ -246,17 +244,23 @@ class Separable:
         return factor if value.named is not None and factor > 0 else 1.0
 
     def _at(self, setting: Setting, sampler: Sampler, weight: Weight = "sequence") -> Expectation:
-        if (setting, sampler) not in self._known:
-            self._known[setting, sampler] = expectations(self.placed, setting, sampler, self._results, self._weights)
-        return self._known[setting, sampler][weight]
+        key = (setting, sampler, weight)
+        if key not in self._known:
+            self._known[key] = expectation(self.placed, setting, sampler, self._results, weight)
+        return self._known[key]
 
     @property
     def _weights(self) -> tuple[Weight, ...]:
         return ("sequence",) if self.placed.subject.kind == "token" else WEIGHTS
 
     def _look(self, aspect: Aspect, settings: Sequence[Setting], sampler: Sampler, unit: float = 1.0) -> Identification:
-        found = {weight: [self._at(setting, sampler, weight) for setting in settings] for weight in self._weights}
-        return Lookup(aspect, settings, sampler, self.tolerance).identify(found, unit)
+        lookup = Lookup(aspect, settings, sampler, self.tolerance)
+        found: dict[Weight, list[Expectation]] = {}
+        for weight in self._weights:
+            found[weight] = [self._at(setting, sampler, weight) for setting in settings]
+            if (met := lookup.met(weight, found[weight])) is not None:
+                return met
+        return lookup.nearest(found, unit)
 
     def _meant(self, goal: Target, unit: float) -> Mapping[Aspect, Distance]:
         across = [self._at(setting, self.sampler) for setting in IDENTIFYING]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -74,13 +74,13 @@ class Placed:
         return (credited * logprobs).sum(-1)
 
 
-def expectations(
+def expectation(
     placed: Placed,
     setting: Setting,
     sampler: Sampler,
     known: dict[tuple[Setting, Sampler], Tensor],
-    weights: Sequence[Weight] = WEIGHTS,
-) -> dict[Weight, Expectation]:
+    weight: Weight = "sequence",
+) -> Expectation:
     """E over every sequence of a world, each a batch of its own.
 
     With a weight each sequence's result is multiplied by its length, or by the padded width, which undoes a
@@ -95,11 +95,8 @@ def expectations(
         known[setting, source] = _by_token(placed.subject, given, len(chance))
     tokens = known[setting, source]
     carried = placed.carried(tokens, mask, given["logprobs"])
-    found: dict[Weight, Expectation] = {}
-    for weight in weights:
-        factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
-        found[weight] = _expectation(setting, source, chance, tokens.sum(-1) * factor, carried * factor)
-    return found
+    factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
+    return _expectation(setting, source, chance, tokens.sum(-1) * factor, carried * factor)
 
 
 def source_of(subject: Subject, setting: Setting, sampler: Sampler) -> Sampler:

@@ -142,7 +142,9 @@ def rounding_step(probe: Probe) -> float:
     """The steps in which the result moves where a token's log-ratio grows evenly; 0 where it has none of one size."""
     if not probe.works:
         return 0.0
-    seen = np.unique([probe.tokens([x], [0.0]) for x in np.linspace(0.1, 2.1, 101)])
+    reference = -1.0 - np.linspace(0.1, 2.1, 101)[:, None]
+    policy = np.full_like(reference, -1.0)
+    seen = np.unique(probe.at(policy, reference, policy)[0])
     steps = np.diff(seen)
     even = len(seen) < 60 and len(steps) > 0 and bool(np.allclose(steps, steps.min(), rtol=1e-3))
     return float(steps.min()) if even else 0.0

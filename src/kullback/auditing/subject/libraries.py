@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _uncompiled() -> contextlib.AbstractContextManager[object]:
     """Nothing is compiled: every world has its own shape, and compiling takes longer than the audit."""
+    # What compiles has loaded the compiler; to load it for all else takes 2 seconds of CPU.
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
     import torch
 
     stance = getattr(torch.compiler, "set_stance", None)

@@ -9,6 +9,8 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from kullback.auditing.subject.memory import FOREIGN, Memory, memory_of
+
 EXCHANGING = frozenset(
     {
         "all_reduce",
@@ -39,9 +41,6 @@ ASKED: dict[str, frozenset[str]] = {
 }
 """What is not examined of a function that asks for one of these names."""
 
-FOREIGN = frozenset(["torch", "jax", "jaxlib", "numpy", "kullback", "builtins", "typing", "functools", "math"])
-"""Packages whose own code is not looked at."""
-
 REACH = 200
 """Functions and objects that are looked at, of one function."""
 
@@ -54,13 +53,15 @@ class Read:
         unexamined: what an audit here leaves open because of it.
         switches: objects within its reach that have a training mode.
         globals: names of its module's own variables that are neither functions nor modules, and their values.
-        keeps: whether it may keep something between calls.
+        keeps: whether it keeps something between calls that cannot be watched.
+        memory: what it may keep something in; None where its code writes to nothing that outlives a call.
     """
 
     unexamined: tuple[str, ...] = ()
     switches: tuple[Any, ...] = ()
     globals: Mapping[str, object] = field(default_factory=dict)
     keeps: bool = False
+    memory: Memory | None = None
 
 
 def read_by(fn: object) -> Read:
@@ -68,12 +69,13 @@ def read_by(fn: object) -> Read:
     names: set[str] = set()
     switches: dict[int, Any] = {}
     variables: dict[str, object] = {}
-    keeps = False
-    for found in _reached(fn):
+    keeps = stores = False
+    reached = list(_reached(fn))
+    for found in reached:
         if isinstance(found, FunctionType):
             names |= _names(found.__code__)
             variables |= _variables(found)
-            keeps = keeps or _stores(found.__code__)
+            stores = stores or _stores(found.__code__)
         elif hasattr(found, "cache_info"):
             keeps = True
         elif isinstance(getattr(found, "training", None), bool) and not isinstance(found, type):
@@ -82,7 +84,8 @@ def read_by(fn: object) -> Read:
     by_device = "device" in names and "type" in names
     if by_device and (gpu := next(iter(ASKED))) not in unexamined:
         unexamined.insert(0, gpu)
-    return Read(tuple(unexamined), tuple(switches.values()), variables, keeps or _holds(variables))
+    memory = memory_of(reached) if stores or _holds(variables) else None
+    return Read(tuple(unexamined), tuple(switches.values()), variables, keeps, memory)
 
 
 def _stores(code: CodeType) -> bool:

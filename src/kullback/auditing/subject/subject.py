@@ -18,6 +18,8 @@ from kullback.auditing.subject.filled import SHAPES, Filled, Shape
 from kullback.auditing.subject.functions import Function
 from kullback.auditing.subject.layouts import LAYOUTS, Laid, Layout
 from kullback.auditing.subject.libraries import CALLS, TOGETHER
+from kullback.auditing.subject.memory import Memory
+from kullback.auditing.subject.numbers import unseen_numbers
 from kullback.auditing.subject.patches import Patch, without
 from kullback.auditing.subject.shapes import Kind, fits, kind_of, wrong_shape
 from kullback.auditing.subject.tensors import EVERY, Rows
@@ -44,6 +46,8 @@ class _Held:
 
     laid: Laid | None = None
     at_once: bool = True
+    looked: int = 0
+    memory: Memory = field(default_factory=Memory)
     together: dict[int, tuple[Wires, Call]] = field(default_factory=dict)
 
 
@@ -175,20 +179,34 @@ class Subject:
         import torch
 
         if len(batches) > 2 and self._held.at_once and self.arrays in TOGETHER and self.layout == "padded":
+            kept = self._held.memory.now()
             try:
                 more = [list(batches[-1])] * self.spare(len(batches))
                 found = self._together(columns, torch.tensor([*batches, *more]))[: len(batches)]
-                first = self(columns, batches[0])
-                if torch.allclose(found[0].detach(), first.detach(), rtol=1e-12, atol=0, equal_nan=True):
+                if kept.same() and self._agrees(found, columns, batches):
                     return found
             except (CallFailed, RuntimeError):  # The latter from a result that the function kept of another call.
                 pass
+            kept.take_back()
             self.one_by_one()
         return torch.stack([self(columns, rows) for rows in batches])
+
+    def _agrees(self, found: Tensor, columns: Columns, batches: Sequence[list[int]]) -> bool:
+        """Whether the first of several results, or the last, in turn, is that of a call of its own."""
+        import torch
+
+        self._held.looked += 1
+        i = -(self._held.looked % 2)
+        alone = self(columns, batches[i]).detach()
+        return torch.allclose(found[i].detach(), alone, rtol=1e-12, atol=0, equal_nan=True)
 
     def one_by_one(self) -> None:
         """Run every batch in a call of its own from now on, as code that keeps something between calls has to be."""
         self._held.at_once = False
+
+    def watch(self, memory: Memory) -> None:
+        """What the function may keep something in: where a call of many batches changes it, it is put back."""
+        self._held.memory = memory
 
     def spare(self, count: int) -> int:
         """How many more may as well come along: JAX traces every size of a call anew, so that there are but a few."""
@@ -198,7 +216,7 @@ class Subject:
         import torch
 
         given = {name: array[index].clone() for name, array in columns.items()}
-        with self._guarded(), without(*self._patches):
+        with self._guarded(), without(*self._patches), unseen_numbers():
             wanted = torch.vmap(lambda one: self._wanted(one)[0])(given)
             result = self._all_at_once(self.wires)(wanted)
             if self._off is not None:
@@ -286,7 +304,7 @@ class Subject:
 
         q = given["logprobs"]
         more: dict[str, Tensor] = {"groups": torch.zeros(len(q), dtype=torch.int64)}
-        for name in BESIDE:
+        for name in self.wires.wanted & set(BESIDE):
             more[name] = Filled("zeros", self._shape).of(q.detach())  # type: ignore[assignment]
         for name, source in (("distributions", "log_distributions"), ("ref_distributions", "ref_log_distributions")):
             if name in self.wires.wanted and source in given:

@@ -7,6 +7,7 @@ import builtins
 import importlib
 import sys
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def take(path: Path, qualname: str, *, because: BaseException | None = None) -> 
     return Located(fn, "".join(said), shown(path), taker.line, members)
 
 
+@lru_cache(maxsize=64)
+def _parsed(path: Path, _changed: int) -> ast.Module:
+    """A file's code, read once for all that is taken out of it."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
 def one_line(error: BaseException) -> str:
     """An error's message, short enough for a line."""
     return " ".join(str(error).split())[:120]
@@ -88,7 +95,7 @@ class Taker:
         self.luggage = luggage
         self.line = 0
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+            tree = _parsed(path, path.stat().st_mtime_ns)
         except (OSError, SyntaxError, UnicodeDecodeError) as error:
             raise FileError(f"{path} cannot be read as Python: {one_line(error)}") from None
         self.tree = tree

@@ -41,8 +41,8 @@ def _trainer(loss_type: str, level: str, corrected: bool, logprobs: Tensor) -> S
         args=SimpleNamespace(use_bias_correction_kl=corrected, delta=None, steps_per_generation=1),
         accelerator=SimpleNamespace(
             num_processes=1,
-            gather=lambda x: x,
-            gather_for_metrics=lambda x: x,
+            gather=_gathered,
+            gather_for_metrics=_gathered,
             reduce=lambda x, reduction="sum": x,
         ),
         model=SimpleNamespace(training=True),
@@ -58,6 +58,17 @@ def _trainer(loss_type: str, level: str, corrected: bool, logprobs: Tensor) -> S
         aux_loss_enabled=False,
         _entropy_bonus_enabled=False,
     )
+
+
+def _gathered(x: Tensor) -> Tensor:
+    """What one process gathers for its logs.
+
+    Of many batches in one call zeros, as logs branch on what they see; were more than logs to read it, that call would
+    differ from one for a single batch and be given up.
+    """
+    import torch
+
+    return torch.zeros(x.shape, dtype=x.dtype) if torch._C._functorch.is_batchedtensor(x) else x
 
 
 def _driven(loss_type: str, level: str, corrected: bool, metric: bool) -> Join:
