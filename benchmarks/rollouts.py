@@ -1,7 +1,8 @@
 """Rollouts from a file to an estimate: what decoding alone costs, ours, Polars and DuckDB; and statistics in memory.
 
 ``python -m benchmarks rollouts [--tokens 50000000] [--statistics 100000000] [--runs 5]``. Every contender runs in a
-process of its own, all in turn; peaks are beyond what was resident before. Polars and DuckDB come with the extra `bench`.
+process of its own, all in turn; peaks are beyond what was resident before. Polars and DuckDB come with the extra
+`bench`.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ def estimated(path: Path) -> tuple[Any, Any]:
     import kullback as kb
 
     found = kb.estimate_files(path)
-    (k3,) = (answer.estimates["sequence"].value for answer in found.answers if answer.question.name == "policy_reference")
+    assert isinstance(found, kb.FilesEstimate)
+    (k3,) = (
+        answer.estimates["sequence"].value for answer in found.answers if answer.question.name == "policy_reference"
+    )
     return None, [nan, k3]
 
 

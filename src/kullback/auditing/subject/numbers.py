@@ -16,8 +16,8 @@ class Unseen(float):
     def _refuse(self, *_: object) -> NoReturn:
         raise RuntimeError("code looks at a number of many batches at once")
 
-    __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __round__ = _refuse  # type: ignore[assignment]
-    __eq__ = __ne__ = _refuse  # type: ignore[assignment]
+    __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __round__ = _refuse
+    __eq__ = __ne__ = _refuse
     __hash__ = float.__hash__
 
 
@@ -31,8 +31,9 @@ def unseen_numbers() -> Iterator[None]:
     def item(tensor: torch.Tensor) -> object:
         return Unseen("nan") if torch._C._functorch.is_batchedtensor(tensor) else own(tensor)
 
-    torch.Tensor.item = item  # type: ignore[method-assign]
+    tensors: Any = torch.Tensor
+    tensors.item = item
     try:
         yield
     finally:
-        del torch.Tensor.item  # type: ignore[attr-defined]
+        del tensors.item
