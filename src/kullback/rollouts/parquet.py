@@ -71,8 +71,14 @@ class RolloutWriter:
             part = Part(self.path.with_name(self.path.name + ENDING), said)
         elif names and not self._names:  # those before had numbers, or nothing
             part = self._part = part.recast(said)
-        part.write(table)
-        self._part, self._names = part, names  # only now: of a first batch that finds no room nothing is left
+        try:
+            part.write(table)
+        except FileError:
+            # What is said of the part has to stay true: it is not made into a file, which may be smaller and fit.
+            self._part = None
+            part.close()
+            raise
+        self._part, self._names = part, names
         for rollout in rollouts:
             self._hash.update(rollout)
 
