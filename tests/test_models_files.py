@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 import kullback as kb
 from kullback.errors import InputError, KullbackError, MissingPackageError, ModelError
 from kullback.models import LanguageModel, load
+from kullback.models.folders import Place
 from kullback.models.shipped import BUILTIN
+from kullback.models.splits import KEY, split_as_said, split_named, unknown_split
 
 SMALL: dict[str, Any] = {"prompts": ["One", "The small dog"], "samples": 2, "max_new_tokens": 6}
 Tensors = dict[str, torch.Tensor]
@@ -277,3 +279,26 @@ def test_adapters_that_are_not_whole(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="is an adapter of /no/such/base, and there is no such folder"):
         load(str(tmp_path / "adapter"))
+
+
+def header_with(tmp_path: Path, name: str) -> Place:
+    entry = KEY + len(name).to_bytes(8, "little") + name.encode()
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(20) + entry + bytes(40))
+    return Place("gguf", str(tmp_path), "m.gguf")
+
+
+@pytest.mark.parametrize(("name", "unknown"), [("smollm", None), ("default", None), ("odd", "odd")])
+def test_a_gguf_file_says_how_its_text_is_split(tmp_path: Path, name: str, unknown: str | None) -> None:
+    place = header_with(tmp_path, name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BUILTIN / "base")
+    before = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 2024")
+    tokenizer = split_as_said(tokenizer, place)
+    after = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("in 2024")
+    assert [word for word, _ in before] == ["in", "Ġ2024"]
+    assert [word for word, _ in after] == (["in", "Ġ", "2", "0", "2", "4"] if name == "smollm" else ["in", "Ġ2024"])
+    assert unknown_split(tokenizer, place) == unknown
+
+
+def test_a_gguf_file_that_does_not_say_how_its_text_is_split(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    assert split_named(Place("gguf", str(tmp_path), "m.gguf")) == ""

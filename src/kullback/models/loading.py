@@ -19,6 +19,7 @@ from kullback.models.language_model import LanguageModel
 from kullback.models.packages import needed
 from kullback.models.places import device_named, dtype_named
 from kullback.models.soundness import check_finite, check_loaded, listed
+from kullback.models.splits import split_as_said, unknown_split
 
 HF: Any = transformers
 
@@ -69,7 +70,7 @@ def loaded(name: str, *, device: object, dtype: object, tokenizer: Any = None) -
         model = _weights(name, place, where, wanted)
     check_finite(name, model)
     own = tokenizer or tokenizer_of(name, place)
-    return tried(LanguageModel(name, model, own, notes=tuple(_notes(name, place, model))))
+    return tried(LanguageModel(name, model, own, notes=tuple(_notes(name, place, model, own))))
 
 
 def tokenizer_of(name: str, place: Place) -> Any:
@@ -82,7 +83,7 @@ def tokenizer_of(name: str, place: Place) -> Any:
         return None
     options = {} if place.file is None else {"gguf_file": place.file}
     with _reading(f"the tokenizer of {name}", place):
-        return HF.AutoTokenizer.from_pretrained(place.path, trust_remote_code=False, **options)
+        return split_as_said(HF.AutoTokenizer.from_pretrained(place.path, trust_remote_code=False, **options), place)
 
 
 def _weights(name: str, place: Place, device: str, dtype: torch.dtype | str) -> Any:
@@ -140,9 +141,12 @@ def _check_adapter(name: str, place: Place, wanted: set[str]) -> None:
             )
 
 
-def _notes(name: str, place: Place, model: Any) -> Iterator[str]:
+def _notes(name: str, place: Place, model: Any, tokenizer: Any) -> Iterator[str]:
     if place.kind == "gguf":
         yield f"{name} is GGUF: transformers turned its weights into {str(model.dtype).removeprefix('torch.')}"
+        split = unknown_split(tokenizer, place)
+        if split is not None:
+            yield f"{name} splits text as {split!r}, which is not known here: it is split as GPT-2 does"
     else:
         asked = None if place.kind == "hub" else _quantisation(place)
         if asked is not None and quantised_with(model) is None:
