@@ -193,7 +193,8 @@ def test_a_terminal_shows_progress_with_speed_and_time_left() -> None:
 
 
 def test_ctrl_c_keeps_the_finished_batches(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kullback", "compare", "--samples", "4000", "--max-new-tokens", "16", "--batch-size", "16", "--json"]
+    options = ["--samples", "4000", "--max-new-tokens", "16", "--batch-size", "16", "--json"]
+    command = [sys.executable, "-m", "kullback", "compare", *options]
     job = subprocess.Popen(
         [*command, "--output", str(tmp_path)],
         stdout=subprocess.PIPE,
