@@ -33,12 +33,12 @@ def test_log_probs_are_those_of_transformers(both: tuple[LanguageModel, Language
     drawn = whole.sample(prompts, Sampling(), max_new_tokens=30, randomness=Randomness(1))
     completions = [completion.tokens for completion in drawn]
     for mine, theirs in zip(plain.logprobs(prompts, completions), whole.logprobs(prompts, completions), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
     # Drawn step by step, from rows that are padded on the left.
     again = plain.sample(prompts, Sampling(), max_new_tokens=30, randomness=Randomness(1))
     assert [completion.tokens for completion in again] == completions
     for mine, theirs in zip(again, drawn, strict=True):
-        np.testing.assert_allclose(mine.logprobs, theirs.logprobs, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(mine.logprobs, theirs.logprobs, rtol=0, atol=1e-5)
 
 
 def test_logits_are_those_of_transformers_over_the_whole_context(both: tuple[LanguageModel, LanguageModel]) -> None:

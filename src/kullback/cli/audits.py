@@ -146,7 +146,8 @@ def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple
         except KeyboardInterrupt:
             failures.append("stopped")
             break
-    return (compared(reports) if request.placement is None else reports), failures
+    # Both placements of a target fail alike where it cannot be found.
+    return (compared(reports) if request.placement is None else reports), list(dict.fromkeys(failures))
 
 
 def _status(text: str) -> AbstractContextManager[object]:

@@ -140,7 +140,7 @@ def gate(
         >>> import kullback as kb
         >>> found = kb.estimate([[-0.5], [-0.7], [-0.1]], [[-0.7], [-0.6], [-0.3]], estimator="k1")
         >>> gate(found, 2.0).side, gate(found, 0.2).side, gate(found, 0.2).sequences_needed
-        ('below', 'undecided', 80.0)
+        ('below', 'undecided', 22.0)
     """
     if not (isfinite(limit) and limit >= 0):
         raise InputError(f"a limit of {limit:g} came, but it is a number of nats, at least 0")

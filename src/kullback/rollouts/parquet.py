@@ -57,6 +57,7 @@ class RolloutWriter:
         self.metadata = metadata or Metadata()
         self._part: Part | None = None
         self._names = False
+        self._full = False
         self._hash = TokenHash()
 
     def write(self, rollouts: Sequence[Rollout]) -> None:
@@ -74,11 +75,9 @@ class RolloutWriter:
         try:
             part.write(table)
         except FileError:
-            # What is said of the part has to stay true: it is not made into a file, which may be smaller and fit.
-            self._part = None
-            part.close()
+            self._full = True
             raise
-        self._part, self._names = part, names
+        self._part, self._names = part, names  # only now: of a first batch that finds no room nothing is left
         for rollout in rollouts:
             self._hash.update(rollout)
 
@@ -124,6 +123,10 @@ class RolloutWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._full and self._part is not None:
+            # The error says where to read what was finished; of the part a file might be made that is smaller and fits.
+            self._part.close()
+            return
         # What ended the block is what the user has to know; the part stays where the file cannot be made of it.
         with nullcontext() if error is None else suppress(FileError):
             self.close()

@@ -79,7 +79,9 @@ class Tally:
     def pays(self, logits: int) -> bool:
         """Whether compiled code is worth its making, with a call of so many logits more."""
         self.seconds += SAVED_NANOSECONDS * 1e-9 * logits
-        return logits >= LARGE_CALL or self.seconds >= _price()
+        if logits >= LARGE_CALL or self.seconds < CACHED_SECONDS:  # the price is asked for late: torch's compiler loads
+            return logits >= LARGE_CALL
+        return self.seconds >= _price()
 
 
 TALLY = Tally()

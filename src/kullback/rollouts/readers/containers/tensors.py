@@ -72,8 +72,7 @@ def conversion(path: Path) -> str:
         "`torch.save({k: list(v.unbind()) if hasattr(v, 'unbind') else v if isinstance(v, (int, float, str)) else "
         "list(map(str, v)) for k, v in c.items() if getattr(v, 'ndim', 1) and "
         "(hasattr(v, '__len__') or isinstance(v, (int, float)))}, "
-        f"{shlex.quote(goal)!r})`, "
-        f"and read {goal}"
+        f"{shlex.quote(goal)!r})`, and read {goal}"
     )
 
 
