@@ -271,8 +271,10 @@ def _temperature(probe: Probe) -> float:
     q = np.concatenate([policy + step, policy - step, policy, policy])
     p = np.concatenate([reference, reference, reference + step, reference - step])
     up_q, down_q, up_p, down_p = probe.at(q[:, None], p[:, None])[0].reshape(4, 3)
-    if (np.abs(up_p - down_p) < 1e-9).any():
+    with np.errstate(invalid="ignore"):
+        by_policy, by_reference = up_q - down_q, up_p - down_p
+    if not (np.abs(by_reference) >= 1e-9).all():
         return 1.0
-    slopes = -(up_q - down_q) / (up_p - down_p)
+    slopes = -by_policy / by_reference
     found = float(np.mean(slopes))
     return found if np.allclose(slopes, found, rtol=1e-3) and found > 0 and abs(found - 1) > 1e-2 else 1.0
