@@ -168,7 +168,7 @@ def test_bad_input_is_one_sentence_and_status_2(
 def test_a_terminal_shows_progress_with_speed_and_time_left() -> None:
     leader, follower = pty.openpty()
     job = subprocess.Popen(
-        [sys.executable, "-m", "kullback", "compare", "--samples", "10", "--batch-size", "16"],
+        [sys.executable, "-m", "kullback", "compare", "--samples", "5", "--batch-size", "16"],
         stdout=subprocess.PIPE,
         stderr=follower,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
@@ -188,7 +188,7 @@ def test_a_terminal_shows_progress_with_speed_and_time_left() -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert job.returncode == 0, text
     assert "loading models" in text
-    assert re.search(r"comparing .* \d+/200 sequences [\d,]+ tokens/s \d:\d\d:\d\d", text), text[-2000:]
+    assert re.search(r"comparing .* \d+/100 sequences [\d,]+ tokens/s \d:\d\d:\d\d", text), text[-2000:]
     assert "rao_blackwell" in out.decode()
 
 

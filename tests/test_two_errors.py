@@ -109,7 +109,7 @@ def test_what_cannot_be_negative_has_no_negative_bound() -> None:
     assert found.interval(0.9999)[0] == 0.0
 
 
-@pytest.mark.parametrize("rows", [8, 16])
+@pytest.mark.parametrize("rows", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_fit_from_few_rows_is_hardly_worse_than_none(rows: int) -> None:
     """Mean squared errors over 400 batches of an ordinary world, against the unfitted form of each member."""
     rng = np.random.default_rng(3)
