@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,15 @@ def _read_only(x: np.ndarray) -> np.ndarray:
     x = x.copy()
     x.setflags(write=False)
     return x
+
+
+@pytest.fixture(autouse=True)
+def _compiler_stays_on() -> Iterator[None]:
+    """`kullback audit` turns torch's compiler off for its process, which is that of the tests here."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    yield
+    if before is None:
+        os.environ.pop("TORCHDYNAMO_DISABLE", None)
 
 
 collect_ignore_glob = ["data/*"]

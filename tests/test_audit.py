@@ -109,8 +109,9 @@ def first(target: Target, kind: str, sampler: str) -> Target:
     raise AssertionError(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surrogate", kb.SURROGATES, ids=lambda s: s.name)
-@pytest.mark.parametrize("as_loss", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("as_loss", [True, False])
 def test_every_surrogate_is_what_it_promises(surrogate: Surrogate, as_loss: bool) -> None:
     report = kb.audit(surrogate.fn if as_loss else surrogate, placement="loss" if as_loss else surrogate.placement)
     assert not report.failed
@@ -119,9 +120,10 @@ def test_every_surrogate_is_what_it_promises(surrogate: Surrogate, as_loss: bool
         assert same(surrogate.gradient_of[sampler], report, "gradient", sampler), report.gradients[sampler]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", kb.ESTIMATORS, ids=lambda e: e.name)
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("placement", ["loss", pytest.param("reward", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("placement", ["loss", "reward"])
 def test_every_estimator_is_what_it_promises(estimator: Estimator, level: str, placement: Any) -> None:
     report = kb.audit(estimator, placement="metric" if estimator.controls else placement, level=level)
     assert not report.failed
