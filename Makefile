@@ -79,7 +79,7 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	grep '^torch==' constraints.txt > .venv-peers/torch.txt
 	$(PEERS_PIP) -r .venv-peers/torch.txt
-	$(PEERS_PIP) --editable '.[torch]' pytest
+	$(PEERS_PIP) --editable '.[torch,jax]' pytest
 	$(PEERS_PIP) trl verl
 	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
 	touch $@

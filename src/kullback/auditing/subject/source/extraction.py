@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib
 import sys
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from kullback.auditing.subject.source.binding import Located, Members
 from kullback.auditing.subject.source.files import Package, module_file, relative_file, shown
-from kullback.auditing.subject.source.syntax import bare, first_assignments, function_of, names_bound, names_read
+from kullback.auditing.subject.source.syntax import (
+    bare,
+    dotted_names,
+    first_assignments,
+    function_of,
+    names_bound,
+    names_read,
+)
 from kullback.errors import FileError, InputError
 
 SCRIPT = "__main__"
@@ -181,6 +190,8 @@ class Taker:
     def _define(self, node: ast.stmt) -> None:
         stripped, dropped = bare(node)
         self.luggage.dropped += dropped
+        for chain in dotted_names(stripped):
+            self._bring_submodules(chain)
         # Lines as in the file, so that a traceback points there.
         ast.increment_lineno(ast.fix_missing_locations(stripped), node.lineno - 1)
         try:
@@ -204,6 +215,17 @@ class Taker:
         except BaseException as error:
             let_through(error)
             self.luggage.missing.append(name)
+
+    def _bring_submodules(self, chain: list[str]) -> None:
+        """The modules of ``torch.distributed.tensor.DTensor`` that nobody has loaded: the rest of its package would."""
+        found = self.namespace.get(chain[0])
+        for name in chain[1:]:
+            if not isinstance(found, ModuleType):
+                return
+            if not hasattr(found, name):
+                with contextlib.suppress(Exception):
+                    importlib.import_module(f"{found.__name__}.{name}")
+            found = getattr(found, name, None)
 
     def _bring_from(self, name: str, statement: ast.ImportFrom, alias: ast.alias) -> None:
         module = statement.module or ""

@@ -50,6 +50,15 @@ def names_read(node: ast.AST) -> Iterator[str]:
             yield part.id
 
 
+def dotted_names(node: ast.AST) -> Iterator[list[str]]:
+    """``["torch", "distributed", "tensor"]`` of each ``torch.distributed.tensor``."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute):
+            chain = ast.unparse(part).split(".")
+            if all(name.isidentifier() for name in chain):
+                yield chain
+
+
 def first_assignments(node: ast.AST) -> dict[str, ast.Assign]:
     """The first statement that assigns each variable, in the order of the file."""
     found: dict[str, ast.Assign] = {}
