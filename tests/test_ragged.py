@@ -79,7 +79,6 @@ def test_the_estimate_is_that_of_padded_rows(
     columns = drawn(seed, scale=scale, beside=tuple(sorted(beside)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flat, "BLOCK", block)
-        patch.setattr(flat, "PARALLEL", 30)
         mine = kb.Accumulator(estimator=estimator, unit=unit).update(Ragged.of(**columns)).result()
     agree(mine, kb.estimate(**padded(columns), estimator=estimator, unit=unit))
 
@@ -126,7 +125,6 @@ def test_weights_and_token_kls_are_those_of_padded_rows(
     columns = drawn(seed, scale=scale, beside=tuple(sorted(beside | exact)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flat, "BLOCK", block)
-        patch.setattr(flat, "PARALLEL", 30)
         accumulator = kb.Accumulator(estimator=estimator, unit=unit, truncate=truncate)
         ragged = Ragged.of(**columns)
         assert found_in([accumulator._recipe], ragged) is not None
