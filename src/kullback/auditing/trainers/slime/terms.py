@@ -5,21 +5,18 @@ from __future__ import annotations
 from kullback.auditing.trainers.record import Member, Trainer, members
 from kullback.auditing.trainers.slime.names import NAMES
 
-FUNCTION = "slime/utils/ppo_utils.py:compute_approx_kl"
 KINDS = ("k1", "k2", "k3", "low_var_kl")
 
-SLIME = Trainer(
-    name="slime",
-    names=NAMES,
-    package="slime",
-    install="git clone https://github.com/THUDM/slime",
-    members=members(
+
+def approx_kl_members(function: str) -> tuple[Member, ...]:
+    """The terms of `compute_approx_kl`, which stands in slime and in what was made from it."""
+    return (
         *(
             Member(
                 kind,
                 f"kl_loss_type={kind} in the loss, tokens summed",
                 "loss",
-                (FUNCTION,),
+                (function,),
                 settings={"kl_loss_type": kind},
             )
             for kind in KINDS
@@ -29,7 +26,7 @@ SLIME = Trainer(
                 f"{kind}-unbiased",
                 f"kl_loss_type={kind} with use_unbiased_kl, tokens summed",
                 "loss",
-                (FUNCTION,),
+                (function,),
                 names={"importance_ratio": "ratio"},
                 settings={"kl_loss_type": kind},
             )
@@ -40,11 +37,19 @@ SLIME = Trainer(
                 f"{kind}-reward",
                 f"kl_loss_type={kind} in the reward (kl_coef)",
                 "reward",
-                (FUNCTION,),
+                (function,),
                 settings={"kl_loss_type": kind},
                 credit="reward_to_go",
             )
             for kind in KINDS
         ),
-    ),
+    )
+
+
+SLIME = Trainer(
+    name="slime",
+    names=NAMES,
+    package="slime",
+    install="git clone https://github.com/THUDM/slime",
+    members=members(*approx_kl_members("slime/utils/ppo_utils.py:compute_approx_kl")),
 )
