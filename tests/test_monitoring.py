@@ -166,6 +166,18 @@ def test_each_alarm_names_its_step_and_says_why() -> None:
     assert "carry the weight" in monitor.alarms[0].message
 
 
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_an_infinite_kl_is_above_any_limit(limit: float | None) -> None:
+    data = batch(np.random.default_rng(5), 0.2)
+    data["ref_logprobs"] = np.where(np.arange(32)[:, None] * 6 + np.arange(6) == 20, -np.inf, data["ref_logprobs"])
+    monitor = kb.KLMonitor(limit=limit)
+    monitor.update(**data, step=0)
+    (alarm,) = monitor.close()
+    assert (alarm.kind, alarm.value) == ("band", inf)
+    assert alarm.message.startswith("KL(policy‖reference) is infinite: 1 prompts have tokens")
+    assert monitor.metrics()["kullback/policy/k3"] == inf
+
+
 def test_processes_that_merge_see_what_one_sees() -> None:
     whole, mine, other = (kb.KLMonitor(limit=1.0) for _ in range(3))
     data = batch(np.random.default_rng(6), 0.4)

@@ -122,13 +122,28 @@ class Reading:
     def close(self, number: int, step: Step) -> list[Alarm]:
         """Judge a step, and keep its metrics."""
         units = step.units
+        infinite = int(np.isinf(units).sum())
         units = units[np.isfinite(units)]
         found = step.estimates
         main = found[step.estimators[0]]
-        alarms = [*self._band(number, units, main), *self._change(number, units, main), *self._ess(number, main)]
+        alarms = [
+            *self._infinite(number, infinite, main),
+            *self._band(number, units, main),
+            *self._change(number, units, main),
+            *self._ess(number, main),
+        ]
         self.metrics = self._metrics(found, step.per_token, main)
         self.metrics[f"kullback/{self.name}/alarms"] = float(len(alarms))
         return alarms
+
+    def _infinite(self, number: int, units: int, main: Estimate) -> list[Alarm]:
+        """No detector takes these, and they are above any limit."""
+        if not units:
+            return []
+        said = (
+            f"{WORDS[self.name]} is infinite: {units} prompts have tokens to which the second law gives no probability"
+        )
+        return [Alarm(number, self.name, "band", main.value, said)]
 
     def _band(self, number: int, units: Float64, main: Estimate) -> list[Alarm]:
         if self.limit is None or not main.nonnegative:
