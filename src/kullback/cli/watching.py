@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kullback.cli.estimation import names_of
 from kullback.cli.options import within
-from kullback.cli.screen import fail, tell, write_record
+from kullback.cli.screen import tell, write_record
 from kullback.documents import visible
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def watch(
 
         kullback watch runs/rollouts --once --json
     """
-    names = _names(mapping or ())
+    names = names_of(mapping or ())
     from kullback.jobs.watching import watch as follow
     from kullback.jobs.watching.trackers import tracker
     from kullback.monitoring import KLMonitor
@@ -105,14 +106,3 @@ def _show(step: StepSeen, trackers: list[Tracker], *, as_json: bool) -> None:
         for alarm in step.alarms:
             print(visible(f"  ALARM ({alarm.kind}): {alarm.message}"))
     sys.stdout.flush()
-
-
-def _names(mapping: list[str] | tuple[()]) -> dict[str, str] | None:
-    """What the files call our columns."""
-    names = {}
-    for pair in mapping:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            fail(f"--map {pair} came, but OURS=THEIRS is needed, as in --map logprobs=old_log_probs")
-        names[ours] = theirs
-    return names or None

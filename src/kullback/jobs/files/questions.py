@@ -89,6 +89,6 @@ def missing_sentence(sides: Sequence[Side], path: str) -> str:
     only = {"sampler": "what drew the tokens", "policy": "the policy", "reference": "the reference"}[sides[0]]
     return (
         f"{path} has the log-probs of {only} alone, and a KL needs a second law on the same tokens: "
-        f"kullback score {path} --reference MODEL scores them under a model, or "
+        f"kullback score {path} --reference MODEL scores them under a model where their token ids are known, or "
         f"kullback estimate {path} OTHER_FILE joins them with a file that has it"
     )
