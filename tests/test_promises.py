@@ -40,7 +40,7 @@ def test_flipping_the_sign_promise_is_caught(estimator: kb.Estimator) -> None:
     assert ("nonnegative", "token") in list(broken_promises(replace(estimator, nonnegative=not estimator.nonnegative)))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(pair=logit_pairs())
 @pytest.mark.parametrize("one", BACKENDS, ids=lambda b: b.name)
 def test_value_promises_hold_on_drawn_worlds(one: Backend, pair: tuple[np.ndarray, np.ndarray, int]) -> None:

@@ -41,7 +41,7 @@ def test_decimals_are_found(seed: int, digits: int, single: bool) -> None:
 
 
 @settings(deadline=None)
-@given(SEEDS, st.sampled_from(["bfloat16", "float16"]), st.integers(100, 300))
+@given(SEEDS, st.sampled_from(["bfloat16", "float16"]), st.integers(300, 900))
 def test_half_precision_is_found_by_its_steps(seed: int, kind: Any, count: int) -> None:
     values = logprobs(seed, count)
     rounded = quanta._rounded(values, kind)
@@ -50,7 +50,7 @@ def test_half_precision_is_found_by_its_steps(seed: int, kind: Any, count: int) 
     assert found.kind == kind
     # The step explains the error: uniform on it, of variance s²/12.
     error = float(np.mean((rounded.astype(float) - values) ** 2))
-    assert 0.2 * found.step**2 / 12 < error < 3 * found.step**2 / 12
+    assert 0.3 * found.step**2 / 12 < error < 3 * found.step**2 / 12
 
 
 @settings(deadline=None)
