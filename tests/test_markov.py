@@ -94,6 +94,7 @@ def test_iid_tokens_have_the_published_variances() -> None:
         assert q.variance(p, name) ** 0.5 == pytest.approx(deviation, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_thousand_words_and_a_thousand_tokens() -> None:
     q, p = pair(vocab=1000, horizon=1000)
     assert q.reverse_kl(p) > 0

@@ -272,7 +272,16 @@ token may take."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["token_kl", "jensen_shannon", "weighted_kl", "logprobs", "weighted_logprobs"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "token_kl",
+        pytest.param("jensen_shannon", marks=pytest.mark.slow),
+        "weighted_kl",
+        "logprobs",
+        "weighted_logprobs",
+    ],
+)
 def test_tokens_times_vocabulary_is_never_held(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the rows of real blocks
     tokens, width, size = LARGE.values()
