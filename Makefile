@@ -58,7 +58,8 @@ clean:  ## forget .venv and caches
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# Python compiles what is imported, when it is: compiling all of it beforehand takes a minute of two.
+# Python compiles what is imported, when it is (compiling all of it beforehand takes a minute), and must keep it.
+export PYTHONDONTWRITEBYTECODE :=
 .venv/run.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[hf]'
 	touch $@
