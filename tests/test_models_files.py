@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -297,6 +298,13 @@ def test_a_gguf_file_says_how_its_text_is_split(tmp_path: Path, name: str, unkno
     assert [word for word, _ in before] == ["in", "Ġ2024"]
     assert [word for word, _ in after] == (["in", "Ġ", "2", "0", "2", "4"] if name == "smollm" else ["in", "Ġ2024"])
     assert unknown_split(tokenizer, place) == unknown
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("gpt-2", ["a", "b", "c"]), ("llama-bpe", ["abc"])])
+def test_a_gguf_file_says_whether_words_come_before_merges(tmp_path: Path, name: str, tokens: list[str]) -> None:
+    words = tokenizers.models.BPE(vocab={"a": 0, "b": 1, "c": 2, "abc": 3}, merges=[])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(words))
+    assert split_as_said(tokenizer, header_with(tmp_path, name)).tokenize("abc") == tokens
 
 
 def test_a_gguf_file_that_does_not_say_how_its_text_is_split(tmp_path: Path) -> None:

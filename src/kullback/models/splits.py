@@ -14,6 +14,9 @@ AS_GPT2 = frozenset({"", "default", "gpt-2", "gpt2", "phi-2", "mpt", "olmo", "ja
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
 """Names of GPT-2's split with every digit apart: llama.cpp's rule. Without it SmolLM2 reads "\\n\\n   1" otherwise."""
 
+WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "glm4", "glm5", "tekken"})
+"""Names under which a word of the vocabulary is one token though no merges lead to it. " Việt" of Llama 3 is one."""
+
 KEY = (18).to_bytes(8, "little") + b"tokenizer.ggml.pre" + (8).to_bytes(4, "little")
 """An entry of the header as GGUF writes it: the key's length, the key, the number of the kind string."""
 
@@ -22,12 +25,17 @@ HEADER = 1 << 26
 
 
 def split_as_said(tokenizer: Any, place: Place) -> Any:
-    """The tokenizer of a GGUF file, with digits apart where the file says so and transformers did not."""
-    if place.kind == "gguf" and _plain(tokenizer) and split_named(place) in DIGITS_APART:
+    """The tokenizer of a GGUF file, with what its name of a split says and transformers did not do."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if place.kind != "gguf" or backend is None:
+        return tokenizer
+    name = split_named(place)
+    if name in DIGITS_APART and _plain(tokenizer):
         from tokenizers.pre_tokenizers import Digits, Sequence
 
-        backend = tokenizer.backend_tokenizer
         backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
+    if name in WORDS_FIRST and hasattr(backend.model, "ignore_merges"):  # byte-pair merges alone have it
+        backend.model.ignore_merges = True
     return tokenizer
 
 
