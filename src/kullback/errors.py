@@ -19,10 +19,37 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+
+class _Short(reprlib.Repr):
+    """What a sentence has room for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write integers of more than 4,300 digits.
+        return repr(x) if abs(x) < 10**30 else f"an integer of about {int(x.bit_length() * 0.30103) + 1:,} digits"
+
+
+_SHORT = _Short()
+
+
+def shown(value: object) -> str:
+    """A value that came, as a sentence shows it: what is long is cut, with … in the middle or "..." at the end.
+
+    Example:
+        >>> shown("k7"), shown(10**5000)
+        ("'k7'", 'an integer of about 5,001 digits')
+    """
+    return _SHORT.repr(value)
 
 
 class KullbackError(Exception):
@@ -81,6 +108,30 @@ def install_line(extra: str) -> str:
     """
     pip = "uv pip" if _noted("INSTALLER").strip() == "uv" else "pip"  # what uv makes has no pip
     return f"{pip} install {shlex.join(_wanted(extra))}"
+
+
+def remedy(error: BaseException) -> str:
+    """The command that installs what an import lacked, or "" where no extra of ours has it.
+
+    Example:
+        >>> remedy(ModuleNotFoundError("No module named 'jax.numpy'", name="jax.numpy")).endswith("[jax]'")
+        True
+    """
+    package = ((isinstance(error, ModuleNotFoundError) and error.name) or "").partition(".")[0]
+    if not package or (package in sys.modules and sys.modules[package] is not None):
+        return ""  # it is there, and what it lacks is no package of its own
+    extra = _extra_of(package)
+    return install_line(extra) if extra else ""
+
+
+def _extra_of(package: str) -> str | None:
+    from importlib import metadata
+
+    wanted = [line.partition(";") for line in metadata.requires("kullback") or ()]
+    named = [marker for line, _, marker in wanted if re.match(rf"{re.escape(package)}(?![\w-])", line)]
+    extras = {found[1] for marker in named if (found := re.search(r"extra == ['\"](\w+)['\"]", marker))}
+    extras -= {"all", "bench", "dev"}
+    return package if package in extras else min(extras, default=None)
 
 
 def _wanted(extra: str) -> list[str]:

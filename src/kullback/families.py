@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, SupportsIndex, TypeVar, overload
 
-from kullback.errors import NameUnknownError
+from kullback.errors import NameUnknownError, shown
 
 
 class Named(Protocol):
@@ -41,7 +41,7 @@ class Family(tuple[Member, ...]):
         for member in self:
             if member.name == key:
                 return member
-        raise NameUnknownError(f"there is no {key!r}; choose one of {', '.join(self.names)}")
+        raise NameUnknownError(f"there is no {shown(key)}; choose one of {', '.join(self.names)}")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kullback.arrays import A, Elementwise, cumulative_sum, digits, namespace, number
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 __all__ = ["SELF_NORMALISED", "Masked", "Truncated", "Truncation", "cumulative_weights"]
 
@@ -41,7 +41,7 @@ def _cap_of(cap: float) -> float:
     words = "an importance weight is capped at a positive number that is finite"
     limit = number("cap", cap, words)
     if limit <= 0:
-        raise InputError(f"cap={cap!r} came, but {words}")
+        raise InputError(f"cap={shown(cap)} came, but {words}")
     return limit
 
 
@@ -124,7 +124,7 @@ def truncation(truncate: Truncation | float | str | None) -> Truncation | None:
         if truncate == SELF_NORMALISED.name:
             return SELF_NORMALISED
         raise InputError(
-            f"truncate={truncate!r} came, but it is a number (the cap of the weights), 'self_normalised', or "
+            f"truncate={shown(truncate)} came, but it is a number (the cap of the weights), 'self_normalised', or "
             "kullback.weights.Truncated(cap), Masked(cap) or SELF_NORMALISED"
         )
     return truncate if isinstance(truncate, Truncation | None) else Truncated(truncate)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback.arrays.library import is_jax, is_torch, to_numpy
-from kullback.errors import InputError, ShapeError
+from kullback.errors import InputError, ShapeError, shown
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,10 @@ def _one(name: str, where: tuple[int, int], item: Any) -> float | bool:
             raise TypeError
         return float(item)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        shown = repr(item) if isinstance(item, str | bytes | int | complex) else f"a {type(item).__name__}"
+        came = shown(item) if isinstance(item, str | bytes | int | complex) else f"a {type(item).__name__}"
         at = f"{name}[{where[0]}, {where[1]}]"
         error = ShapeError if isinstance(item, list | tuple | np.ndarray) else InputError
-        raise error(f"{at} is {shown}, but a number is needed: rows of numbers, (batch, time)") from None
+        raise error(f"{at} is {came}, but a number is needed: rows of numbers, (batch, time)") from None
 
 
 def _flat(name: str, number: int, row: Column) -> Column:

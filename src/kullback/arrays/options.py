@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 
 def number(name: str, value: Any, what: str, *, infinite: bool = False) -> float:
@@ -22,7 +22,7 @@ def number(name: str, value: Any, what: str, *, infinite: bool = False) -> float
     except (TypeError, ValueError, OverflowError, RuntimeError):
         found = float("nan")
     if np.isnan(found) or (np.isinf(found) and not infinite):
-        raise InputError(f"{name}={value!r} came, but {what}")
+        raise InputError(f"{name}={shown(value)} came, but {what}")
     return found
 
 

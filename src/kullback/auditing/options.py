@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from kullback.auditing.subject.layouts import Layout
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.targets import Target
 
 Placement = Literal["loss", "reward", "bonus", "metric"]
@@ -72,4 +72,4 @@ def known(option: str, given: str | None, names: tuple[Name, ...]) -> Name:
     for name in names:
         if given == name:
             return name
-    raise InputError(f"{option}={given!r} came, but it is one of {', '.join(repr(name) for name in names)}")
+    raise InputError(f"{option}={shown(given)} came, but it is one of {', '.join(repr(name) for name in names)}")

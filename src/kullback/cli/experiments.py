@@ -248,12 +248,12 @@ def coefficients(
 
 
 def _numbers(text: str) -> list[float]:
-    from kullback.errors import InputError
+    from kullback.errors import InputError, shown
 
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise InputError(f"{text!r} came, but probabilities with commas are needed, such as 0.5,0.3,0.2") from None
+        raise InputError(f"{shown(text)} came, but probabilities with commas are needed, such as 0.5,0.3,0.2") from None
 
 
 @lab.command()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kullback.arrays import Float64
 from kullback.documents import Record, Uncertain, plain
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimation.accumulator import estimate
 from kullback.estimation.conclusion import jackknifed
 from kullback.estimation.intervals import t_quantile
@@ -49,7 +49,7 @@ class Share:
             InputError: a level that is not strictly between 0 and 1.
         """
         if not 0.0 < level < 1.0:
-            raise InputError(f"level={level!r} came, but a confidence level lies between 0 and 1, such as 0.95")
+            raise InputError(f"level={shown(level)} came, but a confidence level lies between 0 and 1, such as 0.95")
         if self.clusters < 2:
             return float("nan"), float("nan")
         spread = self.value * (1.0 - self.value)

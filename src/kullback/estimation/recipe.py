@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimation.block import Block
 from kullback.estimation.extremes import Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
@@ -58,9 +58,9 @@ class Recipe:
         """
         chosen = member(estimator)
         if level not in LEVELS:
-            raise InputError(f"level={level!r} came, but a level is 'token' or 'sequence'")
+            raise InputError(f"level={shown(level)} came, but a level is 'token' or 'sequence'")
         if unit not in UNITS:
-            raise InputError(f"unit={unit!r} came, but a unit is 'sequence' or 'token'")
+            raise InputError(f"unit={shown(unit)} came, but a unit is 'sequence' or 'token'")
         if chosen.link is not None and (level, unit) != ("sequence", "sequence"):
             raise InputError(f"{chosen.name} is a function of a mean over sequences: use level='sequence'")
         return cls(estimator=chosen, level=level, unit=unit, truncation=truncation(truncate))

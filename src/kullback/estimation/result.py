@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback.documents import Uncertain, plain
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimation.extremes import Influence
 from kullback.estimation.intervals import mean_interval
 
@@ -75,7 +75,7 @@ def check_level(level: float) -> None:
         InputError: it does not.
     """
     if not 0.0 < level < 1.0:
-        raise InputError(f"level={level!r} came, but a confidence level lies between 0 and 1, such as 0.95")
+        raise InputError(f"level={shown(level)} came, but a confidence level lies between 0 and 1, such as 0.95")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kullback.arrays import (
     group_keys,
     read,
 )
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 TOKEN_COLUMNS = ("logprobs", "ref_logprobs", "behavior_logprobs", "token_kl", "ref_mass")
 
@@ -117,7 +117,7 @@ class Sequences:
                 close = get_close_matches(str(name), known, n=1, cutoff=0.5)
                 meant = f"did you mean {close[0]}? It" if close else "it"
                 raise InputError(
-                    f"the batch has a column {name!r}: {meant} is none of {', '.join(known)}, "
+                    f"the batch has a column {shown(name)}: {meant} is none of {', '.join(known)}, "
                     f"nor one of those that are ignored ({', '.join(IGNORED)}); rename it or leave it out"
                 )
         return cls.of(**{name: array for name, array in named.items() if name in known})

@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback import targets
 from kullback.arrays import A, Elementwise, Numbers, at_least_float32, digits, number, to_numpy
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimators import divergences
 from kullback.estimators.controls import MARTINGALE, RATIO
 from kullback.estimators.record import NOTHING, ByLevel, Estimator, Link, both
@@ -153,7 +153,7 @@ def _limit(name: str, limit: float) -> float:
     words = "a clamp is at a number above 0"
     found = number(name, limit, words, infinite=True)
     if found <= 0:
-        raise InputError(f"{name}={limit!r} came, but {words}")
+        raise InputError(f"{name}={shown(limit)} came, but {words}")
     return found
 
 
@@ -354,7 +354,7 @@ def member(estimator: Estimator | str) -> Estimator:
             return known
     if not isinstance(estimator, Estimator):
         raise InputError(
-            f"estimator={estimator!r} came, but a member of kullback.ESTIMATORS is needed, such as kullback.K3, "
+            f"estimator={shown(estimator)} came, but a member of kullback.ESTIMATORS is needed, such as kullback.K3, "
             "or its name"
         )
     return estimator

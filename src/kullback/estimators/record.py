@@ -11,7 +11,7 @@ from typing import Literal, overload
 import numpy as np
 
 from kullback.arrays import A, Array, Elementwise, Numbers, at_least_float32, is_jax, is_torch
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimators.controls import Control
 from kullback.targets import Target
 
@@ -24,7 +24,9 @@ class Promise(Mapping[str, "Target | None"]):
 
     def __getitem__(self, case: str) -> Target | None:
         if case not in self.cases():
-            raise InputError(f"{case!r} came, but this promise has the cases {' and '.join(map(repr, self.cases()))}")
+            raise InputError(
+                f"{shown(case)} came, but this promise has the cases {' and '.join(map(repr, self.cases()))}"
+            )
         target: Target | None = getattr(self, case)
         return target
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from numbers import Integral
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 MOST = {"samples": 1_000_000, "max_new_tokens": 1_000_000, "context_length": 1_000_000}
 """What is more is a slip of the pen."""
@@ -24,7 +24,7 @@ def check_counts(counts: Mapping[str, int]) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or not 1 <= count <= MOST[name]:
             raise InputError(
-                f"{name}={count!r} came, but at least 1 is needed and at most {MOST[name]:,}, a whole number"
+                f"{name}={shown(count)} came, but at least 1 is needed and at most {MOST[name]:,}, a whole number"
             )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from kullback.documents import Record
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.models.memory import rows_that_fit
 from kullback.models.protocols import Scorer
 from kullback.models.sampling import Sampling
@@ -152,5 +152,5 @@ def batch_rows(batch_size: int | str, model: Scorer, vocab: int | None, length: 
     if batch_size == "auto":
         return rows_that_fit(model, vocab, length)
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r} came, but it is 'auto' or at least 1")
+        raise InputError(f"batch_size={shown(batch_size)} came, but it is 'auto' or at least 1")
     return batch_size

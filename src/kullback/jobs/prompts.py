@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kullback.errors import FileError, InputError
+from kullback.errors import FileError, InputError, shown
 from kullback.jobs.reading.columns import PROMPT_COLUMNS, TEXT_COLUMNS, Turn, column_of, prompt_of
 from kullback.jobs.reading.files import LINES, READERS, WHOLE, ending_of, plain_lines, plain_whole, rows_of
 from kullback.jobs.reading.files import unknown_ending as unknown
@@ -45,7 +45,7 @@ def asked_prompts(
     """The prompts of a comparison, and what was assumed; None for the built-in ones."""
     if prompts is None:
         if column is not None:
-            raise InputError(f"prompt_column={column!r} came without prompts: name a file that has that column")
+            raise InputError(f"prompt_column={shown(column)} came without prompts: name a file that has that column")
         found, _ = _read_prompts(BUILTIN_PROMPTS, None)
         own = [model for model in models if not (isinstance(model, str) and model.startswith("builtin:"))]
         said = f"no prompts came: the {len(found)} built-in beginnings of stories were used; pass prompts of your own"

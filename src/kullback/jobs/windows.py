@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 Cut = Literal["overlapping", "llama.cpp"]
 """Every token scored once with half a window before it, or the second half of windows that do not overlap."""
@@ -34,7 +34,7 @@ def windows_of(documents: Sequence[list[int]], length: int, cut: Cut, *, start: 
         InputError: no such cut.
     """
     if cut not in get_args(Cut):
-        raise InputError(f"windows={cut!r} came, but windows are {' or '.join(get_args(Cut))}")
+        raise InputError(f"windows={shown(cut)} came, but windows are {' or '.join(get_args(Cut))}")
     for number, tokens in enumerate(documents):
         yield from (
             _overlapping(number, tokens, length)

@@ -16,7 +16,7 @@ from numpy.polynomial import polynomial
 
 from kullback.arrays import Float64
 from kullback.documents import Chart, Document, Number, Panel, Series, Table
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimators.divergences import k1, k2, k3
 from kullback.lab.cells import Columns, Fixed, Unbounded, table_of
 from kullback.lab.outcome import ExperimentOutcome
@@ -133,7 +133,7 @@ def gaussian(
     """
     if not scale > 0 or not shifts or samples < 2:
         raise InputError(
-            f"scale={scale!r}, {len(shifts)} shift(s) and samples={samples} came, but a scale is positive, and at "
+            f"scale={shown(scale)}, {len(shifts)} shift(s) and samples={samples} came, but a scale is positive, and at "
             "least one shift and two samples are needed"
         )
     if scale == 1 and 0 in shifts:

@@ -22,7 +22,7 @@ from kullback.arrays import (
     stop_gradient,
     to_numpy,
 )
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimators import K1, RAO_BLACKWELL, Estimator, member
 from kullback.losses.objectives import Objective, objective_of
 from kullback.losses.rows import Rows, beside, is_finite, same_shape
@@ -182,7 +182,7 @@ def _baseline(rows: Rows[A], coefficient: A, baseline: Baseline | Numbers, group
     """What is subtracted from c_t, times ρ_{1:t}: its part of the gradient has mean 0 if it does not see the row."""
     if isinstance(baseline, str):
         if baseline != "leave_one_out":
-            raise InputError(f"baseline={baseline!r} came, but it is None, 'leave_one_out' or an array")
+            raise InputError(f"baseline={shown(baseline)} came, but it is None, 'leave_one_out' or an array")
         return _mean_of_others(coefficient, groups)
     level = stop_gradient(at_least_float32(beside(baseline, coefficient), "baseline"))
     same_shape("baseline", level, tuple(coefficient.shape))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.families import Family
 from kullback.targets import (
     FORWARD_KL,
@@ -57,6 +57,6 @@ def objective_of(target: Target) -> Objective:
         if objective.target is target or objective.target == target:
             return objective
     raise InputError(
-        f"objective={target!r} came, but it is one of kullback.REVERSE_KL, FORWARD_KL, STATEWISE_REVERSE_KL "
+        f"objective={shown(target)} came, but it is one of kullback.REVERSE_KL, FORWARD_KL, STATEWISE_REVERSE_KL "
         "and STATEWISE_FORWARD_KL"
     )

@@ -9,7 +9,7 @@ from typing import TypeGuard
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.errors import ModelError
+from kullback.errors import ModelError, shown
 from kullback.models.protocols import DistributionScorer, Reader, Scorer, Tokens
 from kullback.models.sampling import RAW, Sampling
 
@@ -177,6 +177,6 @@ def _difference(name: str, ref_name: str, first: Mapping[str, int], second: Mapp
     token = min(set(first.items()) ^ set(second.items()))[0]
     return (
         f"{name} and {ref_name} have different vocabularies ({len(first)} and {len(second)} tokens; "
-        f"{token!r} is {first.get(token)} in one and {second.get(token)} in the other): "
+        f"{shown(token)} is {first.get(token)} in one and {second.get(token)} in the other): "
         "a KL needs two models over the same tokens"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kullback.errors import ModelError
+from kullback.errors import ModelError, shown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 """Dtypes in which a whole model can run, by name."""
@@ -25,14 +25,14 @@ def device_named(device: object) -> str:
     try:
         found = torch.device(name)
     except (RuntimeError, ValueError):
-        raise ModelError(f"device={name!r} came, which torch does not know: {advice}") from None
+        raise ModelError(f"device={shown(name)} came, which torch does not know: {advice}") from None
     if found.type == "meta":
-        raise ModelError(f"device={name!r} came, which holds no numbers: {advice}")
+        raise ModelError(f"device={shown(name)} came, which holds no numbers: {advice}")
     try:
         torch.empty(1, device=found)
     except Exception:  # each backend has an error of its own for this
         raise ModelError(
-            f"device={name!r} came, but this machine with torch {torch.__version__} has none that works: {advice}"
+            f"device={shown(name)} came, but this machine with torch {torch.__version__} has none that works: {advice}"
         ) from None
     return name
 
@@ -47,5 +47,5 @@ def dtype_named(dtype: object, device: str) -> torch.dtype | str:
     if name == "auto":
         return torch.float32 if device == "cpu" else "auto"
     if name not in DTYPES:
-        raise ModelError(f"dtype={name!r} came, but a dtype is float32, bfloat16, float16, float64 or auto")
+        raise ModelError(f"dtype={shown(name)} came, but a dtype is float32, bfloat16, float16, float64 or auto")
     return DTYPES[name]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Randomness:
 
     def __init__(self, seed: int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 1 << 64:
-            raise InputError(f"seed={seed!r} came, but a seed is a whole number from 0 to 2**64 - 1")
+            raise InputError(f"seed={shown(seed)} came, but a seed is a whole number from 0 to 2**64 - 1")
         self.seed: int = int(seed)
 
     @cached_property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,9 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p:g} came, but it lies in (0, 1]; 1 keeps every token")
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, Integral) or not 0 <= self.top_k < MOST_TOKENS:
-            raise InputError(f"top_k={self.top_k!r} came, but it is 0 (every token) or the number of tokens to keep")
+            raise InputError(
+                f"top_k={shown(self.top_k)} came, but it is 0 (every token) or the number of tokens to keep"
+            )
 
     @property
     def raw(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kullback.arrays import Groups, Numbers
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimation import Sequences
 from kullback.monitoring.reading import WORDS, Alarm, Name, Reading, Step
 
@@ -55,9 +55,9 @@ class KLMonitor:
     ) -> None:
         for name, value in (("limit", limit), ("mismatch_limit", mismatch_limit), ("run_length", run_length)):
             if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{name}={value!r} came, but it has to be a positive number")
+                raise InputError(f"{name}={shown(value)} came, but it has to be a positive number")
         if not 0 <= least_ess <= 1:
-            raise InputError(f"least_ess={least_ess!r} came, but it is a share between 0 and 1")
+            raise InputError(f"least_ess={shown(least_ess)} came, but it is a share between 0 and 1")
         self._options = {
             "limit": limit,
             "mismatch_limit": mismatch_limit,

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 
 from kullback.arrays import Array, Float64
-from kullback.errors import InputError, ShapeError
+from kullback.errors import InputError, ShapeError, shown
 from kullback.estimators.divergences import k3
 from kullback.oracle.tree import TreeLM
 
@@ -94,7 +94,7 @@ class MarkovLM:
             "rao_blackwell": lambda log_ratio, token_kl: token_kl,
         }
         if estimator not in kinds:
-            raise InputError(f"estimator={estimator!r} came, but it is one of {', '.join(kinds)}")
+            raise InputError(f"estimator={shown(estimator)} came, but it is one of {', '.join(kinds)}")
         return self.moments(reference, kinds[estimator])[1]
 
     def moments(self, reference: MarkovLM, function: TokenFunction) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
 
 SCHEMA = 3
@@ -67,7 +67,7 @@ class Metadata:
                 raise InputError(f"a law or quantum of {name} came, but only {', '.join(LOGPROB_COLUMNS)} have one")
         for name, law in self.law.items():
             if law not in get_args(Law):
-                raise InputError(f"the law of {name} is {law!r}, but it is one of {', '.join(get_args(Law))}")
+                raise InputError(f"the law of {name} is {shown(law)}, but it is one of {', '.join(get_args(Law))}")
         for name, quantum in self.quantum.items():
             if not 0 < quantum < float("inf"):
                 raise InputError(f"the quantum of {name} is {quantum:g}, but a rounding step in nats is positive")

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from kullback.arrays import column, counted, to_numpy
-from kullback.errors import InputError, ShapeError
+from kullback.errors import InputError, ShapeError, shown
 from kullback.estimation.sequences import TOKEN_COLUMNS as TOKEN_COLUMNS
 
 LOGPROB_COLUMNS = ("logprobs", "ref_logprobs", "behavior_logprobs")
@@ -86,7 +86,7 @@ class Rollout:
         self._check_shapes()
         for name, known in (("sampled_from", get_args(Sampler)), ("finish", get_args(Finish))):
             if getattr(self, name) not in known:
-                raise InputError(f"{name}={getattr(self, name)!r} came, but it is one of {', '.join(known)}")
+                raise InputError(f"{name}={shown(getattr(self, name))} came, but it is one of {', '.join(known)}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rollout):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.rollouts.columns import USUAL, Columns
 from kullback.rollouts.endings import Endings
 from kullback.rollouts.metadata import Law, Metadata, hash_tokens
@@ -220,7 +220,7 @@ class Rollouts(Sequence[Rollout]):
             FileError: a row that is no rollout.
         """
         if wrong := [name for name in names if name not in COLUMNS]:
-            raise InputError(f"the column {wrong[0]!r} was asked for, but rollouts have {', '.join(COLUMNS)}")
+            raise InputError(f"the column {shown(wrong[0])} was asked for, but rollouts have {', '.join(COLUMNS)}")
         return self._source.batches(names)
 
     def values(self, row: int, names: Sequence[str]) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import kullback
-from kullback.errors import InputError, MissingPackageError
+from kullback.errors import InputError, MissingPackageError, shown
 from kullback.vocab.kernels import BlockKernels
 
 BACKENDS = ("auto", "eager", "compile", "triton")
@@ -53,7 +53,7 @@ def backend_for(backend: str | None, device: torch.device, logits: int) -> str:
     if backend is None or backend == "auto":
         return _worth_while(device, logits)
     if backend not in BACKENDS:
-        raise InputError(f"backend {backend!r} came, but there are {', '.join(BACKENDS)}")
+        raise InputError(f"backend {shown(backend)} came, but there are {', '.join(BACKENDS)}")
     if backend == "triton" and find_spec("triton") is None:
         raise MissingPackageError("triton", "triton")
     return backend

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
-from kullback.errors import InputError, ShapeError
+from kullback.errors import InputError, ShapeError, shown
 from kullback.vocab import head_ops, partition, shards
 from kullback.vocab.backends import backend_for
 from kullback.vocab.formulas import Divergence
@@ -329,7 +329,7 @@ def named_precision(precision: str | None, hidden: Tensor, difference: int) -> s
         fast = hidden.dtype in HALVES and (hidden.is_cuda or half_is_fast())
         return "mixed" if difference and fast else "float32"
     if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} came, but it is {', '.join(map(repr, PRECISIONS))} or None")
+        raise InputError(f"precision {shown(precision)} came, but it is {', '.join(map(repr, PRECISIONS))} or None")
     return "float32" if hidden.dtype == torch.float64 else precision
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
-from kullback.errors import InputError, ShapeError
+from kullback.errors import InputError, ShapeError, shown
 from kullback.vocab import ops, partition, shards
 from kullback.vocab.backends import backend_for
 from kullback.vocab.doors import tensor_of
@@ -62,7 +62,7 @@ def named_divergence(direction: str, skew: float) -> tuple[Divergence, bool]:
         InputError: an option that cannot be right, in a sentence.
     """
     if direction not in ("reverse", "forward", "jensen_shannon"):
-        raise InputError(f"direction {direction!r} came, but it is 'reverse', 'forward' or 'jensen_shannon'")
+        raise InputError(f"direction {shown(direction)} came, but it is 'reverse', 'forward' or 'jensen_shannon'")
     if not 0 < skew <= 1:
         raise InputError(f"skew={skew:g} came, but the weight of the other model is above 0 and at most 1")
     if direction == "jensen_shannon" and skew != 1:

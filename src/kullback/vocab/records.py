@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kullback.errors import InputError, ShapeError
+from kullback.errors import InputError, ShapeError, shown
 
 Word = int | str
 Listed = dict[Word, float]
@@ -58,7 +58,7 @@ def tensors(
     sampled = None
     odd = [word for word in drawn or () if isinstance(word, str) and word not in number]
     if odd:
-        raise InputError(f"the token {odd[0]!r} is text, but the lists name words by id: pass the ids of tokens")
+        raise InputError(f"the token {shown(odd[0])} is text, but the lists name words by id: pass the ids of tokens")
     if drawn is not None:
         sampled = torch.tensor([number[word] if isinstance(word, str) else word for word in drawn])
         sampled = sampled[0] if single else sampled
@@ -110,9 +110,9 @@ def _listed(part: Any, where: str) -> Listed:
     for word, value in pairs:
         name = _word(word, where)
         if name in found:
-            raise InputError(f"{where} has the word {name!r} twice: each word of a list counts once")
+            raise InputError(f"{where} has the word {shown(name)} twice: each word of a list counts once")
         if not isinstance(value, float | int) or isinstance(value, bool):
-            raise InputError(f"{where} gives {name!r} the log-prob {value!r}, but a number is needed")
+            raise InputError(f"{where} gives {shown(name)} the log-prob {shown(value)}, but a number is needed")
         found[name] = float(value)
     return found
 
@@ -132,7 +132,7 @@ def _word(word: Any, where: str) -> Word:
         return int(word[len(AS_ID) :]) if word.startswith(AS_ID) else word
     if isinstance(word, int) and not isinstance(word, bool):
         return int(word)
-    raise InputError(f"{where} names a word {word!r}, but a word is an id or text")
+    raise InputError(f"{where} names a word {shown(word)}, but a word is an id or text")
 
 
 def _drawn(tokens: Any, single: bool) -> list[Any]:

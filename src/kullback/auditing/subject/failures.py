@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kullback.errors import remedy
+
 GPU_WORDS = ("cuda", "nvidia", "triton", "hip", "xpu", "rocm")
 
 
@@ -22,4 +24,6 @@ def failure(error: BaseException) -> CallFailed:
         text += " (for a function of NumPy arrays pass arrays='numpy', --arrays numpy)"
     elif isinstance(error, NameError):
         text += " (a name that the function uses could not be resolved here)"
+    elif command := remedy(error):
+        text += f" ({command} brings it)"
     return CallFailed("KB001", f"the function raised {type(error).__name__}: {text or 'without a message'}")

@@ -24,7 +24,7 @@ from kullback.auditing.subject.patches import Patch, without
 from kullback.auditing.subject.shapes import Kind, fits, kind_of, wrong_shape
 from kullback.auditing.subject.tensors import EVERY, Rows
 from kullback.auditing.subject.wiring import Wires
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 if TYPE_CHECKING:
     from kullback.auditing.subject.libraries import Call
@@ -81,7 +81,7 @@ class Subject:
         layout: Layout = "padded",
     ) -> None:
         if arrays not in CALLS:
-            raise InputError(f"arrays={arrays!r} came, but a function takes {', '.join(CALLS)}")
+            raise InputError(f"arrays={shown(arrays)} came, but a function takes {', '.join(CALLS)}")
         self.wires, self.level, self.arrays, self.layout = wires, level, arrays, layout
         self._held = _Held()
         self._fn = self._lying(fn if output is None else _element(fn, output))

@@ -13,7 +13,7 @@ from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.filled import Filled, filled
 from kullback.auditing.subject.functions import Function
 from kullback.auditing.subject.naming import column_of, is_coefficient
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 
 LEADING = ("logprobs", "ref_logprobs", "mask")
 """What `*args` takes, as kullback's own functions do, and what a refusal proposes."""
@@ -114,7 +114,7 @@ def wiring(fn: Function, names: Mapping[str, str], settings: Mapping[str, object
         InputError: a column that does not exist, or a name that is none of the function's parameters.
     """
     if unknown := [name for name in names.values() if name not in COLUMNS]:
-        raise InputError(f"{unknown[0]!r} came as a column, but there are {', '.join(COLUMNS)}")
+        raise InputError(f"{shown(unknown[0])} came as a column, but there are {', '.join(COLUMNS)}")
     constants = config({name: filled(value) for name, value in settings.items()})
     parameters = _parameters(fn)
     _check_names(parameters, (*names, *constants))
@@ -268,4 +268,4 @@ def _check_names(parameters: Sequence[inspect.Parameter], given: Sequence[str]) 
     own = {p.name: p for p in parameters}
     for name in given:
         if name not in own:
-            raise InputError(f"{name!r} came, but the function has the parameters {', '.join(own) or 'none'}")
+            raise InputError(f"{shown(name)} came, but the function has the parameters {', '.join(own) or 'none'}")

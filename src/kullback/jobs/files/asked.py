@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimation.recipe import UNITS, Unit
 from kullback.estimators import Estimator, member
 from kullback.jobs.files.columns import POSITION
@@ -50,7 +50,7 @@ class Asked:
             NameUnknownError: no estimator has the name.
         """
         if unit is not None and unit not in UNITS:
-            raise InputError(f"unit={unit!r} came, but a unit is 'sequence' or 'token'")
+            raise InputError(f"unit={shown(unit)} came, but a unit is 'sequence' or 'token'")
         listed = [estimator] if isinstance(estimator, str | Estimator) else estimator
         return cls(
             estimators=None if listed is None else _estimators(listed, unit),

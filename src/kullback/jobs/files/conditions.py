@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.jobs.files.columns import POSITION, Value
 
 Lookup = Callable[[str], Value | None]
@@ -67,7 +67,7 @@ class Comparison:
             name = self.left if isinstance(self.left, Column) else self.right
             raise InputError(
                 f"--where compares {_words(self.left)} with {_words(self.right)}, but {_words(name)} holds "
-                f"{(left if name is self.left else right)!r}: compare texts with = and !=, and numbers with numbers"
+                f"{shown(left if name is self.left else right)}: compare texts with = and !=, and numbers with numbers"
             )
         return SIGNS[self.sign](left, right)
 
@@ -167,7 +167,7 @@ class _Parser:
             self.refuse("a comparison (=, !=, <, <=, >, >=)")
         found = tuple(Comparison(sides[i], sign, sides[i + 1]) for i, sign in enumerate(signs))
         if not any(True for one in found for _ in one.columns()):
-            raise InputError(f"--where {self.text!r} names no column: {EXAMPLE}")
+            raise InputError(f"--where {shown(self.text)} names no column: {EXAMPLE}")
         return found[0] if len(found) == 1 else Joined("and", found)
 
     def _operand(self, *, named: bool) -> Operand:
@@ -194,7 +194,7 @@ class _Parser:
 
     def refuse(self, wanted: str) -> None:
         came = repr(self.left[0][1]) if self.left else "its end"
-        raise InputError(f"--where {self.text!r} has {came} where {wanted} is expected: {EXAMPLE}")
+        raise InputError(f"--where {shown(self.text)} has {came} where {wanted} is expected: {EXAMPLE}")
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:

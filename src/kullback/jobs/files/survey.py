@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kullback.errors import InputError, MissingPackageError, StoppedError
+from kullback.errors import InputError, MissingPackageError, StoppedError, shown
 from kullback.estimation.recipe import Unit
 from kullback.jobs.files.asked import Asked
 from kullback.jobs.files.columns import POSITION, Block
@@ -93,7 +93,7 @@ class Survey:
         if answers:
             return next(answer.refused for answer in answers)
         if self.counts.elsewhere and not self.counts.rows:
-            return f"--where {where!r} leaves none of the {self.counts.elsewhere:,} rows of {path}: loosen it"
+            return f"--where {shown(where)} leaves none of the {self.counts.elsewhere:,} rows of {path}: loosen it"
         if self.counts.bad and not self.counts.rows:
             return f"no row of {path} can be read right, and {self.counts.bad:,} cannot: {self.counts.bad_named[0]}"
         sides = next((sides for sides in self.counts.sides if sides), None)

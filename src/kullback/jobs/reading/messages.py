@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.jobs.reading.rows import checked_text, kind_of
 
 ROLES: Mapping[str, str] = {
@@ -51,7 +51,7 @@ def _message(message: object, place: str) -> dict[str, Any]:
         has = f"the keys {', '.join(map(str, message))}" if keys[0] not in message else f"as {keys[0]} {kind_of(role)}"
         raise InputError(f"{place} has {has}, but a role such as user is needed, and a content")
     if sharegpt and role.lower() not in ROLES:
-        raise InputError(f"{place} is from {role!r}, but human, gpt, system or tool is needed")
+        raise InputError(f"{place} is from {shown(role)}, but human, gpt, system or tool is needed")
     others = {key: value for key, value in message.items() if key not in keys and value is not None}
     text = _text(content, f"{place} ({keys[1]})") if content is not None or not others.get("tool_calls") else ""
     return {"role": ROLES[role.lower()] if sharegpt else role, "content": text, **({} if sharegpt else others)}

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import ParamSpec
 
-from kullback.errors import InputError, MissingPackageError
+from kullback.errors import InputError, MissingPackageError, shown
 
 P = ParamSpec("P")
 Log = Callable[[Mapping[str, float], int], None]
@@ -78,7 +78,7 @@ def tracker(name: str) -> Tracker:
     """
     kind, _, place = name.partition(":")
     if kind not in TRACKERS:
-        raise InputError(f"log={name!r} came, but metrics go to {', '.join(TRACKERS)}, as in tensorboard:runs/kl")
+        raise InputError(f"log={shown(name)} came, but metrics go to {', '.join(TRACKERS)}, as in tensorboard:runs/kl")
     with redirect_stdout(sys.stderr):  # where trackio says what it does, among the lines of --json
         found = TRACKERS[kind](place)
     return Tracker(_aside(found.log), _aside(found.close))

@@ -7,7 +7,7 @@ from dataclasses import fields as fields_of
 from functools import partial
 from pathlib import Path
 
-from kullback.errors import InputError, UnfinishedError
+from kullback.errors import InputError, UnfinishedError, shown
 from kullback.rollouts.readers.family import OURS
 from kullback.rollouts.readers.folder import is_whole, read_folder
 from kullback.rollouts.readers.foreign import Reading
@@ -62,7 +62,7 @@ def _read(path: Path, format: str | None, reading: Reading, known: Collection[st
     if format is not None and format not in OURS and not (reading.texts and format == PLAIN.name):
         named(format)
     if wrong := [name for name in reading.names or {} if name not in known]:
-        raise InputError(f"map names {wrong[0]!r}, but the columns of rollouts are {', '.join(sorted(known))}")
+        raise InputError(f"map names {shown(wrong[0])}, but the columns of rollouts are {', '.join(sorted(known))}")
     if path.is_dir():
         return Rollouts(read_folder(path, partial(opened, format=format, reading=reading)))
     source = source_of(path, identity_of(path, format, reading), reading)

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kullback.errors import FileError, InputError, UnfinishedError
+from kullback.errors import FileError, InputError, UnfinishedError, shown
 from kullback.rollouts.columns import Columns, split
 from kullback.rollouts.metadata import Metadata, agreed
 from kullback.rollouts.placing import placed
@@ -191,7 +191,7 @@ class FormatSource:
             value: Any = record if theirs not in record else {theirs: record[theirs]}
             for part in theirs.split(".") if theirs not in record else (theirs,):
                 if not isinstance(value, Mapping) or part not in value:
-                    return Broken(f"there is no {theirs!r}, which is to be {ours}: it has {seen(record)}")
+                    return Broken(f"there is no {shown(theirs)}, which is to be {ours}: it has {seen(record)}")
                 value = value[part]
             found[ours] = value
         return found if self._reading.names else record

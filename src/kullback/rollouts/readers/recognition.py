@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kullback.errors import FileError, InputError, UnfinishedError
+from kullback.errors import FileError, InputError, UnfinishedError, shown
 from kullback.rollouts.readers.containers import RECORDS, Broken
 from kullback.rollouts.readers.containers.opening import MAX_LINE, opened
 from kullback.rollouts.readers.containers.parsing import parsed
@@ -149,7 +149,7 @@ def named(name: str) -> Format:
         InputError: there is none of that name.
     """
     if name not in formats():
-        raise InputError(f"format={name!r} came, but there is a reader for {names()}")
+        raise InputError(f"format={shown(name)} came, but there is a reader for {names()}")
     return formats()[name]
 
 

@@ -23,7 +23,7 @@ from kullback.auditing.subject.source.syntax import (
     names_bound,
     names_read,
 )
-from kullback.errors import FileError, InputError
+from kullback.errors import FileError, InputError, remedy
 
 SCRIPT = "__main__"
 """In the place of a function: the statements of the file itself."""
@@ -63,7 +63,7 @@ def take(path: Path, qualname: str, *, because: BaseException | None = None) -> 
         f"the statements of {qualname} that assign {' and '.join(variables)}, " if variables else "",
         f"taken out of {shown(path)}, line {taker.line}",
         f" with {', '.join(along.helpers)}" if along.helpers else "",
-        "" if because is None else f", because importing it failed ({type(because).__name__}: {one_line(because)})",
+        "" if because is None else f", because importing it failed ({_reason(because)})",
         f"; without decorator {', '.join(along.dropped)}" if along.dropped else "",
         f"; not resolved: {', '.join(dict.fromkeys(along.missing))}" if along.missing else "",
         "; nothing else of the file ran",
@@ -82,6 +82,11 @@ def _parsed(path: Path, _changed: int) -> ast.Module:
 def one_line(error: BaseException) -> str:
     """An error's message, short enough for a line."""
     return " ".join(str(error).split())[:120]
+
+
+def _reason(error: BaseException) -> str:
+    command = remedy(error)
+    return f"{type(error).__name__}: {one_line(error)}{f'; {command} brings it' if command else ''}"
 
 
 def let_through(error: BaseException) -> None:
