@@ -16,7 +16,9 @@ import pytest
 
 from kullback import CLAIMS, ESTIMATORS, SURROGATES, cli
 from kullback.claims.pages import computed
+from kullback.cli import screen
 from kullback.documents import text_of
+from kullback.jobs.progress import Progress
 from kullback.models.shipped import BUILTIN
 
 SMALL = ["--samples", "2", "--max-new-tokens", "8"]
@@ -222,3 +224,17 @@ def test_ctrl_c_keeps_the_finished_batches(tmp_path: Path) -> None:
 
     assert len(read_rollouts(tmp_path / "rollouts.parquet")) == record["sequences"]
     assert json.loads((tmp_path / "estimate.json").read_text()) == record
+
+
+def test_a_pipe_is_told_the_pace_of_the_work_and_not_of_loading(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 100.0, 110.0, 120.0])  # a hundred seconds of loading, then ten a batch
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(screen, "QUIET_SECONDS", 15.0)
+    with screen.shown(False, "windows") as (on_progress, _):
+        for batch in (1, 2, 3):
+            on_progress(Progress(batch, 4, 50 * batch))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "kullback: comparing, 1/4 windows"
+    assert second == "kullback: comparing, 3/4 windows, 5 tokens/s, about 10 s left"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +68,41 @@ def test_a_gguf_file_reads_and_writes_sense(original: LanguageModel) -> None:
     assert original.decode(drawn[0].tokens) == " Paris"
     assert original.reads_head
     assert original.notes[0].endswith("transformers turned its weights into float32")
+
+
+def tool(name: str) -> str:
+    """A program of llama.cpp: in the folder that LLAMA_CPP names, or on the path."""
+    found = shutil.which(name, path=os.environ.get("LLAMA_CPP") or None)
+    if found is None:
+        pytest.skip(f"{name} of llama.cpp is neither in the folder LLAMA_CPP nor on the path")
+    return found
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_kl_of_a_text_is_llama_cpps(original: LanguageModel, tmp_path: Path) -> None:
+    """Two GGUF files, 4 bits a weight against float32, by its own program and by ours on the tokens it scores.
+
+    With the rounded weights written out in float32 both compute in float32, and what is left is its 16-bit log-probs;
+    as it runs the 4-bit file it rounds activations as well.
+    """
+    perplexity, quantize = tool("llama-perplexity"), tool("llama-quantize")
+    text, base, four, wide, kept = (tmp_path / name for name in ("t.txt", "b.gguf", "q.gguf", "w.gguf", "base.dat"))
+    text.write_text((Path(__file__).parents[1] / "LICENSE").read_text())
+    for source, made, kind in ((original.name, base, "F32"), (base, four, "Q4_0"), (four, wide, "F32")):
+        run(quantize, "--allow-requantize", source, made, kind)
+    run(perplexity, "-m", base, "-f", text, "-c", "512", "--kl-divergence-base", kept)
+    theirs = {}
+    for model in (wide, four):
+        told = run(perplexity, "-m", model, "-c", "512", "--kl-divergence-base", kept, "--kl-divergence")
+        theirs[model] = float(re.findall(r"Mean +KLD: +([\d.]+)", told)[0])
+    ours = kb.compare_text(str(four), str(base), text, windows="llama.cpp", context_length=512)
+    assert ours.forward.value == pytest.approx(theirs[wide], rel=2e-3)
+    assert ours.forward.value == pytest.approx(theirs[four], rel=2e-2)
 
 
 def test_it_reads_a_text_as_llama_cpp_does(original: LanguageModel) -> None:

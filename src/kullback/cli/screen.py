@@ -89,17 +89,21 @@ def shown(
     bar = _bar(err)
     task = bar.add_task(starting, total=None, count="", rate="")
     said = time.monotonic()
+    begun: tuple[float, Done] | None = None  # the first report: what came before it is loading
 
     def on_progress(done: Done) -> None:
-        nonlocal said
-        elapsed = bar.tasks[0].elapsed or 0.0
-        rate = _rate(done, unit, elapsed)
+        nonlocal said, begun
+        now = time.monotonic()
+        begun = begun or (now, done)
+        rate = _rate(done, begun[1], unit, now - begun[0])
         count = f"{done.sequences:,} {unit}" if not done.total else f"{done.sequences}/{done.total} {unit}"
         finished, total = (done.sequences, done.total or None) if done.share is None else (done.share, 1.0)
         bar.update(task, description=doing, completed=finished, total=total, count=count, rate=rate)
-        if not err.is_terminal and time.monotonic() - said > QUIET_SECONDS:
-            said = time.monotonic()
-            tell(f"kullback: {doing}, {count}{rate and f', {rate}'}{_left(finished, total, elapsed)}")
+        if not err.is_terminal and now - said > QUIET_SECONDS:
+            said = now
+            first = begun[1].sequences if done.share is None else begun[1].share or 0.0
+            left = _left(finished - first, total and total - first, now - begun[0])
+            tell(f"kullback: {doing}, {count}{rate and f', {rate}'}{left}")
 
     try:
         with bar:
@@ -114,10 +118,10 @@ def shown(
         raise
 
 
-def _rate(done: Done, unit: str, elapsed: float) -> str:
+def _rate(done: Done, first: Done, unit: str, elapsed: float) -> str:
     """Rows a second of what is read; tokens a second of what is drawn."""
-    per_second = (done.sequences, unit) if unit == "rows" else (done.tokens, "tokens")
-    return f"{per_second[0] / elapsed:,.0f} {per_second[1]}/s" if elapsed > 0 and per_second[0] else ""
+    count, name = (done.sequences - first.sequences, unit) if unit == "rows" else (done.tokens - first.tokens, "tokens")
+    return f"{count / elapsed:,.0f} {name}/s" if elapsed > 0 and count > 0 else ""
 
 
 def _left(finished: float, total: float | None, elapsed: float) -> str:
