@@ -114,6 +114,12 @@ def format_of(path: Path, record: Mapping[str, Any], containers: tuple[Container
     found = [one for one in formats().values() if recognised(one, record, path, containers)]
     if len(found) == 1:
         return found[0]
+    if not found and containers == ("binary",):
+        begins = shown(record["head"].decode(errors="replace"))
+        raise UnknownError(
+            f"{path} is in no format that is known: it begins with {begins}, and is neither JSON, YAML, Parquet, "
+            f"Arrow, nor arrays of NumPy or torch; name its format with format= (--format), one of {names()}"
+        )
     if not found:
         raise UnknownError(
             f"{path} is in no format that is known: its first record has {seen(record)}; name its columns with map= "
