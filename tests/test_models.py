@@ -94,7 +94,8 @@ def test_scores_do_not_depend_on_the_batch(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(), Sampling(0.7), Sampling(top_k=5), Sampling(top_p=0.8), Sampling(1.3, 0.9, 20)]
+    "sampling",
+    [Sampling(), Sampling(0.7), Sampling(top_k=5), Sampling(top_p=0.8), Sampling(top_p=1e-50), Sampling(1.3, 0.9, 20)],
 )
 def test_the_distribution_is_that_of_transformers_warpers(sampling: Sampling) -> None:
     logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * 3

@@ -51,7 +51,7 @@ class Sampling:
                 "(for greedy decoding use top_k=1)"
             )
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p={self.top_p:g} came, but it lies in (0, 1]; 1 keeps every token")
+            raise InputError(f"top_p={shown(self.top_p)} came, but it lies in (0, 1]; 1 keeps every token")
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, Integral) or not 0 <= self.top_k < MOST_TOKENS:
             raise InputError(
                 f"top_k={shown(self.top_k)} came, but it is 0 (every token) or the number of tokens to keep"
@@ -92,6 +92,7 @@ class Sampling:
             mass = torch.softmax(ordered, dim=-1)
             # The mass before a token: the one that crosses top_p is kept, as transformers keeps it.
             beyond = mass.cumsum(dim=-1) - mass >= self.top_p
+            beyond[..., 0] = False  # a top_p below 1e-45 is 0 in float32, and 0 >= 0
             drop |= torch.zeros_like(drop).scatter(-1, order, beyond)
         if keep is not None:
             drop = drop.scatter(-1, keep[:, None], False)
