@@ -100,7 +100,7 @@ def _held(row: Mapping[str, object], name: str, place: str) -> Prompt:
             text = f"{text}\n\n{checked_text(more, place)}"
         return Turn(text) if name in TURNS else text
     if isinstance(value, list | tuple) and all(isinstance(message, Mapping) for message in value):
-        return conversation(value, place)
+        return conversation(value, place.removesuffix(","))
     raise InputError(f"{place} holds {kind_of(value)}, but a text or a list of chat messages is needed")
 
 

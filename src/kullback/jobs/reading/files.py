@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
 
-from kullback.errors import FileError, MissingPackageError
+from kullback.errors import FileError, MissingPackageError, shown
 from kullback.jobs.reading.encodings import bytes_of, decoded, lines_of, text_of_file
 from kullback.jobs.reading.rows import Row, kind_of
 
@@ -101,14 +102,14 @@ def _listed(held: object, path: Path) -> list[object]:
         return [held]
     lengths = {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise FileError(f"{path} is an object of columns of different lengths ({shown}): give every row a value")
+        each = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise FileError(f"{path} is an object of columns of different lengths ({each}): give every row a value")
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
 def _separated(text: str, path: Path) -> list[Row]:
     first = lines_of(text)[0]
-    mark = "\t" if ending_of(path) == ".tsv" else ";" if first.count(";") > first.count(",") else ","
+    mark = "\t" if ending_of(path) == ".tsv" else max(",;\t", key=first.count)
     before = csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise, which a prompt can have
     try:
         lines = csv.reader(StringIO(text, newline=""), delimiter=mark, strict=True)
@@ -118,6 +119,9 @@ def _separated(text: str, path: Path) -> list[Row]:
         raise FileError(f"{path} is not {ending_of(path)[1:].upper()} ({error}): check its quotes") from error
     finally:
         csv.field_size_limit(before)
+    twice = [name for name, times in Counter(header).items() if name and times > 1]
+    if twice:
+        raise FileError(f"{path} has {shown(twice[0])} as the name of several columns: give each its own")
     return [Row(row.place, _named(header, row)) for row in rows]
 
 
