@@ -33,6 +33,9 @@ def locate(target: str, attributes: Mapping[str, object] | None = None) -> Locat
         raise InputError(f"{target!r} came, but a target is package.module:function, file.py:function or a trainer")
     if where.endswith(".py") and not Path(where).is_file():
         raise FileError(f"there is no file {where}")
+    if not where.endswith(".py") and "/" in where:
+        kind = "a folder" if Path(where).is_dir() else "a file of another kind" if Path(where).exists() else "not there"
+        raise FileError(f"{where} is {kind}, but a target is package.module:function or file.py:function")
     try:
         module = _module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
         return _imported(module, qualname, where, attributes).bound(qualname, attributes)
