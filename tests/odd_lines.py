@@ -28,6 +28,7 @@ GOOD: dict[str, str | bytes] = {
     "lines.json": '{"prompt": "a dog"}\n{"prompt": "the cat"}\n',
     "rows.csv": 'id,prompt\n1,"a dog, and\nthe cat"\n2,the cat\n',
     "semicolon.csv": "id;prompt\n1;a dog\n2;the cat\n",
+    "tabs.csv": "id\tprompt\n1\ta dog\n2\tthe cat\n",
     "rows.tsv": "id\tprompt\n1\ta dog\n2\tthe cat\n",
     "question.jsonl": '{"question": "why?", "answer": "so"}\n{"question": "how?", "answer": "so"}\n',
     "problem.jsonl": '{"problem": "1 + 1?", "solution": "2"}\n{"problem": "2 + 2?", "solution": "4"}\n',
@@ -76,6 +77,11 @@ BAD: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "nobody.jsonl": ('{"messages": []}\n', ("is empty",)),
     "half.jsonl": ('{"prompt": "a \\ud83d"}\n', ("half a character", "\\ud83d")),
     "ragged.csv": ("id,prompt\n1,a,b\n", ("row 1 of", "has 3 fields", "names 2")),
+    "twice.csv": ("prompt,prompt\na,b\n", ("'prompt' as the name of several columns",)),
+    "anonymous.json": (
+        '[{"conversations": [{"value": "a"}]}]',
+        ("column conversations, message 1 has the keys value",),
+    ),
     "quotes.csv": ('id,prompt\n1,"a\n', ("is not CSV", "check its quotes")),
     "headless.csv": ("a dog\nthe cat\n", ("has the columns a dog",)),
     "fake.parquet": ("no", ("is not a Parquet file",)),
@@ -158,7 +164,22 @@ TOGETHER: list[Case] = [
     (f"{ONE} --estimator renyi_2", 0, ("renyi_2",)),
     (f"{ONE} --estimator k9", 2, ("choose one of k1",)),
     (f"{ONE} --estimator k1:word", 2, ("a level is token or sequence",)),
-    (f"{ONE} --estimator ''", 2, ("choose one of k1",)),
+    (f"{ONE} --estimator :token", 2, ("choose one of k1",)),
+    *(
+        (f"{line} {option}{mark}", 2, (f"a blank word came after {option} on the command line", "write a value"))
+        for line, option in (
+            (ONE, "--estimator"),
+            (ONE, "--output"),
+            ("compare", "--prompts"),
+            ("compare", "--text"),
+            ("estimate {tmp}/r.parquet", "--output"),
+            ("watch {tmp} --once", "--state"),
+            ("lab gaussian", "--output"),
+        )
+        for mark in (" ''", "=", " ' '")
+    ),
+    ("watch ''", 2, ("a blank word came on the command line",)),
+    ("compare '' builtin:base", 2, ("a blank word came on the command line",)),
 ]
 
 NUMBERS: list[Case] = [
@@ -173,6 +194,8 @@ NUMBERS: list[Case] = [
     ("compare --temperature -1", 2, ("temperature=-1",)),
     ("compare --temperature 0", 2, ("use top_k=1",)),
     ("compare --top-p nan", 2, ("top_p=nan",)),
+    ("compare --top-p 1.0000001", 2, ("top_p=1.0000001",)),
+    (f"{ONE} --top-p 1e-320", 0, ("2 sequences of 2 prompts",)),
     ("compare --top-p 0", 2, ("top_p=0",)),
     ("compare --top-p inf", 2, ("top_p=inf",)),
     *(
@@ -229,6 +252,11 @@ PLACES: list[Case] = [
     ("lab gaussian --samples 100 --output {tmp}/plain.txt", 2, ("choose another --output",)),
     ("lab plan {tmp}/none.parquet", 2, ("none.parquet",)),
     ("audit {tmp}/none.py:f", 2, ("none.py",)),
+    ("audit {tmp}/plain.txt:f", 2, ("plain.txt is a file of another kind", "file.py:function")),
+    ("audit {tmp}/taken:f", 2, ("taken is a folder", "file.py:function")),
+    ("audit {tmp}/none:f", 2, ("none is not there", "file.py:function")),
+    ("estimate {tmp}/readme.md", 2, ("it begins with '# A dog", "neither JSON, YAML, Parquet")),
+    ("estimate {tmp}/picture.png", 2, ("it begins with '�PNG", "neither JSON, YAML, Parquet")),
     ("audit math:sqrt --output {tmp}/x.doc", 2, (".md, .html, .json",)),
     ("claims nothing", 2, ("there is no claim 'nothing'",)),
 ]
@@ -240,6 +268,8 @@ def written(folder: Path) -> Path:
     """All the files that the lines name."""
     for name, content in [*GOOD.items(), *((name, content) for name, (content, _) in BAD.items())]:
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / "readme.md").write_text("# A dog\n\nwas here\n")
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     (folder / "taken" / "estimate.json").mkdir(parents=True)
     (folder / "held").mkdir()
     (folder / "killed").mkdir()

@@ -82,7 +82,7 @@ def compare(
     """
     _check_together(context, policy, text)
     size = size_of(batch_size)
-    asked = [_estimator(name) for name in estimator or ()]
+    asked = list(dict.fromkeys(_estimator(name) for name in estimator or ()))
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
     if limit is not None:
         _check_limit(limit, asked, samples=samples, text=text is not None)

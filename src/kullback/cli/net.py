@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kullback.cli.screen import fail, prepare_streams, silence, tell
 from kullback.errors import KullbackError, MissingPackageError
@@ -44,6 +44,7 @@ def run(app: Callable[[], object]) -> None:
         SystemExit: always, with 0, or what a command ended with; 1 where nobody reads stdout, 2 after an error.
     """
     prepare_streams()
+    _refuse_blanks(sys.argv[1:])
     try:
         app()
     except SystemExit as ended:
@@ -57,6 +58,15 @@ def run(app: Callable[[], object]) -> None:
     except Exception as error:
         _fail(error)
     _end(0)
+
+
+def _refuse_blanks(words: Sequence[str]) -> None:
+    """Leave if a word of the command line is blank: ``--output "$OUT"`` without OUT would write to this folder."""
+    for before, word in zip(["", *words], words, strict=False):
+        option, is_given, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if is_given and not value.strip():
+            where = f"after {option} " if option.startswith("--") else ""
+            fail(f"a blank word came {where}on the command line: write a value (a variable of the shell may be empty)")
 
 
 def _end(code: str | int | None) -> None:
