@@ -22,6 +22,7 @@ FLOORS = (
     ("estimation", "oracle", "vocab"),
     ("auditing", "claims", "rollouts", "models"),
     ("monitoring",),
+    ("integrations",),
     ("jobs", "lab"),
     ("report", "cli"),
     ("__main__",),
