@@ -70,12 +70,8 @@ def world_of(policy: Any, reference: Any) -> World:
 
 
 def _table(model: Any) -> Tensor:
-    from kullback.oracle.tree import _prefixes
-
-    rows = [
-        model(input_ids=torch.tensor([[*PROMPT, *prefix]])).logits[0, -1]
-        for prefix in _prefixes(len(WORDS), 0, HORIZON)
-    ]
+    places = TreeLM(np.zeros((13, len(WORDS))), 0, HORIZON).prefixes
+    rows = [model(input_ids=torch.tensor([[*PROMPT, *prefix]])).logits[0, -1] for prefix in places]
     return torch.stack(rows).double()
 
 
@@ -161,20 +157,20 @@ class Gradients:
         return Keep()
 
     def against(self, exact: Tensor, every: slice = slice(None)) -> Agreement:
-        """How far their mean is from a gradient, in its own standard errors and as a share of it."""
+        """How far their mean is from a gradient: along it, and along twelve other directions."""
         rows = torch.stack(self.rows)[every]
-        mean, error = rows.mean(0), rows.std(0) / len(rows) ** 0.5
+        generator = torch.Generator().manual_seed(0)
         exact = exact.double()
-        moves = error > 1e-9
-        along = exact / exact.norm()
-        shares = rows @ along / exact.norm()
+        others = torch.randn((12, len(exact)), generator=generator, dtype=torch.float64)
+        others *= rows.std(0)  # most of a random direction would be where no batch has a gradient
+        seen = (rows - exact) @ torch.cat([exact[None], others]).T
+        error = seen.std(0) / len(rows) ** 0.5
+        size = float(exact @ exact)
         return Agreement(
-            worst=float(((mean - exact).abs()[moves] / error[moves]).max()),
-            still=float((mean - exact).abs()[~moves].max()) if bool((~moves).any()) else 0.0,
-            apart=float((mean - exact).norm() / exact.norm()),
-            noise=float(error.norm() / exact.norm()),
-            share=float(shares.mean()),
-            share_error=float(shares.std() / len(shares) ** 0.5),
+            worst=float((seen.mean(0).abs() / error).max()),
+            apart=float((rows.mean(0) - exact).norm() / exact.norm()),
+            share=1 + float(seen[:, 0].mean()) / size,
+            share_error=float(error[0]) / size,
         )
 
 
@@ -183,18 +179,14 @@ class Agreement:
     """A mean of gradients beside the exact one.
 
     Attributes:
-        worst: the largest difference of a coordinate, in standard errors.
-        still: the largest difference where no batch differs from another.
+        worst: the largest difference along any of the directions, in standard errors.
         apart: ‖mean − exact‖/‖exact‖.
-        noise: what that is by chance alone, about.
         share: of the exact gradient in the mean, along the exact one; 1 is right.
         share_error: its standard error.
     """
 
     worst: float
-    still: float
     apart: float
-    noise: float
     share: float
     share_error: float
 
