@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-gpu test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-models test-slow test-trl test-gpu test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -41,6 +41,11 @@ audit-peers: .venv-peers/stamp  ## audit TRL, verl and others for real; SOURCES=
 test-models: .venv/models.stamp  ## SmolLM2 and checkpoints quantised by torchao and bitsandbytes
 	$(BIN)/python -m pytest -m peers tests/test_models_real.py tests/test_models_quantised.py $(ARGS)
 
+test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, newest and oldest; TRL_TESTS=checkout of TRL for its own tests
+	.venv-trl/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py tests/test_trl_distillation.py $(ARGS)
+	.venv-trl-old/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py $(ARGS)
+	$(if $(TRL_TESTS),.venv-trl/bin/python tools/trl_tests.py $(TRL_TESTS))
+
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py
 
@@ -53,7 +58,7 @@ lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-trl .venv-trl-old .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -84,4 +89,13 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(PEERS_PIP) --editable '.[torch,jax]' pytest
 	$(PEERS_PIP) trl verl
 	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
+	touch $@
+
+# Two environments for TRL, the newest release and the oldest that is supported; torch as in the constraints.
+.venv-trl/stamp .venv-trl-old/stamp: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	grep '^torch==' constraints.txt > $(@D)/torch.txt
+	PIP_CONSTRAINT=$(@D)/torch.txt $(@D)/bin/python -m pip install --quiet -r $(@D)/torch.txt
+	PIP_CONSTRAINT=$(@D)/torch.txt $(@D)/bin/python -m pip install --quiet --editable '.[hf,peft,report]' pytest datasets requests \
+		trl$(if $(findstring old,$(@D)),==1.0.0)
 	touch $@

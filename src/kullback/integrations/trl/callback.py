@@ -15,7 +15,7 @@ except ImportError:
     raise MissingPackageError("transformers", "trl") from None
 
 
-class KLCallback(TrainerCallback):
+class KLCallback(TrainerCallback):  # type: ignore[misc]
     """Logs the KL of a `GRPOTrainer`, an `RLOOTrainer` or a subclass, with its interval, and changes nothing.
 
     The log-probs are those that the trainer makes; they are read once for every sequence that was generated, and the

@@ -91,7 +91,8 @@ class Heads:
         rounded = torch.is_autocast_enabled(hidden.device.type)
         with torch.autocast(hidden.device.type, enabled=False):
             if not self.agreed:
-                self._hold(q, hidden.detach(), tokens, logps.detach(), rounded=rounded)
+                with torch.no_grad():
+                    self._hold(q, hidden.detach(), tokens, logps.detach(), rounded=rounded)
             found: Tensor = linear_token_kl(
                 hidden,
                 q.weight,

@@ -180,6 +180,8 @@ as the trainer's own does) or 'sequence' (it multiplies nats a sequence, which i
                 "use kullback.K1 there"
             )
         apart = self.ref_model if self.ref_model is not None else self.model
+        if getattr(self.args, "torch_compile", False):
+            torch.compiler.reset()  # code of an equal model without the hooks below would be taken for this one's
         self._kl_heads = Heads(self.model, apart, self.temperature)
         self._kl_tap = HiddenTap(self.model)
         self._kl_ref_tap = self._kl_tap if apart is self.model else HiddenTap(apart)
