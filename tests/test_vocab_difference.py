@@ -285,6 +285,21 @@ def test_equal_heads_are_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None
         assert same_head(w.clone(), w.clone())
 
 
+@pytest.mark.parametrize("way", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
+def test_a_head_that_an_optimizer_moves_is_not_taken_for_the_reference(way: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(60, 8))
+    ref_weight, hidden = weight.detach().clone(), torch.randn(5, 8)
+    optimizer = torch.optim.AdamW([weight], lr=0.5, **way)
+    assert vocab.linear_token_kl(hidden, weight, hidden, ref_weight).abs().max() < 1e-6
+    weight.grad = torch.randn(60, 8)
+    optimizer.step()
+    found = vocab.linear_token_kl(hidden, weight, hidden, ref_weight)
+    plain = vocab.token_kl(hidden @ weight.T, hidden @ ref_weight.T)
+    assert float(plain.detach().min()) > 0.01
+    assert torch.allclose(found, plain, rtol=1e-4)
+
+
 def test_equal_heads_are_used_as_one() -> None:
     h, w, r, want, _ = trial(3, 25, APART[4e-5])
     got = vocab.linear_token_kl(h, w, r, w.clone(), precision="float32").double()

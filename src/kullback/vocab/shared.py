@@ -26,13 +26,19 @@ SAMPLED_ROWS = 64
 
 
 def same_head(weight: Tensor, ref_weight: Tensor) -> bool:
-    """Whether both weights hold the same numbers; compared once, and again only after one was written to."""
+    """Whether both weights hold the same numbers; what is frozen is compared once, and again after it was written to.
+
+    What is trained is compared every time: PyTorch's fused optimizers write to parameters without counting it in their
+    version (2.13), and a head that is no longer the reference's would be taken for it ever after.
+    """
     if weight is ref_weight:
         return True
     if (weight.shape, weight.dtype, weight.device) != (ref_weight.shape, ref_weight.dtype, ref_weight.device):
         return False
     if not _may_be_read(weight) or not _may_be_read(ref_weight):
         return False
+    if weight.requires_grad or ref_weight.requires_grad:
+        return _equal(weight.detach(), ref_weight.detach())
     state = _state(weight, ref_weight)
     known: _Known | None = _KNOWN.get(weight)  # type: ignore[no-untyped-call]
     if known is None or known.other() is not ref_weight or known.state != state:
