@@ -326,10 +326,11 @@ as the trainer's own does) or 'sequence' (it multiplies nats a sequence, which i
     @property
     def _kl_share(self) -> float:
         """Of a batch in its optimizer step, where the trainer divides and not transformers."""
-        scales: Any = self
-        if not self.model.training or scales.compute_loss_func is None:
-            return 1.0
-        return 1.0 / float(scales.current_gradient_accumulation_steps)
+        trainer: Any = self
+        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)  # TRL 1.16 on transformers 5.19; else by a stand-in
+        if scaled is None:
+            scaled = trainer.compute_loss_func is not None
+        return 1.0 / float(trainer.current_gradient_accumulation_steps) if scaled and self.model.training else 1.0
 
     def _kl_exact(self, scored: Scored, inputs: Mapping[str, Any]) -> Tensor:
         assert scored.hidden is not None
