@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``; ``vocab``, ``gpu``, ``rollouts``, ``monitor``."""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``vocab|gpu|rollouts|monitor|trl``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"], ["monitor"]):
+    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"], ["monitor"], ["trl"]):
         import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     given = _parser().parse_args()

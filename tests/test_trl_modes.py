@@ -104,7 +104,7 @@ def test_an_adapter_on_the_head_is_refused(folder: Path) -> None:
 
     adapter = LoraConfig(r=2, target_modules=["q_proj", "lm_head"])
     policy = AutoModelForCausalLM.from_pretrained(folder)
-    with pytest.raises(ValueError, match="reads the LM head|adapter to `lm_head`"):  # TRL's own since 1.16
+    with pytest.raises(ValueError, match=r"reads the LM head|adapter to `lm_head`"):  # TRL's own since 1.16
         trainer_of("GRPO", folder, policy, kl_estimator=kb.RAO_BLACKWELL, peft_config=adapter).train()
 
 
