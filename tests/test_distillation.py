@@ -34,10 +34,7 @@ def test_the_loop_of_the_docs_follows_the_sequence_kl() -> None:
             exec(code, space)
     found = world()
 
-    def loss(
-        _: Any, ref_logprobs: Any, mask: Any, tokens: Any, log_distributions: Any, ref_log_distributions: Any
-    ) -> Any:
-        del ref_logprobs
+    def loss(q: Any, p: Any, mask: Any, tokens: Any, log_distributions: Any, ref_log_distributions: Any) -> Any:
         return space["distillation_loss"](log_distributions, ref_log_distributions.detach(), tokens, mask)
 
     moments = loss_moments(found, loss)

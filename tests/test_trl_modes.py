@@ -205,3 +205,26 @@ def test_evaluation_has_the_term_too(folder: Path, reference: Any) -> None:
         trainer = trainer_of(kind, folder, policy, kl_estimator=kb.RAO_BLACKWELL, per_device_eval_batch_size=64)
         found = trainer.evaluate(eval_dataset=dataset(64))
         assert found["eval_kl/sequence"] == pytest.approx(exact_value(policy, reference), rel=0.2)
+
+
+def test_the_page_says_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs/trl.md"
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {}
+    exec(page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0], space)
+    log = space["trainer"].state.log_history[0]
+    assert {"kl", "kl/sequence", "kl/coefficient", "kullback/policy/rao_blackwell"} <= set(log)
+    assert log["kl/coefficient"] == pytest.approx(0.04 / log["completions/mean_length"])
+
+
+def test_a_teacher_in_place_of_the_reference_distils(folder: Path) -> None:
+    """On-policy distillation by the trainer: a constant reward, and the student comes near."""
+    teacher, student = policy_of(folder, apart=0.3, seed=5).eval(), policy_of(folder)
+    before = exact_value(student, teacher)
+    options = {"max_steps": 60, "logging_steps": 60, "learning_rate": 3e-2, "kl_estimator": kb.RAO_BLACKWELL}
+    trainer = trainer_of("RLOO", folder, student, **options)
+    trainer.ref_model.load_state_dict(teacher.state_dict())
+    trainer.train()
+    after = exact_value(student, teacher)
+    print("distilled", before, after)
+    assert after < 0.1 * before
