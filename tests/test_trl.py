@@ -106,14 +106,16 @@ def test_the_other_objectives(target: kb.Target, estimator: kb.Estimator, folder
 def test_the_stock_term_follows_something_else(folder: Path, reference: Any) -> None:
     """k3 of GRPO, without its division by the lengths, which would be one more difference: dr_grpo, times HORIZON."""
     policy = policy_of(folder)
-    kept, _ = gradients("GRPO", folder, policy, mixed=False, loss_type="dr_grpo", beta=float(HORIZON))
+    kept, trainer = gradients("GRPO", folder, policy, mixed=False, loss_type="dr_grpo", beta=float(HORIZON))
     found = kept.against(exact_gradient(policy, reference))
     print("stock", found)
-    assert found.worst > 20
-    assert found.apart > 0.1
-    # What it follows instead is the statewise gradient, which leaves out what a token does to those after it.
-    instead = kept.against(exact_gradient(policy, reference, kb.STATEWISE_REVERSE_KL))
-    print("stock, statewise", instead)
+    assert found.worst > 15
+    assert found.apart > 0.3
+    # Which gradient it follows instead depends on TRL's version; either leaves out what a token does to those after it.
+    corrected = trainer.args.use_bias_correction_kl
+    target = kb.STATEWISE_REVERSE_KL if corrected else kb.STATEWISE_FORWARD_KL
+    instead = kept.against(exact_gradient(policy, reference, target))
+    print("stock", target.name, instead)
     assert instead.worst < 4.5
 
 

@@ -203,7 +203,8 @@ def test_evaluation_has_the_term_too(folder: Path, reference: Any) -> None:
     for kind in ("GRPO", "RLOO"):
         policy = policy_of(folder)
         trainer = trainer_of(kind, folder, policy, kl_estimator=kb.RAO_BLACKWELL, per_device_eval_batch_size=64)
-        found = trainer.evaluate(eval_dataset=dataset(64))
+        trainer.evaluate(eval_dataset=dataset(64))
+        found = trainer.state.log_history[-1]
         assert found["eval_kl/sequence"] == pytest.approx(exact_value(policy, reference), rel=0.2)
 
 

@@ -86,7 +86,7 @@ def make_data(folder: Path) -> None:
         for who in ("Ben", "Emma", "Tom", "Anna")
         for where in ("sea", "town", "mill", "hill")
     ]
-    forms = {
+    forms: dict[str, list[dict[str, object]]] = {
         "standard_prompt_only": [{"prompt": text} for text in texts],
         "conversational_prompt_only": [{"prompt": [{"role": "user", "content": text}]} for text in texts],
     }
@@ -104,7 +104,7 @@ def make_data(folder: Path) -> None:
 def outcomes(folder: Path, arguments: list[str], *, mixed: bool) -> dict[str, str]:
     """What became of every test: passed, failed or skipped."""
     report = folder / f"{mixed}.xml"
-    plugin = ["-p", "trl_swapped"] if mixed else []
+    plugin = ["-p", "trl_on_cpu", *(["-p", "trl_swapped"] if mixed else [])]
     files = [str(folder / "tests" / name) for name in FILES]
     command = [
         sys.executable,
@@ -136,6 +136,7 @@ def main() -> int:
         make_hub(folder)
         # Alone, or the checkout's package would come before the installed one.
         shutil.copytree(checkout / "tests", folder / "tests")
+        (folder / "trl_on_cpu.py").write_text(ON_CPU)
         (folder / "trl_swapped.py").write_text(PLUGIN)
         stock = outcomes(folder, arguments, mixed=False)
         ours = outcomes(folder, arguments, mixed=True)
