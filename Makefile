@@ -17,7 +17,7 @@ test: .venv/dev.stamp  ## the checks and tests that every change must pass
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: .venv/dev.stamp  ## while writing: lint, types and the tests of what changed, in a minute
 	$(BIN)/python tools/check.py $(ARGS)

@@ -16,7 +16,11 @@ from hypothesis import HealthCheck, settings
 
 PARENT = settings.get_profile("ci" if "CI" in os.environ else "default")
 settings.register_profile(
-    "patient", parent=PARENT, deadline=None, suppress_health_check=[*PARENT.suppress_health_check, HealthCheck.too_slow]
+    "patient",
+    parent=PARENT,
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[*PARENT.suppress_health_check, HealthCheck.too_slow],
 )
 settings.load_profile("patient")  # a busy machine is no fault of the code
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import io
 import math
 import re
@@ -20,6 +21,12 @@ every_claim = pytest.mark.parametrize("claim", CLAIMS, ids=CLAIMS.names)
 WORLDS = 10
 
 
+@functools.cache
+def evidence(claim: Claim, seed: int = 0) -> tuple[Evidence, ...]:
+    """The numbers, computed once for all tests."""
+    return claim.evidence(seed)
+
+
 def printed(code: str) -> str:
     """What a piece of code writes."""
     out = io.StringIO()
@@ -31,20 +38,20 @@ def printed(code: str) -> str:
 @every_claim
 def test_the_verdict_is_what_the_computation_returns(claim: Claim) -> None:
     for seed in range(WORLDS if claim.general else 1):
-        assert claim.decide(seed) is claim.verdict, [str(f) for f in claim.evidence(seed)]
+        assert judged(evidence(claim, seed)) is claim.verdict, [str(f) for f in evidence(claim, seed)]
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.verdict is Verdict.FAILS], ids=lambda c: c.id)
 def test_what_fails_fails_in_every_number_and_world(claim: Claim) -> None:
     for seed in range(WORLDS if claim.general else 1):
-        held = [str(f) for f in claim.evidence(seed) if f.role in (Role.STATED, Role.SMALLEST) and f.holds]
+        held = [str(f) for f in evidence(claim, seed) if f.role in (Role.STATED, Role.SMALLEST) and f.holds]
         assert not held
 
 
 @every_claim
 def test_what_holds_besides_holds(claim: Claim) -> None:
     for seed in range(WORLDS if claim.general else 1):
-        wrong = [str(f) for f in claim.evidence(seed) if f.role is Role.INSTEAD and not f.holds]
+        wrong = [str(f) for f in evidence(claim, seed) if f.role is Role.INSTEAD and not f.holds]
         assert not wrong
 
 
@@ -52,7 +59,7 @@ def test_what_holds_besides_holds(claim: Claim) -> None:
 def test_five_lines_print_the_number_that_the_verdict_rests_on(claim: Claim) -> None:
     assert len(claim.code.splitlines()) <= 5
     assert max(map(len, claim.code.splitlines())) <= 120
-    assert prints_one_of(printed(claim.code), decisive(claim.evidence())), printed(claim.code)
+    assert prints_one_of(printed(claim.code), decisive(evidence(claim))), printed(claim.code)
 
 
 def prints_one_of(text: str, numbers: Iterable[Evidence]) -> bool:
@@ -118,11 +125,11 @@ def test_a_verdict_rests_on_what_is_not_as_stated() -> None:
 
 @every_claim
 def test_a_failure_shows_a_counterexample_its_size_and_what_repairs_it(claim: Claim) -> None:
-    roles = {number.role for number in claim.evidence()}
+    roles = {number.role for number in evidence(claim)}
     if claim.verdict is Verdict.FAILS:
         assert claim.by_hand
         assert claim.condition
-        assert any(f.role is Role.SMALLEST and not f.holds for f in claim.evidence())
+        assert any(f.role is Role.SMALLEST and not f.holds for f in evidence(claim))
         assert Role.REALISTIC in roles
     if claim.verdict is Verdict.CONDITION:
         assert claim.condition
@@ -187,7 +194,7 @@ def test_verdicts_follow_from_numbers(evidence: list[Evidence], verdict: Verdict
 
 def test_the_printed_numbers_of_the_literature() -> None:
     """Numbers that the literature prints, or that stand in for it, come out of claims."""
-    computed = [f.computed for claim in CLAIMS for f in claim.evidence()]
+    computed = [f.computed for claim in CLAIMS for f in evidence(claim)]
     for number, digits in PUBLISHED:
         assert any(abs(number - value) <= 0.51 * 10.0**-digits for value in computed), number
 

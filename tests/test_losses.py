@@ -364,6 +364,7 @@ def _data() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(8, 3, generator=generator).double(), -torch.rand(8, 5, generator=generator).double()
 
 
+@pytest.mark.slow
 def test_data_parallel_training_follows_the_one_process_gradient() -> None:
     import socket
 

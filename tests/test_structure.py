@@ -98,7 +98,14 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", ["torch", "transformers", "tokenizers", "safetensors", "pyarrow"])
+@pytest.mark.parametrize(
+    "package",
+    [
+        "torch",
+        "pyarrow",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("transformers", "tokenizers", "safetensors")),
+    ],
+)
 def test_a_missing_package_is_named_with_its_extra(package: str, tmp_path: Path) -> None:
     models = f"{str(kb.models.BUILTIN_PROMPTS.parent / 'base')!r}, " if package == "transformers" else ""
     code = (

@@ -128,6 +128,7 @@ def test_a_word_that_only_the_reference_expects(backend: str) -> None:
     torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=0.0)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eager has no part in them but for one row, and for a block in which the sweep would lose digits."""

@@ -87,6 +87,7 @@ def test_a_second_derivative_is_refused(call: Callable[[Tensor], Tensor]) -> Non
         first.square().sum().backward()
 
 
+@pytest.mark.slow
 @every_call
 def test_compile_autocast_and_checkpoint_change_nothing(call: Callable[[Tensor], Tensor]) -> None:
     def under_autocast(z: Tensor) -> Tensor:

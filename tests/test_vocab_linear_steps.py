@@ -52,6 +52,7 @@ def some_gradients(function: Callable[..., Tensor], tensors: list[Tensor]) -> li
     return with_gradients(lambda *policy: function(*policy, *tensors[3:]), *tensors[:3])
 
 
+@pytest.mark.slow
 @every_call
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_compile_autocast_and_checkpoint_change_nothing(call: Callable[..., Tensor], dtype: torch.dtype) -> None:

@@ -357,7 +357,8 @@ def assert_as_one_process(results: list[dict[str, Any]], names: Iterable[str]) -
     assert {name: text for name, text in differing.items() if text} == {}
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_find_what_one_process_finds(ranks: int, tmp_path: Path) -> None:
     """Values and gradients; where a call is wrong, the same sentence on all; and only numbers a token are sent."""
     results = run(ranks, tmp_path)

@@ -41,6 +41,20 @@ SIZES = {
     "bos_token_id": 0,
 }
 
+ON_CPU = """
+import transformers
+
+made = transformers.TrainingArguments.__post_init__
+
+
+def on_cpu(self):
+    self.use_cpu = True  # TRL asks for bfloat16, which transformers gives a CPU only if it is asked for too
+    made(self)
+
+
+transformers.TrainingArguments.__post_init__ = on_cpu
+"""
+
 PLUGIN = """
 import kullback as kb
 import trl
