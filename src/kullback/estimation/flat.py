@@ -14,6 +14,7 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.estimation.extremes import Extremes, largest_of
+from kullback.estimation.fused import first_places
 from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
@@ -41,6 +42,7 @@ VALUES: Mapping[Callable[..., object], Callable[[Tokens], Float64]] = {
 
 SUMS: Mapping[Callable[..., object], Callable[[Tokens], Float64]] = {
     divergences.k1: lambda tokens: -tokens.x_sums,
+    divergences.k2: lambda tokens: tokens.half_squares,
     divergences.k3: lambda tokens: tokens.gap_sums,
 }
 """Of each sequence where all weights are 1, by what is at hand already."""
@@ -192,7 +194,7 @@ def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray) -> tuple[list[Sums
     for rows in np.split(filled, cuts[1:-1]):
         tokens = Tokens.of(ragged, int(rows[0]), int(rows[-1]) + 1, plan.truncation)
         sums.append(_block(plan, tokens))
-        buffer.add(tokens.x)
+        buffer.add(len(tokens), tokens.above)
     return sums, buffer.tail()
 
 
@@ -214,7 +216,15 @@ def _block(plan: Plan, tokens: Tokens) -> Sums:
 
 
 def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
-    return largest_part(np.abs(_values(plan.estimators[0], tokens)), tokens.starts)
+    first = plan.estimators[0]
+    if tokens.fused is None or first.fn not in SUMS:
+        return largest_part(np.abs(_values(first, tokens)), tokens.starts)
+    # What these add grows with x on either side of 0: it is largest at one of the ends.
+    ends = (tokens.fused.most, tokens.fused.least)
+    (at_most, most), (at_least, least) = (
+        (first_places(tokens.q, tokens.p, tokens.starts, x), np.abs(np.asarray(first.fn(-x)))) for x in ends
+    )
+    return np.where((most > least) | ((most == least) & (at_most < at_least)), at_most, at_least)
 
 
 def _values(estimator: Estimator, tokens: Tokens) -> Float64:

@@ -30,7 +30,7 @@ def exp_gap(x: Float64) -> Float64:
     """
     squares = x * x
     radius = _radius(SPREAD * float(np.sqrt(squares.mean()))) if len(x) else LEAST
-    coefficients = _coefficients(radius)
+    coefficients = polynomial(radius)
     gap = x * coefficients[-1]
     gap += coefficients[-2]
     for coefficient in reversed(coefficients[:-2]):
@@ -53,7 +53,7 @@ def _radius(wanted: float) -> float:
 
 
 @cache
-def _coefficients(radius: float) -> tuple[float, ...]:
+def polynomial(radius: float) -> tuple[float, ...]:
     """Of the shortest polynomial for (e^x − 1 − x) / x² in |x| ≤ radius; at Chebyshev's points it errs least."""
     series = Polynomial([1 / factorial(k) for k in range(2, 22)])
     points = np.linspace(-radius, radius, 1001)

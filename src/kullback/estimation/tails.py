@@ -10,7 +10,9 @@ Sources: Vehtari, Simpson, Gelman, Yao & Gabry 2024 (JMLR 25), sections 2–3; Z
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -58,6 +60,10 @@ class Tail:
 
     def khat(self) -> float:
         """PSIS k̂, or nan where too few different ratios lie beyond the cutoff."""
+        return self._khat
+
+    @cached_property
+    def _khat(self) -> float:
         # Of summands of both signs those that are negative have a log of −inf, which is no cutoff.
         ordered = np.sort(self.largest[np.isfinite(self.largest)])
         size = min(_tail_size(self.count), len(ordered) - 1)
@@ -88,12 +94,12 @@ class TailBuffer:
         self._held: list[Float64] = []
         self._size = 0
 
-    def add(self, values: Float64) -> None:
-        """More finite numbers, (n,)."""
-        self._count += len(values)
-        above = values[values > self._floor]
-        self._held.append(above)
-        self._size += len(above)
+    def add(self, count: int, above: Callable[[float], Float64]) -> None:
+        """More finite numbers: how many, and what gives those of them that are beyond a threshold, (n,)."""
+        self._count += count
+        found = above(self._floor)
+        self._held.append(found)
+        self._size += len(found)
         if self._size > LOT:
             self._settle()
 

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from kullback.arrays import Float64
+from kullback.estimation.fused import FusedSums, fused_sums
 from kullback.estimation.gaps import exp_gap
 from kullback.estimation.ragged import Ragged
 from kullback.weights import Truncation
@@ -68,13 +69,14 @@ class Tokens:
     """Counted tokens, (tokens,), of sequences that have one.
 
     Attributes:
-        x: log p − log q.
+        q, p: log-probs, of any float dtype.
         starts: where each sequence begins, (rows,).
         kl, mass: the token KLs and the reference's mass, as in `Ragged`; None where not known.
         weights: None where all are 1.
     """
 
-    x: Float64
+    q: np.ndarray
+    p: np.ndarray
     starts: np.ndarray
     kl: Float64 | None = None
     mass: Float64 | None = None
@@ -102,7 +104,8 @@ class Tokens:
         assert q is not None
         assert p is not None
         found = cls(
-            x=_difference(p, q),
+            q=q,
+            p=p,
             starts=starts,
             kl=None if kl is None else kl.astype(np.float64),
             mass=None if mass is None else mass.astype(np.float64),
@@ -113,7 +116,17 @@ class Tokens:
         return found
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.q)
+
+    @cached_property
+    def x(self) -> Float64:
+        """log p − log q."""
+        return _difference(self.p, self.q)
+
+    @cached_property
+    def fused(self) -> FusedSums | None:
+        """The sums that compiled code has made; None where tokens carry weights, and where there is no such code."""
+        return fused_sums(self.q, self.p, self.starts) if self.weights is None else None
 
     @cached_property
     def log_ratio(self) -> Float64:
@@ -133,17 +146,33 @@ class Tokens:
     @cached_property
     def gap_sums(self) -> Float64:
         """Σ gap over each sequence, (rows,)."""
-        return self.sums(self.gap)
+        return self.sums(self.gap) if self.fused is None else self.fused.gap
 
     @cached_property
     def x_sums(self) -> Float64:
         """Σ x over each sequence, (rows,)."""
-        return self.sums(self.x)
+        return self.sums(self.x) if self.fused is None else self.fused.x
+
+    @cached_property
+    def half_squares(self) -> Float64:
+        """Σ x²/2 over each sequence, (rows,)."""
+        return self.sums(0.5 * self.x * self.x) if self.fused is None else 0.5 * self.fused.squares
 
     @cached_property
     def largest(self) -> Float64:
         """The largest x of each sequence, (rows,)."""
-        return np.asarray(np.maximum.reduceat(self.x, self.starts))
+        return np.asarray(np.maximum.reduceat(self.x, self.starts)) if self.fused is None else self.fused.most
+
+    def above(self, floor: float) -> Float64:
+        """Every x beyond a number; sequences whose largest is not are not looked at."""
+        if self.fused is not None:
+            rows = np.flatnonzero(self.fused.most > floor)
+            if 4 * len(rows) < len(self.starts):
+                ends = np.append(self.starts[1:], len(self))
+                parts = [slice(*span) for span in zip(self.starts[rows], ends[rows], strict=True)]
+                some = [_difference(self.p[part], self.q[part]) for part in parts]
+                return np.concatenate([np.empty(0), *(x[x > floor] for x in some)])
+        return self.x[self.x > floor]
 
     @cached_property
     def length(self) -> Float64:

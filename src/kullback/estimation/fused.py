@@ -1,0 +1,153 @@
+"""Sums of many tokens by compiled code in one pass, where numba is installed (the extra `fast`) and repays its loading.
+
+Loading numba takes a second, compiling another five once (the result is kept on disk); a token then costs 4 ns, where
+NumPy takes 13 by a pass for each step. Both ways agree to 1e-13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from kullback.arrays import Float64
+from kullback.estimation.gaps import MOST, polynomial
+
+WORTH = 1 << 25
+"""Tokens of a process from which on compiled code is used: NumPy has then taken half a second for them."""
+
+KINDS = (np.float32, np.float64)
+"""Numbers that there is compiled code for; others are cast to the second."""
+
+
+@dataclass(frozen=True, eq=False)
+class FusedSums:
+    """Of each sequence, (rows,), with x = log p − log q.
+
+    Attributes:
+        x, gap: Σ x and Σ (e^x − 1 − x).
+        squares: Σ x².
+        most, least: the largest and the smallest x.
+    """
+
+    x: Float64
+    gap: Float64
+    squares: Float64
+    most: Float64
+    least: Float64
+
+
+class _Seen:
+    """Tokens that were summed up in this process."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.lock = Lock()
+
+    def add(self, tokens: int) -> int:
+        with self.lock:
+            self.tokens += tokens
+            return self.tokens
+
+
+_SEEN = _Seen()
+
+
+def fused_sums(q: np.ndarray, p: np.ndarray, starts: np.ndarray) -> FusedSums | None:
+    """The sums of sequences that lie end to end from each start to the next; None where NumPy is to make them."""
+    if _SEEN.add(len(q)) < WORTH or (compiled := _compiled()) is None:
+        return None
+    bounds = np.append(starts, len(q))
+    found = FusedSums(*(np.empty(len(starts)) for _ in range(5)))
+    compiled.sums(_plain(q), _plain(p), bounds, found.x, found.gap, found.squares, found.most, found.least)
+    return found
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype=None if values.dtype in KINDS else KINDS[-1])
+
+
+def first_places(q: np.ndarray, p: np.ndarray, starts: np.ndarray, wanted: Float64) -> np.ndarray:
+    """Where in each sequence log p − log q first is a number that it is known to reach, counted from its start."""
+    found = np.empty(len(starts), dtype=np.intp)
+    compiled = _compiled()
+    assert compiled is not None
+    compiled.places(_plain(q), _plain(p), np.append(starts, len(q)), wanted, found)
+    return found
+
+
+@dataclass(frozen=True)
+class _Loops:
+    """Compiled."""
+
+    sums: Callable[..., None]
+    places: Callable[..., None]
+
+
+@cache
+def _compiled() -> _Loops | None:
+    """The loops; None where numba is not installed."""
+    if find_spec("numba") is None:
+        return None
+    import numba
+
+    # Sums may be taken in any order, which is what lets four tokens be added at a time; nan and inf keep their meaning.
+    options: dict[str, Any] = {
+        "nogil": True,
+        "fastmath": {"reassoc", "contract", "nsz"},
+        "error_model": "numpy",
+    }
+    try:
+        return _Loops(*(numba.njit(cache=True, **options)(loop) for loop in (_sums, _places)))
+    except RuntimeError:  # no folder in which compiled code could be kept
+        return _Loops(*(numba.njit(**options)(loop) for loop in (_sums, _places)))
+
+
+_C = polynomial(MOST)
+
+
+def _sums(
+    q: np.ndarray,
+    p: np.ndarray,
+    bounds: np.ndarray,
+    x_sums: np.ndarray,
+    gap_sums: np.ndarray,
+    squares: np.ndarray,
+    most: np.ndarray,
+    least: np.ndarray,
+) -> None:
+    for row in range(len(bounds) - 1):
+        sum_x = sum_gap = sum_squares = 0.0
+        high, low = -np.inf, np.inf
+        for i in range(bounds[row], bounds[row + 1]):
+            x = np.float64(p[i]) - np.float64(q[i])
+            high = max(high, x)
+            low = min(low, x)
+            near = x if abs(x) <= MOST else 0.0
+            gap = _C[-1]
+            for k in range(len(_C) - 2, -1, -1):
+                gap = gap * near + _C[k]
+            sum_x += x
+            sum_gap += near * near * gap
+            sum_squares += x * x
+        if high > MOST or low < -MOST:
+            for i in range(bounds[row], bounds[row + 1]):
+                x = np.float64(p[i]) - np.float64(q[i])
+                if abs(x) > MOST:
+                    sum_gap += np.expm1(x) - x
+        x_sums[row], gap_sums[row], squares[row] = sum_x, sum_gap, sum_squares
+        most[row], least[row] = high, low
+
+
+def _places(q: np.ndarray, p: np.ndarray, bounds: np.ndarray, wanted: np.ndarray, found: np.ndarray) -> None:
+    for row in range(len(bounds) - 1):
+        found[row] = 0
+        for i in range(bounds[row], bounds[row + 1]):
+            if np.float64(p[i]) - np.float64(q[i]) == wanted[row]:
+                found[row] = i - bounds[row]
+                break
