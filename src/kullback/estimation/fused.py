@@ -62,10 +62,9 @@ def fused_sums(q: np.ndarray, p: np.ndarray, starts: np.ndarray) -> FusedSums | 
     """The sums of sequences that lie end to end from each start to the next; None where NumPy is to make them."""
     if _SEEN.add(len(q)) < WORTH or (compiled := _compiled()) is None:
         return None
-    bounds = np.append(starts, len(q))
-    found = FusedSums(*(np.empty(len(starts)) for _ in range(5)))
-    compiled.sums(_plain(q), _plain(p), bounds, found.x, found.gap, found.squares, found.most, found.least)
-    return found
+    found = np.empty((5, len(starts)))
+    compiled.sums(_plain(q), _plain(p), np.append(starts, len(q)), found)
+    return FusedSums(*found)
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
@@ -111,16 +110,7 @@ def _compiled() -> _Loops | None:
 _C = polynomial(MOST)
 
 
-def _sums(
-    q: np.ndarray,
-    p: np.ndarray,
-    bounds: np.ndarray,
-    x_sums: np.ndarray,
-    gap_sums: np.ndarray,
-    squares: np.ndarray,
-    most: np.ndarray,
-    least: np.ndarray,
-) -> None:
+def _sums(q: np.ndarray, p: np.ndarray, bounds: np.ndarray, out: np.ndarray) -> None:
     for row in range(len(bounds) - 1):
         sum_x = sum_gap = sum_squares = 0.0
         high, low = -np.inf, np.inf
@@ -140,8 +130,7 @@ def _sums(
                 x = np.float64(p[i]) - np.float64(q[i])
                 if abs(x) > MOST:
                     sum_gap += np.expm1(x) - x
-        x_sums[row], gap_sums[row], squares[row] = sum_x, sum_gap, sum_squares
-        most[row], least[row] = high, low
+        out[0, row], out[1, row], out[2, row], out[3, row], out[4, row] = sum_x, sum_gap, sum_squares, high, low
 
 
 def _places(q: np.ndarray, p: np.ndarray, bounds: np.ndarray, wanted: np.ndarray, found: np.ndarray) -> None:
