@@ -73,8 +73,7 @@ def holds(promise: str, estimator: Estimator, level: str, target: Target | None)
 
 def _always(promise: str, estimator: Estimator, level: str, target: Target) -> bool:
     return all(
-        agree(delivered_there(promise, estimator, level, i), meant(promise, target, i))
-        for i in range(len(FIXED))
+        agree(delivered_there(promise, estimator, level, i), meant(promise, target, i)) for i in range(len(FIXED))
     )
 
 
