@@ -18,7 +18,7 @@ def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """From the first token on; by the same loops before they are compiled, too."""
     monkeypatch.setattr(fused, "WORTH", 0)
     if request.param == "as Python":
-        loops = fused._Loops(fused._sums, fused._places)
+        loops = fused._Loops(fused._sums, fused._places, fused._beyond)
         monkeypatch.setattr(fused, "_compiled", lambda: loops)
     else:
         pytest.importorskip("numba")

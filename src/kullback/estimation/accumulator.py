@@ -11,7 +11,7 @@ import numpy as np
 from kullback.arrays import Groups, Numbers, fingerprint, place
 from kullback.errors import InputError
 from kullback.estimation.conclusion import conclusion
-from kullback.estimation.flat import found_in
+from kullback.estimation.flat import Found, found_in
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
@@ -101,7 +101,7 @@ class Accumulator:
         }
         sequences = _sequences(batch, {name: value for name, value in beside.items() if value is not None})
         self._recipe.check(sequences)
-        if isinstance(sequences, Ragged) and (flat := found_in([self._recipe], sequences)) is not None:
+        if isinstance(sequences, Ragged) and (flat := self._flat(sequences)) is not None:
             with self._lock:
                 self._summary += flat.summaries[0]
             return self
@@ -115,6 +115,9 @@ class Accumulator:
             self._summary = summary
         return self
 
+    def _flat(self, sequences: Ragged) -> Found | None:
+        return found_in([self._recipe], sequences, floor=self._summary.ratios.floor)
+
     @staticmethod
     def update_all(accumulators: Sequence[Accumulator], ragged: Ragged, *, singles: bool = False) -> Rows | None:
         """Add sequences that lie end to end to several accumulators, from one pass over the numbers.
@@ -124,7 +127,9 @@ class Accumulator:
         """
         for accumulator in accumulators:
             accumulator._recipe.check(ragged)
-        found = found_in([accumulator._recipe for accumulator in accumulators], ragged, singles=singles)
+        recipes = [accumulator._recipe for accumulator in accumulators]
+        floor = min(accumulator._summary.ratios.floor for accumulator in accumulators)
+        found = found_in(recipes, ragged, singles=singles, floor=floor)
         if found is None:
             for accumulator in accumulators:
                 accumulator.update(ragged)

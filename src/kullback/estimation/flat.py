@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from kullback.arrays import Float64
+from kullback.estimation import fused
 from kullback.estimation.extremes import Extremes, largest_of
-from kullback.estimation.fused import first_places
 from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
@@ -131,13 +131,16 @@ class Found:
     singles: Rows | None
 
 
-def found_in(recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False) -> Found | None:
+def found_in(
+    recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False, floor: float = -np.inf
+) -> Found | None:
     """The summary of each recipe, from one pass over the numbers; None where the padded way has to be taken.
 
     Args:
         recipes: at least one; with weights all of them tame these alike.
         ragged: the sequences.
         singles: whether those of the first recipe are wanted one by one.
+        floor: a log p/q up to which tokens are not in the tail of what came before these.
     """
     if not all(recipe.level == "token" and recipe.truncation == recipes[0].truncation for recipe in recipes):
         return None
@@ -146,7 +149,7 @@ def found_in(recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False
         return None
     plan = Plan.of(recipes, singles=singles)
     try:
-        parts, tail = _in_parts(plan, ragged, filled)
+        parts, tail = _in_parts(plan, ragged, filled, floor)
     except NotFlatError:
         return None
     sums = Sums.joined(parts)
@@ -186,11 +189,12 @@ def _counts(ragged: Ragged) -> np.ndarray:
     return np.diff(ends[ragged.offsets])
 
 
-def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray) -> tuple[list[Sums], Tail]:
-    """Blocks of whole sequences, and the tail of x over all tokens."""
-    cuts = np.searchsorted(ragged.offsets[filled + 1], np.arange(BLOCK, ragged.tokens, BLOCK))
+def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray, floor: float) -> tuple[list[Sums], Tail]:
+    """Blocks of whole sequences, and the tail of x over all tokens, as far as it is above a floor."""
+    block = fused.BLOCK if fused.ready(ragged.tokens) and ragged.behavior_logprobs is None else BLOCK
+    cuts = np.searchsorted(ragged.offsets[filled + 1], np.arange(BLOCK, ragged.tokens, block))
     cuts = np.unique(np.concatenate([[0], cuts, [len(filled)]]))
-    buffer, sums = TailBuffer(), []
+    buffer, sums = TailBuffer(floor), []
     for rows in np.split(filled, cuts[1:-1]):
         tokens = Tokens.of(ragged, int(rows[0]), int(rows[-1]) + 1, plan.truncation)
         sums.append(_block(plan, tokens))
@@ -222,7 +226,7 @@ def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
     # What these add grows with x on either side of 0: it is largest at one of the ends.
     ends = (tokens.fused.most, tokens.fused.least)
     (at_most, most), (at_least, least) = (
-        (first_places(tokens.q, tokens.p, tokens.starts, x), np.abs(np.asarray(first.fn(-x)))) for x in ends
+        (fused.first_places(tokens.q, tokens.p, tokens.starts, x), np.abs(np.asarray(first.fn(-x)))) for x in ends
     )
     return np.where((most > least) | ((most == least) & (at_most < at_least)), at_most, at_least)
 
