@@ -1,4 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``vocab|gpu|rollouts|monitor|trl``."""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or one of those with options of their own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 from benchmarks.sections import sections, with_sections
 
 NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
+ALONE = ("vocab", "gpu", "rollouts", "monitor", "trl", "controllers")
+"""With options of their own."""
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"], ["monitor"], ["trl"]):
+    if sys.argv[1:2] in [[name] for name in ALONE]:
         import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     given = _parser().parse_args()
