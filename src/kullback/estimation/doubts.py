@@ -132,7 +132,7 @@ def _unsampled(recipe: Recipe, summary: Summary) -> Iterator[str]:
     # Where the ratio has no variance its mean can be anywhere, and the heavy tail has been said.
     if not len(summary.independent.count) or summary.ratios.heavy:
         return
-    excess, low, high = _checked(summary.independent.total())
+    excess, low, high = _checked(summary.together)
     if not low <= 0.0 <= high:
         what = "Σ_t(r_t − 1)" if recipe.level == "token" else "r − 1"
         yield (

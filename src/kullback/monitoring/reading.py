@@ -145,7 +145,7 @@ class Reading:
             *self._ess(number, main),
         ]
         self.estimates = {"sequence": main, "token": step.per_token}
-        self.metrics = self._metrics(found, step.per_token, main)
+        self.metrics = self._metrics(found, main)
         if step.statewise is not None:
             self.metrics[f"kullback/{self.name}/statewise"] = step.statewise
         self.metrics[f"kullback/{self.name}/alarms"] = float(len(alarms))
@@ -189,7 +189,7 @@ class Reading:
         )
         return [Alarm(number, self.name, "ess", share, said)]
 
-    def _metrics(self, found: Mapping[str, Estimate], per_token: Estimate, main: Estimate) -> dict[str, float]:
+    def _metrics(self, found: Mapping[str, Estimate], main: Estimate) -> dict[str, float]:
         low, high = main.interval()
         units = self.change.units if self.change else 1
         always = asymptotic_interval(self.since, ANYTIME, tightest_at=20 * units)
@@ -197,7 +197,7 @@ class Reading:
             "stderr": main.stderr,
             "low": low,
             "high": high,
-            "token": per_token.value,
+            "token": self.estimates["token"].value,
             "anytime_low": always[0],
             "anytime_high": always[1],
             "ess": main.ess / main.n,
