@@ -127,7 +127,7 @@ def table(steps: int, runs: int) -> str:
 def main(arguments: list[str]) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks controllers", description=__doc__)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args(arguments)
     print(table(given.steps, given.runs))
