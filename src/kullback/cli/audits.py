@@ -127,20 +127,23 @@ def audit(
 def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple[list[AuditReport], list[str]]:
     """Every audit that could be made, and a sentence for each target that could not."""
     from kullback.auditing.assignments import assignments, compared
+    from kullback.auditing.crews import audited
 
     reports: list[AuditReport] = []
     failures: list[str] = []
     for target in targets:
         try:
-            made = list(assignments(target, source, request))
-            for number, assignment in enumerate(made, 1):
-                of = f" ({number} of {len(made)})" if len(made) > 1 else ""
+            wanted = list(assignments(target, source, request))
+            made = audited(wanted)
+            for number, assignment in enumerate(wanted, 1):
+                of = f" ({number} of {len(wanted)})" if len(wanted) > 1 else ""
                 with _status(f"auditing {assignment.subject}{of}"):
-                    try:
-                        reports.append(assignment.report())
-                    except KullbackError as error:
-                        # Another version of a trainer may lack one of its terms, and has the others.
-                        failures.append(f"{assignment.subject}: {error}" if len(made) > 1 else str(error))
+                    report = next(made)
+                if isinstance(report, KullbackError):
+                    # Another version of a trainer may lack one of its terms, and has the others.
+                    failures.append(f"{assignment.subject}: {report}" if len(wanted) > 1 else str(report))
+                else:
+                    reports.append(report)
         except KullbackError as error:
             failures.append(str(error))
         except KeyboardInterrupt:
