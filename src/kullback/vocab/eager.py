@@ -136,7 +136,7 @@ class _PairSums:
             torch.expm1(b.neg_(), out=c).sub_(b)
             _add_up(c.mul_(q), gap)
             _add_up(q.mul_(b.neg_()), mean)
-            self.steep[at] = not -STEEPEST < low
+            self.steep[at] = low <= -STEEPEST
 
     def statistics(self, difference: bool) -> tuple[Tensor, Tensor]:
         """(rows, 3), and which rows lost digits."""
@@ -309,10 +309,18 @@ def _kl_gradients(
         return False
     q.mul_(of.weight_q)
     if out_q is not None:
-        torch.mul(q, log_ratio.sub_(of.apart + of.value), out=out_q)
+        _multiplied(q, log_ratio.sub_(of.apart + of.value), out_q)
     if out_p is not None:
         torch.sub(p, q, out=out_p)
     return True
+
+
+def _multiplied(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """x·y into out, over y where out has another dtype: torch's own rounding of a result goes by small pieces."""
+    if out.dtype == y.dtype:
+        torch.mul(x, y, out=out)
+    else:
+        out.copy_(y.mul_(x))
 
 
 def _difference_gradients(
@@ -329,7 +337,7 @@ def _difference_gradients(
     if out_p is not None:
         c = torch.expm1(below, out=rest[0]).mul_(q)
     if out_q is not None:
-        torch.mul(q.neg_(), below.add_(of.value), out=out_q)
+        _multiplied(q.neg_(), below.add_(of.value), out_q)
     if out_p is not None:
         out_p.copy_(c)
     return True
