@@ -63,7 +63,6 @@ def without(*ways: str) -> Iterator[None]:
     """Ways around an odd number of words switched off."""
     patches = {
         "parts": mock.patch.object(products, "_parts", lambda size: [slice(0, size)]),
-        "room": mock.patch.object(triton_kernels, "_room", lambda *z: z[0].shape[1]),
         "held": mock.patch.object(weighted_ops, "worth_holding", return_value=False),
     }
     for name in ways:
@@ -85,7 +84,7 @@ def forms(words: int) -> None:
     """Both forms, with each way off, and the plain formula."""
     x = inputs(words)
     known, upstream = gpu_parts.known(), gpu_parts.any_upstream()
-    for off in ((), ("parts",), ("room",), ("held",), ("parts", "room", "held")):
+    for off in ((), ("parts",), ("held",), ("parts", "held")):
         with without(*off):
             label = f"without {' and '.join(off)}" if off else "all"
             row(f"weights known, {words} words, {label}", lambda: known(x))
@@ -121,11 +120,9 @@ def from_logits() -> None:
     for words, spacing in ((EVEN, EVEN), (ODD, ODD), (ODD, EVEN)):
         for dtype in (torch.bfloat16, torch.float32):
             q, p = (torch.randn(TOKENS, spacing, device=DEVICE).to(dtype)[:, :words] for _ in range(2))
-            for off in ((), ("room",)):
-                with without(*off):
-                    text = f"{words} words, rows {spacing} apart, {str(dtype)[6:]}{', without room' if off else ''}"
-                    row(f"statistics, {text}", lambda q=q, p=p: triton_kernels.pair_statistics(q, p, 1.0))
-                    row(f"gradient, {text}", lambda q=q, p=p: gradient(q, p))
+            text = f"{words} words, rows {spacing} apart, {str(dtype)[6:]}"
+            row(f"statistics, {text}", lambda q=q, p=p: triton_kernels.pair_statistics(q, p, 1.0))
+            row(f"gradient, {text}", lambda q=q, p=p: gradient(q, p))
             del q, p
 
 

@@ -204,7 +204,7 @@ def test_equal_heads_are_found_by_value() -> None:
 @pytest.mark.parametrize("words", [8999, 9001, 9008], ids=lambda n: f"{n} words")
 @pytest.mark.parametrize("form", ["token", "weighted"])
 def test_odd_vocabularies(form: str, words: int) -> None:
-    """Products are cut at the last even size, and rows are read in pieces of 16 bytes up to the next one."""
+    """Products are cut at the last even size."""
     h, w, r = one_head()
     w = w[:words].contiguous()
     values, grads = kl_and_gradients(form, h, w, r, workspace=16 * words * 6)

@@ -142,25 +142,3 @@ def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setattr("kullback.vocab.backends.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=re.escape(install_line("triton"))):
         vocab.token_kl(torch.zeros(1, 2), torch.zeros(1, 2), backend="triton")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_are_read_beyond_their_end_but_not_used(dtype: torch.dtype) -> None:
-    words, rest = 301, [torch.nan, INF, 3e38]
-    q, p = (x.detach() for x in logits(3, 320, 0.1, dtype))
-    for z in (q, p):
-        z[:, words:] = torch.tensor([rest[i % 3] for i in range(320 - words)], device=DEVICE)
-    assert triton_kernels._room(q[:, :words], p[:, :words]) == 304
-    assert triton_kernels._room(q[:, 16 : 16 + words]) == 304
-    assert triton_kernels._room(q[1:, 17:]) == 320 - 17  # of the last row no more is there
-    got = [x[:, :words].requires_grad_() for x in (q, p)]
-    alone = [x[:, :words].detach().clone().requires_grad_() for x in (q, p)]
-    for ours, same in zip(
-        with_gradients(*got, backend="triton", double=False),
-        with_gradients(*alone, backend="triton", double=False),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, same, rtol=0, atol=0)
-    ids = torch.zeros(3, dtype=torch.long, device=DEVICE)
-    logprobs = [vocab.token_logprobs(x[0], ids, backend="triton") for x in (got, alone)]
-    assert torch.equal(*logprobs)

@@ -122,12 +122,13 @@ class _PairSums:
         _add_up(q, mass)
         d = xp if difference else torch.sub(xq, xp, out=b)
         few = slice(0, SUMMED_COLUMNS)
-        centre = (q[:, few] * d[:, few]).sum(dim=-1) / q[:, few].sum(dim=-1)
+        first = d[:, :1]  # from which the mean is taken, so that it is exact where all differences are the same
+        centre = first[:, 0] + (q[:, few] * (d[:, few] - first)).sum(dim=-1) / q[:, few].sum(dim=-1)
         self.centre[at] = torch.where(centre.abs() < torch.inf, centre, 0.0)  # of words that are banned, any serves
         torch.sub(d, self.centre[at][:, None], out=b)
         low, high = float(b.amin()), float(b.amax())
         # One look decides for the slice, so that each branch is a few fused passes instead of both and a choice.
-        if -SERIES_BELOW < low and high < SERIES_BELOW and b.dtype == torch.float32:
+        if low > -SERIES_BELOW and high < SERIES_BELOW and b.dtype == torch.float32:
             _add_up(q.mul_(b), mean)
             series, factor = _scaled_gap(b, c, max(-low, high))
             _add_up(q.mul_(b).mul_(series), gap)

@@ -16,11 +16,12 @@ from kullback.vocab import memory
 SLICE_BYTES = {"cpu": 1 << 20}
 SLICE_BYTES_ELSEWHERE = 1 << 26
 
-# Numbers to a multiple of which rows are spaced on a GPU: 16, by which Triton takes a stride to be aligned.
-ALIGNED = 16
+# Numbers to a multiple of which rows are spaced on a GPU.
+ALIGNED = 8
 
 # Of a product on a GPU: a dimension that is no multiple of ``ALIGNED`` is cut at the last multiple of this, for the
-# libraries choose by the sizes, not only by the rows' spacing, and take another kernel for odd ones.
+# libraries choose a kernel by the sizes as well as by the rows' spacing. On an H100 logits of 50,257 words take 30.5 ms
+# however their rows are spaced, those of 50,256 words 4.3, and in two parts 4.5.
 UNIT = 128
 
 # Rows of half precision that are widened to float32 at a time, where no matrix unit does it: 8 MB at 1,024 hidden

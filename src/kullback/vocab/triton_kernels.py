@@ -18,7 +18,6 @@ from torch import Tensor
 from kullback.vocab import eager, partition
 from kullback.vocab.formulas import Divergence
 from kullback.vocab.kernels import Outputs
-from kullback.vocab.products import ALIGNED
 from kullback.vocab.triton_math import (
     around_the_mean,
     finite,
@@ -34,7 +33,6 @@ from kullback.vocab.triton_math import (
     read,
     terms,
     wide_gap,
-    write,
 )
 
 # Columns of a tile, which a program holds in registers: 128 threads have 16 of them each of every array that is alive.
@@ -50,9 +48,7 @@ WARPS = 4
 
 
 @triton.jit
-def _careful_pair(
-    zq, zp, row, split, columns, room, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK: tl.constexpr
-):
+def _careful_pair(zq, zp, row, split, columns, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK: tl.constexpr):
     """(lq, lp, KL) tile by tile, each with its own normalisers: whatever the logits are."""
     lq = tl.full((), float("-inf"), tl.float64)
     lp = tl.full((), float("-inf"), tl.float64)
@@ -60,8 +56,8 @@ def _careful_pair(
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        q = read(zq, stop, room, stride_q, row, offsets, temperature)
-        p = read(zp, stop, room, stride_p, row, offsets, temperature)
+        q = read(zq, stop, stride_q, row, offsets, temperature)
+        p = read(zp, stop, stride_p, row, offsets, temperature)
         shift_q, sum_q = log_sum(q)
         own_q = shift_q + sum_q
         if DIFFERENCE:
@@ -96,7 +92,7 @@ def _careful_pair(
 
 @triton.jit
 def _pair_kernel(
-    zq, zp, out, columns, room, stride_q, stride_p, temperature, width, DIFFERENCE: tl.constexpr, BLOCK: tl.constexpr
+    zq, zp, out, columns, stride_q, stride_p, temperature, width, DIFFERENCE: tl.constexpr, BLOCK: tl.constexpr
 ):
     # One sweep, as ``formulas.pair_sweep``, around the largest logit and the mean difference of the first tile. Every
     # lane adds up its own columns, and nothing crosses lanes before the end: a tile with its own normalisers costs ten
@@ -104,8 +100,8 @@ def _pair_kernel(
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     stop = tl.minimum(columns, (split + 1) * width)
     offsets = split * width + tl.arange(0, BLOCK)
-    q = read(zq, stop, room, stride_q, row, offsets, temperature)
-    p = read(zp, stop, room, stride_p, row, offsets, temperature)
+    q = read(zq, stop, stride_q, row, offsets, temperature)
+    p = read(zp, stop, stride_p, row, offsets, temperature)
     top = tl.max(q, axis=0)
     top = tl.where(top == float("-inf"), 0.0, top)
     mass = tl.exp(q - top)
@@ -117,8 +113,8 @@ def _pair_kernel(
     gaps = tl.zeros((BLOCK,), tl.float32)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        q = read(zq, stop, room, stride_q, row, offsets, temperature) - top
-        p = read(zp, stop, room, stride_p, row, offsets, temperature)
+        q = read(zq, stop, stride_q, row, offsets, temperature) - top
+        p = read(zp, stop, stride_p, row, offsets, temperature)
         mass = tl.exp(q)
         if DIFFERENCE:
             x = p - centre
@@ -142,7 +138,7 @@ def _pair_kernel(
     kept = (excess <= 8.0 * kl + 1e-10) & (whole > 0.0) & (whole < float("inf")) & (kl < 30.0)
     if kept == 0:
         lq, lp, kl = _careful_pair(
-            zq, zp, row, split, columns, room, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK
+            zq, zp, row, split, columns, stride_q, stride_p, temperature, width, DIFFERENCE, BLOCK
         )
     at = out + (row * tl.num_programs(1) + split) * 3
     tl.store(at, lq)
@@ -157,7 +153,6 @@ def _sums_kernel(
     normalisers,
     out,
     columns,
-    room,
     stride_q,
     stride_p,
     temperature,
@@ -177,8 +172,8 @@ def _sums_kernel(
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        q = read(zq, stop, room, stride_q, row, offsets, temperature)
-        p = read(zp, stop, room, stride_p, row, offsets, temperature)
+        q = read(zq, stop, stride_q, row, offsets, temperature)
+        p = read(zp, stop, stride_p, row, offsets, temperature)
         if DIFFERENCE:
             a, b, log_ratio = from_difference(q, tl.where(offsets < stop, p, 0.0), lq, lp)
         else:
@@ -202,7 +197,6 @@ def _pair_gradients_kernel(
     out_q,
     out_p,
     columns,
-    room,
     stride_q,
     stride_p,
     to_q,
@@ -224,31 +218,32 @@ def _pair_gradients_kernel(
     sum_a = tl.load(saved + row * 5 + 3).to(tl.float32)
     sum_b = tl.load(saved + row * 5 + 4).to(tl.float32)
     g = tl.load(upstream + row).to(tl.float32)
-    q = read(zq, columns, room, stride_q, row, offsets, temperature)
-    p = read(zp, columns, room, stride_p, row, offsets, temperature)
+    q = read(zq, columns, stride_q, row, offsets, temperature)
+    p = read(zp, columns, stride_p, row, offsets, temperature)
     if DIFFERENCE:
         a, b, log_ratio = from_difference(q, tl.where(offsets < columns, p, 0.0), lq, lp)
     else:
         a, b, log_ratio = log_distributions(q, p, lq, lp)
     _, of_a, of_b = terms(a, b, log_ratio, log_keep, log_skew, KIND)
     allowed = value != float("inf")
+    inside = offsets < columns
     if OF_Q:
         grad = tl.where(allowed, g * (of_a - tl.exp(a) * sum_a), 0.0)
-        write(out_q, columns, to_q, row, tl.program_id(1) * BLOCK, grad, BLOCK)
+        tl.store(out_q + row * to_q + offsets, grad.to(out_q.dtype.element_ty), mask=inside)
     if OF_P:
         grad = tl.where(allowed, g * (of_b - tl.exp(b) * sum_b), 0.0)
-        write(out_p, columns, to_p, row, tl.program_id(1) * BLOCK, grad, BLOCK)
+        tl.store(out_p + row * to_p + offsets, grad.to(out_p.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _careful_token(z, row, split, columns, room, stride, temperature, width, BLOCK: tl.constexpr):
+def _careful_token(z, row, split, columns, stride, temperature, width, BLOCK: tl.constexpr):
     """(log Σe^z, entropy) tile by tile, each with its own normaliser: whatever the logits are."""
     total = tl.full((), float("-inf"), tl.float64)
     entropy = tl.full((), 0.0, tl.float64)
     stop = tl.minimum(columns, (split + 1) * width)
     for start in range(split * width, stop, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        x = read(z, stop, room, stride, row, offsets, temperature)
+        x = read(z, stop, stride, row, offsets, temperature)
         shift, own_sum = log_sum(x)
         below = x - shift
         mean = tl.sum(mass_times(tl.exp(below), below), axis=0).to(tl.float64) / tl.exp(own_sum)
@@ -262,19 +257,19 @@ def _careful_token(z, row, split, columns, room, stride, temperature, width, BLO
 
 
 @triton.jit
-def _token_kernel(z, index, out, columns, room, stride, temperature, width, BLOCK: tl.constexpr):
+def _token_kernel(z, index, out, columns, stride, temperature, width, BLOCK: tl.constexpr):
     # One sweep around the largest logit of the first tile, as in ``_pair_kernel``.
     row, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     stop = tl.minimum(columns, (split + 1) * width)
     wanted = tl.load(index + row)
     here = (wanted >= split * width) & (wanted < stop)
     chosen = tl.load(z + row * stride + wanted, mask=here, other=0.0).to(tl.float32) / temperature
-    top = tl.max(read(z, stop, room, stride, row, split * width + tl.arange(0, BLOCK), temperature), axis=0)
+    top = tl.max(read(z, stop, stride, row, split * width + tl.arange(0, BLOCK), temperature), axis=0)
     top = tl.where(top == float("-inf"), 0.0, top)
     masses = tl.zeros((BLOCK,), tl.float32)
     expected = tl.zeros((BLOCK,), tl.float32)
     for start in range(split * width, stop, BLOCK):
-        x = read(z, stop, room, stride, row, start + tl.arange(0, BLOCK), temperature) - top
+        x = read(z, stop, stride, row, start + tl.arange(0, BLOCK), temperature) - top
         mass = tl.exp(x)
         masses += mass
         expected += mass_times(mass, x)
@@ -283,7 +278,7 @@ def _token_kernel(z, index, out, columns, room, stride, temperature, width, BLOC
     total = top.to(tl.float64) + log_whole
     entropy = log_whole - tl.sum(expected.to(tl.float64), axis=0) / whole
     if ((whole > 0.0) & (whole < float("inf"))) == 0:
-        total, entropy = _careful_token(z, row, split, columns, room, stride, temperature, width, BLOCK)
+        total, entropy = _careful_token(z, row, split, columns, stride, temperature, width, BLOCK)
     at = out + (row * tl.num_programs(1) + split) * 3
     tl.store(at, total)
     tl.store(at + 1, entropy)
@@ -292,7 +287,7 @@ def _token_kernel(z, index, out, columns, room, stride, temperature, width, BLOC
 
 @triton.jit
 def _token_gradients_kernel(
-    z, index, saved, of_logprob, of_entropy, out, columns, room, stride, to, temperature, BLOCK: tl.constexpr
+    z, index, saved, of_logprob, of_entropy, out, columns, stride, to, temperature, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -300,29 +295,15 @@ def _token_gradients_kernel(
     entropy = tl.load(saved + row * 2 + 1).to(tl.float32)
     g1 = tl.load(of_logprob + row).to(tl.float32)
     g2 = tl.load(of_entropy + row).to(tl.float32)
-    logs = logprobs_of(read(z, columns, room, stride, row, offsets, temperature), total)
+    logs = logprobs_of(read(z, columns, stride, row, offsets, temperature), total)
     grad = -mass_times(tl.exp(logs), g1 + g2 * (logs + entropy))
     grad += tl.where(offsets == tl.load(index + row), g1, 0.0)
-    write(out, columns, to, row, tl.program_id(1) * BLOCK, grad, BLOCK)
+    tl.store(out + row * to + offsets, grad.to(out.dtype.element_ty), mask=offsets < columns)
 
 
 def _rows(z: Tensor) -> Tensor:
     """Columns next to each other, as the kernels read them."""
     return z if z.stride(-1) == 1 else z.contiguous()
-
-
-def _room(*z: Tensor) -> int:
-    """Columns that may be read of a row: a multiple of 16 where its memory has so many, else the logits alone."""
-    columns = z[0].shape[1]
-    even = triton.cdiv(columns, ALIGNED) * ALIGNED
-    if all(x.stride(0) % ALIGNED == 0 and _numbers_from(x) >= (len(x) - 1) * x.stride(0) + even for x in z):
-        return int(even)
-    return columns
-
-
-def _numbers_from(x: Tensor) -> int:
-    """Numbers of its memory from its first one on."""
-    return x.untyped_storage().nbytes() // x.itemsize - x.storage_offset()
 
 
 def _splits(rows: int, columns: int) -> tuple[int, int]:
@@ -346,7 +327,7 @@ def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool
     zq, zp = _rows(zq), _rows(zp)
     splits, width = _splits(*zq.shape)
     out = torch.empty((len(zq), splits, 3), dtype=torch.float64, device=zq.device)
-    numbers = zq.shape[1], _room(zq, zp), zq.stride(0), zp.stride(0), temperature, width
+    numbers = zq.shape[1], zq.stride(0), zp.stride(0), temperature, width
     _pair_kernel[(len(zq), splits)](zq, zp, out, *numbers, DIFFERENCE=difference, BLOCK=BLOCK, num_warps=WARPS)
     return out[:, 0] if splits == 1 else partition.join_pairs(out)
 
@@ -374,7 +355,6 @@ def pair_sums(
         normalisers.contiguous(),
         out,
         zq.shape[1],
-        _room(zq, zp),
         zq.stride(0),
         zp.stride(0),
         temperature,
@@ -423,7 +403,6 @@ def pair_gradients(
         to_q,
         to_p,
         zq.shape[1],
-        _room(zq, zp),
         zq.stride(0),
         zp.stride(0),
         to_q.stride(0),
@@ -447,7 +426,7 @@ def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
     splits, width = _splits(*z.shape)
     out = torch.empty((len(z), splits, 3), dtype=torch.float64, device=z.device)
     _token_kernel[(len(z), splits)](
-        z, index.contiguous(), out, z.shape[1], _room(z), z.stride(0), temperature, width, BLOCK=BLOCK, num_warps=WARPS
+        z, index.contiguous(), out, z.shape[1], z.stride(0), temperature, width, BLOCK=BLOCK, num_warps=WARPS
     )
     return out[:, 0] if splits == 1 else partition.join_tokens(out)
 
@@ -477,14 +456,5 @@ def token_gradients(
     z = _rows(z)
     numbers = (x.contiguous() for x in (index, saved, of_logprob, of_entropy))
     _token_gradients_kernel[(len(z), triton.cdiv(z.shape[1], BLOCK))](
-        z,
-        *numbers,
-        out,
-        z.shape[1],
-        _room(z),
-        z.stride(0),
-        out.stride(0),
-        temperature,
-        BLOCK=BLOCK,
-        num_warps=WARPS,
+        z, *numbers, out, z.shape[1], z.stride(0), out.stride(0), temperature, BLOCK=BLOCK, num_warps=WARPS
     )

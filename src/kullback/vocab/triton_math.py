@@ -10,23 +10,10 @@ import triton.language as tl
 
 
 @triton.jit
-def read(start, columns, room, row_stride, row, offsets, temperature):
-    """The tile's logits over the temperature, in float32; −inf beyond the columns, whatever is in the room there."""
-    # Sixteen bytes are loaded at once where rows, and the end of what may be read, are known to be multiples of 16:
-    # with an odd number of columns as the mask every number is loaded by itself.
-    z = tl.load(start + row * row_stride + offsets, mask=offsets < room, other=float("-inf"))
-    return tl.where(offsets < columns, z.to(tl.float32) / temperature, float("-inf"))
-
-
-@triton.jit
-def write(start, columns, row_stride, row, first, values, BLOCK: tl.constexpr):
-    """A tile's gradients; a whole tile without a mask, for the same reason."""
-    offsets = first + tl.arange(0, BLOCK)
-    at = start + row * row_stride + offsets
-    if first + BLOCK <= columns:
-        tl.store(at, values.to(start.dtype.element_ty))
-    else:
-        tl.store(at, values.to(start.dtype.element_ty), mask=offsets < columns)
+def read(start, columns, row_stride, row, offsets, temperature):
+    """The tile's logits over the temperature, in float32; −inf beyond the columns."""
+    z = tl.load(start + row * row_stride + offsets, mask=offsets < columns, other=float("-inf"))
+    return z.to(tl.float32) / temperature
 
 
 @triton.jit
