@@ -11,7 +11,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -24,6 +25,7 @@ from benchmarks.measure import MB
 from benchmarks.vocab_cases import Work
 from benchmarks.vocab_peers import Inputs, Shape
 from kullback.vocab import heads, products, triton_kernels, weighted_ops
+from kullback.vocab.formulas import divergence_of
 
 RUNS = 5
 TOKENS, ODD, EVEN, WORDS, HIDDEN = 8192, 50257, 50304, 131072, 4096
@@ -51,27 +53,24 @@ def single_products() -> None:
         out = torch.empty(TOKENS, spacing, device=DEVICE)[:, :words]
         g = torch.randn(TOKENS, spacing, device=DEVICE, dtype=torch.bfloat16)[:, :words]
         of = f"{words} words, rows {spacing} apart"
-        row(f"logits, {of}", lambda w=w, out=out: torch.mm(h, w.T, out_dtype=torch.float32, out=out))
-        row(f"to hidden, {of}", lambda w=w, g=g: g @ w)
-        row(f"to weight, {of}", lambda g=g: g.T @ h)
-        row(f"logits in parts, {of}", lambda w=w, out=out: products.in_parts(h, w.T, out, add=False))
+        row(f"logits, {of}", partial(torch.mm, h, w.T, out_dtype=torch.float32, out=out))
+        row(f"to hidden, {of}", partial(torch.mm, g, w))
+        row(f"to weight, {of}", partial(torch.mm, g.T, h))
+        row(f"logits in parts, {of}", partial(products.in_parts, h, w.T, out, add=False))
         del w, out, g
 
 
 @contextmanager
 def without(*ways: str) -> Iterator[None]:
     """Ways around an odd number of words switched off."""
-    patches = {
+    patches: dict[str, Any] = {
         "parts": mock.patch.object(products, "_parts", lambda size: [slice(0, size)]),
         "held": mock.patch.object(weighted_ops, "worth_holding", return_value=False),
     }
-    for name in ways:
-        patches[name].start()
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for name in ways:
-            patches[name].stop()
+            stack.enter_context(patches[name])
+        yield
 
 
 def inputs(words: int) -> Inputs:
@@ -87,10 +86,10 @@ def forms(words: int) -> None:
     for off in ((), ("parts",), ("held",), ("parts", "held")):
         with without(*off):
             label = f"without {' and '.join(off)}" if off else "all"
-            row(f"weights known, {words} words, {label}", lambda: known(x))
+            row(f"weights known, {words} words, {label}", partial(known, x))
             if "held" not in off or len(off) > 1:
-                row(f"any upstream, {words} words, {label}", lambda: upstream(x))
-    row(f"naive, {words} words", lambda: gpu_parts.HEAD_PEERS["naive"](x))
+                row(f"any upstream, {words} words, {label}", partial(upstream, x))
+    row(f"naive, {words} words", partial(gpu_parts.HEAD_PEERS["naive"], x))
 
 
 def workspaces() -> None:
@@ -101,18 +100,18 @@ def workspaces() -> None:
             work: Work = gpu_parts.known(workspace=size)
             with without(*off):
                 label = "added up" if off else "held"
-                row(f"weights known, {WORDS} words, {size >> 20} MiB, {label}", lambda work=work: work(x))
-    row("weights known, default", lambda: gpu_parts.known()(x))
+                row(f"weights known, {WORDS} words, {size >> 20} MiB, {label}", partial(work, x))
+    row("weights known, default", partial(gpu_parts.known(), x))
     for size in (1 << 29, 1 << 30):
         upstream = gpu_parts.any_upstream(workspace=size)
-        row(f"any upstream, {WORDS} words, {size >> 20} MiB", lambda upstream=upstream: upstream(x))
+        row(f"any upstream, {WORDS} words, {size >> 20} MiB", partial(upstream, x))
 
 
 def head_peers() -> None:
     """What else computes the even vocabulary; their compilers take their time."""
     x = inputs(WORDS)
     for name, peer in gpu_parts.HEAD_PEERS.items():
-        row(f"{name}, {WORDS} words", lambda peer=peer: peer(x))
+        row(f"{name}, {WORDS} words", partial(peer, x))
 
 
 def from_logits() -> None:
@@ -121,23 +120,23 @@ def from_logits() -> None:
         for dtype in (torch.bfloat16, torch.float32):
             q, p = (torch.randn(TOKENS, spacing, device=DEVICE).to(dtype)[:, :words] for _ in range(2))
             text = f"{words} words, rows {spacing} apart, {str(dtype)[6:]}"
-            row(f"statistics, {text}", lambda q=q, p=p: triton_kernels.pair_statistics(q, p, 1.0))
-            row(f"gradient, {text}", lambda q=q, p=p: gradient(q, p))
+            row(f"statistics, {text}", partial(triton_kernels.pair_statistics, q, p, 1.0))
+            row(f"gradient, {text}", partial(gradient, q, p))
             del q, p
 
 
 def gradient(q: Tensor, p: Tensor) -> None:
     saved = torch.zeros(len(q), 5, device=DEVICE, dtype=torch.float64)
-    out = products.aligned(torch.empty, *q.shape, q.dtype, q.device)
-    kind = gpu_kind()
-    options = {"divergence": kind, "temperature": 1.0, "outs": (out, None)}
-    triton_kernels.pair_gradients(q, p, saved, torch.ones(len(q), device=DEVICE), **options)
-
-
-def gpu_kind() -> Any:
-    from kullback.vocab.formulas import divergence_of
-
-    return divergence_of("kl", 1.0)
+    out = products.aligned(torch.empty, len(q), q.shape[1], q.dtype, q.device)
+    triton_kernels.pair_gradients(
+        q,
+        p,
+        saved,
+        torch.ones(len(q), device=DEVICE),
+        divergence=divergence_of("kl", 1.0),
+        temperature=1.0,
+        outs=(out, None),
+    )
 
 
 def main() -> None:
@@ -148,20 +147,21 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.exit(2, "No CUDA device is here: run this on a machine with one.\n")
     stop = time.monotonic() + asked.budget
-    print(f"{torch.cuda.get_device_name()}, default workspace {heads.default_workspace(DEVICE) >> 20} MiB")
-    parts = {
-        "forms": lambda: forms(ODD),
+    name: str = torch.cuda.get_device_name()  # type: ignore[no-untyped-call]
+    print(f"{name}, default workspace {heads.default_workspace(DEVICE) >> 20} MiB")
+    parts: dict[str, Callable[[], None]] = {
+        "forms": partial(forms, ODD),
         "products": single_products,
         "workspaces": workspaces,
         "logits": from_logits,
         "peers": head_peers,
-        "even": lambda: forms(EVEN),
+        "even": partial(forms, EVEN),
     }
-    for name, part in parts.items():
+    for title, part in parts.items():
         if time.monotonic() > stop:
-            print(f"{name}: not started, the time is up")
+            print(f"{title}: not started, the time is up")
             continue
-        print(f"\n### {name}\n\n| | ms | peak, MB |\n|---|---:|---:|", flush=True)
+        print(f"\n### {title}\n\n| | ms | peak, MB |\n|---|---:|---:|", flush=True)
         part()
 
 

@@ -67,15 +67,14 @@ def _log_ratios(z: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
     return a - b
 
 
+def _ours(precision: Any, hidden: Tensor, weight: Tensor, ref_hidden: Tensor) -> Tensor:
+    return vocab.linear_token_kl(hidden, weight, ref_hidden, weight, precision=precision)
+
+
 KLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "naive, logits in bfloat16": lambda h, w, r: peers.naive_head_kl(h, w, r, w),
     peers.TRL_DIVERGENCE.name: lambda h, w, r: peers.TRL_DIVERGENCE.fn(h, w, r, w),
-    **{
-        f"kullback, {precision}": lambda h, w, r, precision=precision: vocab.linear_token_kl(
-            h, w, r, w, precision=precision
-        )
-        for precision in ("bfloat16", "mixed", "float32")
-    },
+    **{f"kullback, {precision}": partial(_ours, precision) for precision in ("bfloat16", "mixed", "float32")},
 }
 
 
@@ -96,7 +95,7 @@ def small_kls(module: Any, ids: Tensor) -> str:
             cells[name].append(_errors(partial(kl, h, half, r), exact))
         unrounded = peers.exact_kl(moved.double() @ half.double().T, hidden.double() @ half.double().T)
         kept = vocab.linear_token_kl(moved, half, hidden, half, precision="bfloat16")
-        cells["kullback, final norm in float32"].append(_errors(lambda kept=kept: kept, unrounded))
+        cells["kullback, final norm in float32"].append(_errors(partial(torch.Tensor.clone, kept), unrounded))
         tokens, true = ids[0, 1:], _log_ratios(z, other, ids[0, 1:])
         ratios = {
             "naive": _log_ratios((h @ half.T).float(), (r @ half.T).float(), tokens),

@@ -85,13 +85,21 @@ def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool
     for at in row_slices(zq, zp):
         sums.sweep(at, zq[at], zp[at], temperature=temperature, difference=difference, buffers=buffers)
     out, lost = sums.statistics(difference)
-    if bool(lost.any()):
-        for at in row_slices(zq, zp, share=FORMULAS_SHARE):
-            of = lost[at].nonzero()[:, 0] + at.start
-            if len(of):
-                q, p = zq[of], zp[of]
-                z = _scaled_copy(q, temperature, p), _scaled_copy(p, temperature, q)
-                out[of] = formulas.pair_statistics(*z, difference)
+    if not bool(lost.any()):
+        return out
+    for at in row_slices(zq, zp, share=FORMULAS_SHARE):
+        of = lost[at].nonzero()[:, 0] + at.start
+        if not len(of):
+            continue
+        # The first words differ by another mean than all words do: once more around that of all, which is known now.
+        q, p = zq[of], zp[of]
+        again = _PairSums(q, p, sums.mean[of])
+        again.sweep(slice(0, len(of)), q, p, temperature=temperature, difference=difference, buffers=buffers)
+        out[of], still = again.statistics(difference)
+        if bool(still.any()):
+            q, p, of = q[still], p[still], of[still]
+            z = _scaled_copy(q, temperature, p), _scaled_copy(p, temperature, q)
+            out[of] = formulas.pair_statistics(*z, difference)
     return out
 
 
@@ -100,9 +108,14 @@ class _PairSums:
 
     One exponential a logit: with masses A, x = z_q − z_p − c and B = A·e^−x, the sums of A, A·x and A(e^−x − 1 + x).
     What a row's sums come to is computed once for all rows: six small tensors in place of sixty a slice.
+
+    Args:
+        zq, zp: all logits; for their shapes.
+        around: c; where none is given, the mean difference of the first words.
     """
 
-    def __init__(self, zq: Tensor, zp: Tensor) -> None:
+    def __init__(self, zq: Tensor, zp: Tensor, around: Tensor | None = None) -> None:
+        self.around = around
         rows, columns = zq.shape
         dtype = compute_dtype(zq, zp)
         self.parts = zq.new_empty((3, rows, -(-columns // SUMMED_COLUMNS)), dtype=dtype)
@@ -121,9 +134,7 @@ class _PairSums:
         mass, mean, gap = self.parts[:, at]
         _add_up(q, mass)
         d = xp if difference else torch.sub(xq, xp, out=b)
-        few = slice(0, SUMMED_COLUMNS)
-        first = d[:, :1]  # from which the mean is taken, so that it is exact where all differences are the same
-        centre = first[:, 0] + (q[:, few] * (d[:, few] - first)).sum(dim=-1) / q[:, few].sum(dim=-1)
+        centre = _mean_of_first_words(q, d) if self.around is None else self.around[at]
         self.centre[at] = torch.where(centre.abs() < torch.inf, centre, 0.0)  # of words that are banned, any serves
         torch.sub(d, self.centre[at][:, None], out=b)
         low, high = float(b.amin()), float(b.amax())
@@ -139,6 +150,12 @@ class _PairSums:
             _add_up(q.mul_(b.neg_()), mean)
             self.steep[at] = low <= -STEEPEST
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean difference under the policy."""
+        mass, mean, _ = wide(self.parts).sum(dim=-1)
+        return (wide(self.centre) + mean / mass).to(self.centre.dtype)
+
     def statistics(self, difference: bool) -> tuple[Tensor, Tensor]:
         """(rows, 3), and which rows lost digits."""
         mass, mean, gap = wide(self.parts).sum(dim=-1)
@@ -151,6 +168,12 @@ class _PairSums:
         kept = (excess <= formulas.WORST_EXCESS * value + formulas.NEGLIGIBLE_EXCESS) & ~self.steep
         kept &= out.isfinite().all(dim=-1) & (value < formulas.NEAR)
         return out, ~kept if difference else ~kept | ((out[:, 0] - out[:, 1]).abs() > FAR_APART)
+
+
+def _mean_of_first_words(mass: Tensor, d: Tensor) -> Tensor:
+    first = d[:, :1]  # from which the mean is taken, so that it is exact where all differences are the same
+    few = slice(0, SUMMED_COLUMNS)
+    return first[:, 0] + (mass[:, few] * (d[:, few] - first)).sum(dim=-1) / mass[:, few].sum(dim=-1)
 
 
 def _are_far_apart(saved: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -215,7 +215,7 @@ def in_parts(a: Tensor, b: Tensor, out: Tensor, add: bool) -> Tensor:
 
 
 def _one_part(a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
-    wide = {} if a.dtype == out.dtype else {"out_dtype": out.dtype}
+    wide: dict[str, Any] = {} if a.dtype == out.dtype else {"out_dtype": out.dtype}
     if not add:
         torch.mm(a, b, **wide, out=out)
     elif wide and not adds_wide(a.dtype, out.dtype):
