@@ -147,7 +147,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.exit(2, "No CUDA device is here: run this on a machine with one.\n")
     stop = time.monotonic() + asked.budget
-    name: str = torch.cuda.get_device_name()  # type: ignore[no-untyped-call]
+    name: str = torch.cuda.get_device_name()
     print(f"{name}, default workspace {heads.default_workspace(DEVICE) >> 20} MiB")
     parts: dict[str, Callable[[], None]] = {
         "forms": partial(forms, ODD),
