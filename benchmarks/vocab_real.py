@@ -69,7 +69,7 @@ def _log_ratios(z: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _rounded(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Logits in bfloat16 of float32 sums, as matrix units make them: a CPU without them takes a hundred times as long."""
+    """Logits in bfloat16 of float32 sums, as matrix units make them: CPUs without them are a hundred times slower."""
     return (hidden.float() @ weight.float().T).to(HALF).float()
 
 
