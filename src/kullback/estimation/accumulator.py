@@ -116,7 +116,7 @@ class Accumulator:
         return self
 
     def _flat(self, sequences: Ragged) -> Found | None:
-        return found_in([self._recipe], sequences, floor=self._summary.ratios.floor)
+        return found_in([self._recipe], sequences, known=[self._summary])
 
     @staticmethod
     def update_all(accumulators: Sequence[Accumulator], ragged: Ragged, *, singles: bool = False) -> Rows | None:
@@ -128,8 +128,8 @@ class Accumulator:
         for accumulator in accumulators:
             accumulator._recipe.check(ragged)
         recipes = [accumulator._recipe for accumulator in accumulators]
-        floor = min(accumulator._summary.ratios.floor for accumulator in accumulators)
-        found = found_in(recipes, ragged, singles=singles, floor=floor)
+        known = [accumulator._summary for accumulator in accumulators]
+        found = found_in(recipes, ragged, singles=singles, known=known)
         if found is None:
             for accumulator in accumulators:
                 accumulator.update(ragged)

@@ -19,7 +19,7 @@ from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
 from kullback.estimation.rows import Rows, largest_part
-from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
+from kullback.estimation.summary import EXTREMES, GROUP_CELLS, ROW_CELLS, Oddities, Summary
 from kullback.estimation.tails import Tail, TailBuffer
 from kullback.estimation.tokens import NotFlatError, Tokens
 from kullback.estimators import Estimator, divergences
@@ -132,7 +132,7 @@ class Found:
 
 
 def found_in(
-    recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False, floor: float = -np.inf
+    recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False, known: Sequence[Summary] = ()
 ) -> Found | None:
     """The summary of each recipe, from one pass over the numbers; None where the padded way has to be taken.
 
@@ -140,7 +140,7 @@ def found_in(
         recipes: at least one; with weights all of them tame these alike.
         ragged: the sequences.
         singles: whether those of the first recipe are wanted one by one.
-        floor: a log p/q up to which tokens are not in the tail of what came before these.
+        known: what each recipe's accumulator remembers: what would not be remembered beside it is not looked for.
     """
     if not all(recipe.level == "token" and recipe.truncation == recipes[0].truncation for recipe in recipes):
         return None
@@ -149,6 +149,7 @@ def found_in(
         return None
     plan = Plan.of(recipes, singles=singles)
     try:
+        floor = min((summary.ratios.floor for summary in known), default=-np.inf)
         parts, tail = _in_parts(plan, ragged, filled, floor)
     except NotFlatError:
         return None
@@ -156,7 +157,7 @@ def found_in(
     if not all(np.isfinite(found).all() for found in (sums.totals, sums.controls)):
         return None
     keys = None if ragged.groups is None else Keys.of(ragged.groups[filled], GROUP_CELLS)
-    batch = _Batch(ragged, filled, keys, tail)
+    batch = _Batch(ragged, filled, keys, tail, _floors(recipes, known))
     found = [_summary(recipe, sums.rows(recipe, plan), sums, batch) for recipe in recipes]
     return Found(found, sums.singles(filled) if singles else None)
 
@@ -172,13 +173,28 @@ class _Marked:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Sequences, those that have a counted token, the prompts of these, the tail of x over all tokens, and extremes."""
+    """Sequences, those that have a counted token, the prompts of these, the tail of x over all tokens, and extremes.
+
+    Attributes:
+        floors: by estimator and kind, the size up to which a sequence is no extreme beside those that are known.
+    """
 
     ragged: Ragged
     filled: np.ndarray
     keys: Keys | None
     tail: Tail
+    floors: Mapping[Estimator, Mapping[str, float]]
     marks: dict[Estimator, dict[str, _Marked]] = field(default_factory=dict)
+
+
+def _floors(recipes: Sequence[Recipe], known: Sequence[Summary]) -> dict[Estimator, dict[str, float]]:
+    found: dict[Estimator, dict[str, float]] = {}
+    for number, recipe in enumerate(recipes):
+        for name in EXTREMES:
+            floor = getattr(known[number], name).floor if known else -np.inf
+            of = found.setdefault(recipe.estimator, {})
+            of[name] = min(of.get(name, np.inf), floor)
+    return found
 
 
 def _counts(ragged: Ragged) -> np.ndarray:
@@ -300,9 +316,13 @@ def _marks(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> dict[str
         "unlikeliest": sums.largest,
         "oddest": np.abs(rows[:, CHECK]),
     }
+    floors = batch.floors[recipe.estimator]
     chosen = {name: largest_of(of) for name, of in sizes.items()}
+    chosen = {name: at[sizes[name][at] > floors[name]] for name, at in chosen.items()}
     # Those of all kinds at once: padding eight rows costs as much as padding forty.
     few = np.unique(np.concatenate(list(chosen.values())))
+    if not len(few):
+        return {name: _Marked(at, sizes[name][at], at) for name, at in chosen.items()}
     padded = batch.ragged.few(batch.filled[few])
     parts = np.argmax(recipe.parts(padded), axis=1)
     unlikely = np.argmax(np.where(padded.mask, -padded.log_ratio(), -np.inf), axis=1)

@@ -154,7 +154,8 @@ class _PairSums:
     def mean(self) -> Tensor:
         """The mean difference under the policy."""
         mass, mean, _ = wide(self.parts).sum(dim=-1)
-        return (wide(self.centre) + mean / mass).to(self.centre.dtype)
+        found: Tensor = (wide(self.centre) + mean / mass).to(self.centre.dtype)
+        return found
 
     def statistics(self, difference: bool) -> tuple[Tensor, Tensor]:
         """(rows, 3), and which rows lost digits."""
