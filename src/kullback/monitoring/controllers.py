@@ -17,6 +17,8 @@ from kullback.errors import InputError, shown
 from kullback.estimation import Estimate, Exact
 from kullback.estimation.result import check_level
 
+__all__ = ["Adaptive", "Controller", "Dual", "ProportionalIntegral"]
+
 TargetUnit = Literal["token", "sequence"]
 
 SCHEMA = 1

@@ -210,16 +210,13 @@ class KLMonitor:
             >>> import kullback as kb
             >>> [alarm] = kb.KLMonitor().compare_scores([[-0.5, -1.0]], [[-0.5, -1.5]])
             >>> print(alarm.message)
-            the reference gave two answers to the same 1 sequences, up to 0.5 nats a token apart: call eval() on it
+            the reference gave two answers to the same tokens, up to 0.5 nats apart: call eval() on it
         """
         pair = Sequences.of(first, again, mask)
         apart = float(np.abs(np.where(pair.mask, pair.log_ratio(), 0.0)).max())
         if apart <= tolerance:
             return []
-        said = (
-            f"{of} gave two answers to the same {len(pair)} sequences, up to {apart:.2g} nats a token apart: "
-            "call eval() on it"
-        )
+        said = f"{of} gave two answers to the same tokens, up to {apart:.2g} nats apart: call eval() on it"
         found = [Alarm(step, "policy", "repeat", apart, said)]
         self.alarms += found
         return found
