@@ -380,5 +380,7 @@ def test_a_bound_on_what_no_list_shows_gives_the_kl_an_upper_bound(tmp_path: Pat
     assert "--max-log-ratio sets one" in open_above.bracket.sentence
     assert open_above.bracket.lower == bounded.bracket.lower < exact < bounded.bracket.upper < 0.2
     assert "lies between" in bounded.bracket.sentence
+    with pytest.raises(InputError, match="a bound on log"):
+        kb.estimate_files(files, max_log_ratio=float("nan"))
     with pytest.raises(InputError, match=r"no two such files came"):
         kb.estimate_files(files[0], max_log_ratio=0.5)

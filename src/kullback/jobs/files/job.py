@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isnan
 from pathlib import Path
 
 from kullback.errors import InputError
@@ -93,7 +94,9 @@ def estimate_files(
 
 def _check_lists(joined: Joined | None, max_log_ratio: float | None) -> None:
     """Hold that a bound on the words outside lists came with lists."""
-    if max_log_ratio is not None and (joined is None or joined.bracket() is None):
+    if max_log_ratio is not None and isnan(max_log_ratio):
+        raise InputError("max_log_ratio=nan came, but a bound on log(first/second) is a number")
+    if max_log_ratio is not None and (joined is None or not joined.listed):
         raise InputError(
             f"max_log_ratio={max_log_ratio:g} bounds the words outside two files' lists of likely words (top-k), and "
             "no two such files came: name the two servers' files, or leave it out"

@@ -57,9 +57,9 @@ class Bracketed:
             return (
                 f"Both files list likely words at {one.positions:,} places{without}. There the exact "
                 f"{self.question.title} of the next token, whatever was drawn, lies between {nats} and {upper} nats on "
-                f"average, with {outside} of the {self.question.first}'s probability ({most} at most) and "
-                f"{ref_outside} of the {self.question.second}'s outside the words that both list, and max_log_ratio "
-                "as given."
+                f"average, if the log-ratio is within --max-log-ratio outside the words that both list, where {outside} "
+                f"of the {self.question.first}'s probability ({most} at most) and {ref_outside} of the "
+                f"{self.question.second}'s lie."
             )
         return (
             f"Both files list likely words at {one.positions:,} places{without}. There the exact "
@@ -144,6 +144,12 @@ class Joined:
             found.lists[role] = [words for row in islice(self.scored.rollouts(), ROWS) for words in row.top or ()]
         return (Source.of(name, " and ".join(formats), said, found),)
 
+    @property
+    def listed(self) -> bool:
+        """Whether both have lists of likely words, and are of two laws."""
+        heads = [next(dump.rollouts()) for dump in (self.drew, self.scored)]
+        return len(self.roles) == 1 and all(head.top is not None for head in heads)
+
     def bracket(self) -> Bracketed | None:
         """What the lists of likely words of both say of the KL between them; None where one of them has none.
 
@@ -151,8 +157,7 @@ class Joined:
             InputError: lists that cannot be set side by side.
             MissingPackageError: torch is not installed.
         """
-        heads = [next(dump.rollouts()) for dump in (self.drew, self.scored)]
-        if len(self.roles) > 1 or any(head.top is None for head in heads):
+        if not self.listed:
             return None
         found = topk_brackets(
             pairs(self.drew.rollouts(), self.scored.rollouts(), by=self.by), max_log_ratio=self.max_log_ratio
