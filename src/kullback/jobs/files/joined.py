@@ -57,8 +57,8 @@ class Bracketed:
             return (
                 f"Both files list likely words at {one.positions:,} places{without}. There the exact "
                 f"{self.question.title} of the next token, whatever was drawn, lies between {nats} and {upper} nats on "
-                f"average, if the log-ratio is within --max-log-ratio outside the words that both list, where {outside} "
-                f"of the {self.question.first}'s probability ({most} at most) and {ref_outside} of the "
+                f"average, if the log-ratio is within --max-log-ratio outside the words that both list, where "
+                f"{outside} of the {self.question.first}'s probability ({most} at most) and {ref_outside} of the "
                 f"{self.question.second}'s lie."
             )
         return (
