@@ -42,12 +42,14 @@ class Held:
         spread: the standard deviation of β over its mean.
         reward: the mean one.
         ignored: the share of estimates at which β stayed.
+        noise: the standard error of a step's k1 / target, exact, at the last step.
     """
 
     error: float
     spread: float
     reward: float
     ignored: float
+    noise: float
 
 
 @cache
@@ -89,7 +91,14 @@ def closed_loop(rule: str, *, rows: int | None, steps: int, level: float | None 
     late = slice(steps // 2, None)
     error = float(np.sqrt(np.mean((np.array(kls[late]) / TARGET - 1) ** 2)))
     used = np.array(coefficients[late])
-    return Held(error, float(used.std() / used.mean()), float(np.mean(gained[late])), controller.held / steps)
+    variance = float((chance * (log_ratio - kl) ** 2).sum().detach())
+    return Held(
+        error=error,
+        spread=float(used.std() / used.mean()),
+        reward=float(np.mean(gained[late])),
+        ignored=controller.held / steps,
+        noise=0.0 if rows is None else (variance / rows) ** 0.5 / TARGET,
+    )
 
 
 def _fed(
@@ -105,21 +114,22 @@ def _fed(
 def table(steps: int, runs: int) -> str:
     """Markdown: a row a rule, number of sequences and level."""
     lines = [
-        "| controller | sequences a step | follows | error of the KL | spread of β | reward | estimates passed over |",
-        "|---|---:|---|---:|---:|---:|---:|",
+        "| controller | sequences a step | error of k1 | follows | error of the KL | spread of β | reward "
+        "| passed over |",
+        "|---|---:|---:|---|---:|---:|---:|---:|",
     ]
     for rule in RULES:
         for rows in (None, 16, 64, 256):
             for level in (None,) if rows is None else (None, 0.95):
                 found = [closed_loop(rule, rows=rows, steps=steps, level=level, seed=seed) for seed in range(runs)]
-                error, spread, reward, ignored = (
+                error, spread, reward, ignored, noise = (
                     float(np.mean([getattr(one, name) for one in found]))
-                    for name in ("error", "spread", "reward", "ignored")
+                    for name in ("error", "spread", "reward", "ignored", "noise")
                 )
                 follows = "the exact KL" if rows is None else "every estimate" if level is None else "95% intervals"
                 lines.append(
-                    f"| {rule} | {'–' if rows is None else rows} | {follows} | {error:.1%} | {spread:.1%} | "
-                    f"{reward:.3f} | {ignored:.0%} |"
+                    f"| {rule} | {'–' if rows is None else rows} | {noise:.0%} | {follows} | {error:.1%} | "
+                    f"{spread:.1%} | {reward:.3f} | {ignored:.0%} |"
                 )
     return "\n".join(lines)
 
