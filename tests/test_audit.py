@@ -10,6 +10,7 @@ import torch
 from right_code_styles import OURS, STYLES, ours
 from wrong_code import REWARD, RIGHT, WRONG, Case
 from wrong_code_batches import BATCHES
+from wrong_code_rows import IN_PLACE, ROWS
 from wrong_code_sizes import FITS, SIZES, Dropped, kept_by_shape
 
 import kullback as kb
@@ -24,7 +25,7 @@ SECONDS = 5.0
 """Of CPU time, so that other work on the machine does not count."""
 
 
-@pytest.mark.parametrize("case", [*WRONG, *BATCHES, *SIZES], ids=lambda case: f"{case}-{case.code}")
+@pytest.mark.parametrize("case", [*WRONG, *BATCHES, *SIZES, *ROWS], ids=lambda case: f"{case}-{case.code}")
 def test_every_mistake_is_named(case: Case) -> None:
     start = time.process_time()
     report = kb.audit(case.fn, **case.options)
@@ -42,7 +43,15 @@ def test_what_unsteady_code_shows_on_one_draw_is_no_finding(case: Case) -> None:
         assert finding.message.endswith("may come of it: mend this first, and audit again")
 
 
-@pytest.mark.parametrize("case", [*RIGHT, *STYLES, *FITS], ids=lambda case: f"{case}-{case.options['placement']}")
+@pytest.mark.parametrize("case", [case for case in ROWS if case.code == "KB116"], ids=str)
+def test_what_follows_from_rows_that_are_mixed_up_is_not_said_beside(case: Case) -> None:
+    codes = {finding.code for finding in kb.audit(case.fn, **case.options).findings}
+    assert not codes & {"KB109", "KB111", "KB206", "KB207"}
+
+
+@pytest.mark.parametrize(
+    "case", [*RIGHT, *STYLES, *FITS, *IN_PLACE], ids=lambda case: f"{case}-{case.options['placement']}"
+)
 def test_nothing_is_found_in_right_code(case: Case) -> None:
     report = kb.audit(case.fn, **case.options)
     assert [str(finding) for finding in report.findings] == []
@@ -69,7 +78,7 @@ def test_nothing_is_found_in_our_own_reward(placement: Any, credit: Any) -> None
 
 
 def test_there_is_a_mistake_for_every_rule_that_can_be_found() -> None:
-    named = {case.code for case in (*WRONG, *BATCHES, *SIZES)}
+    named = {case.code for case in (*WRONG, *BATCHES, *SIZES, *ROWS)}
     calls = {rule.code for rule in RULES if rule.group == "call"}
     combined = {"KB204", "KB206", "KB302", "KB305", "KB507"}
     assert {rule.code for rule in RULES} - calls - combined <= named

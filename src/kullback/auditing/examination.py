@@ -20,6 +20,7 @@ from kullback.auditing.lookup import Lookup, relative_error
 from kullback.auditing.masking import masking
 from kullback.auditing.numerics import Numerics, numerics
 from kullback.auditing.options import SAMPLERS, Options, Sampler
+from kullback.auditing.ordering import ordering
 from kullback.auditing.probes import HALF, Probe, half_error, precision, rounding_step
 from kullback.auditing.repairs import Fault, Repair, repairs
 from kullback.auditing.report import Audited, Conduct, Limits
@@ -103,9 +104,7 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
     differentiable = bool(subject(met, ROWS).requires_grad)
     weighted = weighting(probe)
     clamped = (found is not None and found.clamped) or (weighted is not None and weighted.clipped)
-    world_by_world = Coupled if rows_are == "coupled" else Separable
-    with np.errstate(all="ignore"):
-        identified = world_by_world(placed, options.sampler, arithmetic, options.objective, clamped).identified()
+    identified = _identified(placed, options, arithmetic, clamped=clamped, coupled=rows_are == "coupled")
     grown = Sizes() if constant.random else replace(sizes(probe, rows_are, found, arithmetic), rows=rows)
     words = seen_vocabulary(subject)
     handled = handling(subject, arithmetic, coupled=rows_are == "coupled")
@@ -129,23 +128,38 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
         effects=effects(probe),
         weighting=weighted,
         words=words,
+        ordering="" if constant.random else ordering(subject, MEETING, arithmetic),
         sizes=grown,
         constancy=constant,
         unexamined=_unexamined(subject, options, read, (grown, words), rows_are),
         # Last, so that it has what any of the calls printed and asked for.
         wires=subject.wires,
-        conduct=Conduct(
-            kind=subject.kind,
-            coupling=rows_are,
-            columns=tuple(sorted(subject.columns)),
-            differentiable=differentiable,
-            random=constant.random,
-            printed=rounded.printed or subject.printed,
-            isolated=subject.isolation,
+        conduct=_conduct(
+            subject, rows_are, differentiable=differentiable, random=constant.random, printed=rounded.printed
         ),
         findings=(),
         origin=origin,
         seconds=0.0,
+    )
+
+
+def _identified(placed: Placed, options: Options, arithmetic: float, *, clamped: bool, coupled: bool) -> Identified:
+    """What value and gradient are, world by world."""
+    world_by_world = Coupled if coupled else Separable
+    with np.errstate(all="ignore"):
+        return world_by_world(placed, options.sampler, arithmetic, options.objective, clamped).identified()
+
+
+def _conduct(subject: Subject, rows_are: Coupling, *, differentiable: bool, random: bool, printed: bool) -> Conduct:
+    """What calling it showed, once it has been called for the last time."""
+    return Conduct(
+        kind=subject.kind,
+        coupling=rows_are,
+        columns=tuple(sorted(subject.columns)),
+        differentiable=differentiable,
+        random=random,
+        printed=printed or subject.printed,
+        isolated=subject.isolation,
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kullback.auditing.masking import Masking
     from kullback.auditing.numerics import Numerics
     from kullback.auditing.options import Credit, Options, Placement, Sampler
+    from kullback.auditing.ordering import Ordering
     from kullback.auditing.repairs import Repair
     from kullback.auditing.sizes import Sizes
     from kullback.auditing.subject.shapes import Kind
@@ -316,6 +317,7 @@ class Audited(AuditReport):
         masking: what it does with padding, lengths and ends.
         weighting: the importance ratio it uses; None where it takes no behaviour log-probs.
         words: what a function of whole distributions makes of vocabularies.
+        ordering: what becomes of rows that change places.
         sizes: from which sizes on it is another function.
         constancy: whether it stays the same between calls, in other modes and in other precisions.
         unexamined: what the audit leaves open.
@@ -333,6 +335,7 @@ class Audited(AuditReport):
     masking: Masking
     weighting: Weighting | None
     words: Words | None
+    ordering: Ordering
     sizes: Sizes
     constancy: Constancy
     unexamined: tuple[str, ...]

@@ -34,6 +34,7 @@ RULE = Rule(
     example=EXAMPLE,
     instead="Keep the coefficient out of the function, or log the value before it is multiplied.",
     references=("Schulman 2020, “Approximating KL Divergence”",),
+    covered_by=("KB116",),
     find=_find,
     severity="warn",
 )

@@ -36,5 +36,6 @@ RULE = Rule(
     example=EXAMPLE,
     instead="Log the value before centring.",
     references=("docs/theory.md",),
+    covered_by=("KB116",),
     find=_find,
 )

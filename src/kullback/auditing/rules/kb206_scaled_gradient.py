@@ -34,5 +34,5 @@ RULE = Rule(
     references=("docs/theory.md, “Losses”",),
     find=_find,
     severity="warn",
-    covered_by=("KB103", "KB202", "KB207"),
+    covered_by=("KB103", "KB116", "KB202", "KB207"),
 )

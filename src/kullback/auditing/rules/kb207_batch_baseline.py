@@ -36,5 +36,6 @@ RULE = Rule(
     example=EXAMPLE,
     instead="Leave the row out: kb.kl_loss(…, baseline='leave_one_out').",
     references=("docs/theory.md, “Losses”",),
+    covered_by=("KB116",),
     find=_find,
 )
