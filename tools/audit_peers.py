@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,26 +44,44 @@ of 0 and a coefficient of 1. No function was changed; each was taken out of its 
 """
 
 DRIVEN = ", driven with a stand-in"
+LACKING = "Not in this version"
 
 
-def page(sources: Path | None) -> str:
-    """The page as Markdown."""
-    parts, codes, missing = [HEAD.strip()], set(), []
+def page(sources: Path | None, before: str = "") -> str:
+    """The page as Markdown; sections of what is not here now stay as they were `before`."""
+    parts, codes = [HEAD.strip()], set[str]()
+    old, missing = list[str](), list[str]()
     for trainer in TRAINERS:
         reports, lacking = _reports(trainer, sources)
-        if not reports:
+        section, known = _section(trainer, reports, lacking) if reports else "", kept(before, trainer.name)
+        # A release may lack what a checkout had.
+        if known and (not reports or (lacking and LACKING not in known)):
+            section = known
+            old.append(trainer.name)
+        if section:
+            codes |= set(re.findall(r"\bKB\d{3}\b", section))
+            parts.append(section)
+        else:
             missing.append(trainer.name)
-            continue
-        codes |= {finding.code for report in reports for finding in report.findings}
-        version = reports[0].origin.partition(": ")[0]
-        parts += [f"## {version}", _options(trainer), _table(reports)]
-        if lacking:
-            parts.append(f"Not in this version: {', '.join(f'`{name}`' for name in lacking)}.")
     parts += ["## The codes", "\n".join(f"- [{c}](rules.md#{c.lower()}) {RULES[c].title}" for c in sorted(codes))]
-    if missing:
-        said = [f"{name} ({TRAINERS[name].install})" for name in missing]
-        parts.append(f"Not installed or checked out when this was written: {', '.join(said)}.")
+    for names, said in ((old, "Kept from an earlier run"), (missing, "Not installed or checked out")):
+        if names:
+            ways = [f"{name} ({TRAINERS[name].install})" for name in names]
+            parts.append(f"{said} when this was written: {', '.join(ways)}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _section(trainer: Trainer, reports: list[AuditReport], lacking: list[str]) -> str:
+    parts = [f"## {reports[0].origin.partition(': ')[0]}", _options(trainer), _table(reports)]
+    if lacking:
+        parts.append(f"{LACKING}: {', '.join(f'`{name}`' for name in lacking)}.")
+    return "\n\n".join(parts)
+
+
+def kept(page: str, name: str) -> str:
+    """A trainer's section of a page; empty where it has none."""
+    sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    return next((section.strip() for section in sections if re.match(rf"## {re.escape(name)}\s", section)), "")
 
 
 def _reports(trainer: Trainer, sources: Path | None) -> tuple[list[AuditReport], list[str]]:
@@ -112,7 +131,8 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, help="a folder of checkouts, each named as its trainer")
     parser.add_argument("--output", type=Path, default=PAGE)
     given = parser.parse_args()
-    given.output.write_text(page(given.sources), encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    given.output.write_text(page(given.sources, before), encoding="utf-8")
 
 
 if __name__ == "__main__":

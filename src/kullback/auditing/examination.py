@@ -150,7 +150,7 @@ def _identified(placed: Placed, options: Options, arithmetic: float, *, clamped:
         return world_by_world(placed, options.sampler, arithmetic, options.objective, clamped).identified()
 
 
-def _conduct(subject: Subject, rows_are: Coupling, *, differentiable: bool, random: bool, printed: bool) -> Conduct:
+def _conduct(subject: Subject, rows_are: Coupling, *, differentiable: bool, random: bool, printed: str) -> Conduct:
     """What calling it showed, once it has been called for the last time."""
     return Conduct(
         kind=subject.kind,
