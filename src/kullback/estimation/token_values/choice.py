@@ -1,0 +1,54 @@
+"""Which fit is taken and how much of it, by what the training folds say of one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kullback.arrays import Float64
+
+CAUTION = 4.0
+"""How large the square of the weight's t has to be before any of a control is subtracted."""
+
+SAME = 2.0
+"""Sequences' worth by which a prompt's mean is drawn to the mean of all."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate, by number, and the weight that it is subtracted with: 0 where nothing says that it helps."""
+
+    candidate: int
+    weight: float
+
+
+def choose(total: Float64, prompt: np.ndarray, controls: Float64, caution: float = CAUTION) -> Choice:
+    """The candidate with the largest gain, and its weight shrunk by how well it is known.
+
+    Args:
+        total: what is averaged, of the sequences of the training folds, (rows,).
+        prompt: their prompts, (rows,).
+        controls: what each candidate would subtract, fitted without the sequence's own fold, (rows, candidates).
+        caution: see `CAUTION`.
+    """
+    y = _centred(total, prompt)
+    common, squares = y @ controls, np.sum(controls**2, axis=0)
+    fitted = np.divide(common, squares, out=np.zeros_like(common), where=squares > 0)
+    gain = np.maximum(fitted, 0.0) * common
+    best = int(np.argmax(gain))
+    if len(y) < 2 or not gain[best] > 0:
+        return Choice(best, 0.0)
+    c, weight = controls[:, best], float(fitted[best])
+    rest = (y - weight * c) ** 2
+    # The larger of what the weight's square is uncertain by where spreads are alike and where they are not.
+    noise = max(float(rest.mean()) / squares[best], float(rest @ c**2) / squares[best] ** 2) * len(y) / (len(y) - 1)
+    return Choice(best, min(weight, 1.0) * max(0.0, 1.0 - caution * noise / weight**2))
+
+
+def _centred(total: Float64, prompt: np.ndarray) -> Float64:
+    """What a sequence has beyond its prompt's mean, which few sequences draw to the mean of all."""
+    mean = total.mean()
+    count = np.maximum(np.bincount(prompt), 1)
+    own = np.bincount(prompt, total - mean) / (count + SAME * (count < 4))
+    return np.asarray(total - mean - own[prompt])
