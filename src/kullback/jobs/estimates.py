@@ -192,6 +192,8 @@ def _estimate(batch: Sequences, estimator: Estimator, level: Level, unit: Unit, 
         token_kl=batch.token_kl,
         ref_mass=batch.ref_mass,
         groups=batch.groups,
+        state=batch.state,
+        deviation=batch.deviation,
     )
     corrected = level == "token" and RATIO in estimator.controls  # by ref_mass
     slope = 1.0 if RATIO in estimator.controls else estimator.slope
