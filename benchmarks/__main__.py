@@ -1,4 +1,7 @@
-"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``vocab|gpu|rollouts|monitor|trl``."""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``controls|vocab|gpu|monitor|…``.
+
+The latter have options of their own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"], ["monitor"], ["trl"]):
+    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"], ["monitor"], ["trl"], ["controls"]):
         import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     given = _parser().parse_args()

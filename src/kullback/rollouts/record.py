@@ -174,9 +174,7 @@ def _several(name: str, value: Any) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ShapeError(f"{name} has to have as many numbers for every token ({error})") from error
     if found.ndim != 2:
-        raise ShapeError(
-            f"{name} has shape {found.shape}, but it has several numbers a token: (tokens, numbers)"
-        )
+        raise ShapeError(f"{name} has shape {found.shape}, but it has several numbers a token: (tokens, numbers)")
     return found
 
 

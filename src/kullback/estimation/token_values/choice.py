@@ -9,8 +9,12 @@ import numpy as np
 from kullback.arrays import Float64
 
 CAUTION = 4.0
-"""How large the square of the weight's t has to be before any of a control is subtracted."""
+"""How large the square of the weight's t has to be before any of a control is subtracted; with few sequences, whose t
+says less, `FEW`/n times more. With 1 in its place the mean squared error of 16 sequences of a random world is up to
+1.5 times Rao-Blackwell's, where that of these two is below it in all of 50."""
 
+FEW = 10.0
+"""Sequences."""
 SAME = 2.0
 """Sequences' worth by which a prompt's mean is drawn to the mean of all."""
 
@@ -43,7 +47,8 @@ def choose(total: Float64, prompt: np.ndarray, controls: Float64, caution: float
     rest = (y - weight * c) ** 2
     # The larger of what the weight's square is uncertain by where spreads are alike and where they are not.
     noise = max(float(rest.mean()) / squares[best], float(rest @ c**2) / squares[best] ** 2) * len(y) / (len(y) - 1)
-    return Choice(best, min(weight, 1.0) * max(0.0, 1.0 - caution * noise / weight**2))
+    needed = caution * (1.0 + FEW / len(y)) * noise
+    return Choice(best, min(weight, 1.0) * max(0.0, 1.0 - needed / weight**2))
 
 
 def _centred(total: Float64, prompt: np.ndarray) -> Float64:

@@ -10,8 +10,14 @@ from kullback.arrays import Float64
 from kullback.estimation.token_values.sums import Sums
 from kullback.estimation.token_values.table import DISCOUNTS
 
-RIDGES = (30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4)
+RIDGES = (30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 """What W is held to 0 by, in tokens, when every column has size 1."""
+
+TOKENS_A_CROSS = 4
+"""Tokens for each coefficient below which a large form is not tried, for the time that it takes."""
+
+LARGE = 64
+"""Coefficients."""
 
 VALUE_RIDGE = 30.0
 """The same for the value of a prefix, which only takes noise off the target."""
@@ -59,6 +65,8 @@ def candidates(sums: Sums, shape: Shape, *, per_token: bool) -> Float64:
         shape: of the columns.
         per_token: whether the estimate is a ratio to the tokens, R, so that what is to come is KL − R.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     target, to_value = _targets(sums, per_token=per_token)
     value = _ridge(sums.values, to_value, VALUE_RIDGE)
     right = target - sums.crossed @ value
@@ -67,16 +75,18 @@ def candidates(sums: Sums, shape: Shape, *, per_token: bool) -> Float64:
     later = np.split(sums.later, len(DISCOUNTS) - 1, axis=1)
     returns = [target[:, i] + ((1.0 - DISCOUNTS[i]) * phi - sums.crossed) @ value[:, -1] for i, phi in enumerate(later)]
     right = np.column_stack([right, *returns])
-    scale = _scale(sums, shape)
-    gram, right = scale @ sums.gram @ scale.T, scale @ right
+    scale = _Scale.of(sums, shape)
+    gram, right = scale.to(scale.to(sums.gram).T), scale.to(right)
     found = np.zeros((len(gram), len(FORMS), right.shape[1], len(RIDGES)))
     for number, form in enumerate(FORMS):
         at = shape.crosses(form)
-        size, axes = np.linalg.eigh(gram[np.ix_(at, at)])
-        along = axes.T @ right[at]
-        held = along[:, :, None] / (np.maximum(size, 0.0)[:, None, None] + np.array(RIDGES))
-        found[at, number] = (axes @ held.reshape(len(at), -1)).reshape(held.shape)
-    return np.asarray(scale.T @ found.reshape(len(gram), -1))
+        if len(at) > LARGE and len(at) * TOKENS_A_CROSS > sums.tokens:
+            continue
+        square, targets = gram[np.ix_(at, at)], right[at]
+        for i, ridge in enumerate(RIDGES):
+            held = square + ridge * np.eye(len(at))
+            found[at, number, :, i] = cho_solve(cho_factor(held, overwrite_a=True), targets)
+    return scale.back(found.reshape(len(gram), -1))
 
 
 def rate(sums: Sums, *, per_token: bool) -> float:
@@ -99,21 +109,43 @@ def _ridge(gram: Float64, right: Float64, ridge: float) -> Float64:
     return np.asarray(np.linalg.solve(scaled, right / size[:, None]) / size[:, None])
 
 
-def _scale(sums: Sums, shape: Shape) -> Float64:
-    """What makes x of columns as they come x of columns of size 1, (crosses, crosses): z is centred too, d has mean 0.
+@dataclass(frozen=True, eq=False)
+class _Scale:
+    """What makes x of columns as they come x of columns of size 1: z is centred too, d has mean 0.
 
     The numbers of the state have one scale, and so have the deviations after the first: where they are principal
     directions the ridge then holds the last of them more than the first.
+
+    Attributes:
+        prefix: what z is multiplied with, (prefix columns, prefix columns).
+        deviation: and d, (deviation columns,).
     """
-    tokens = max(sums.tokens, 1.0)
-    mean = sums.prefix[0] / tokens
-    variance = np.maximum(np.diagonal(sums.prefix) / tokens - mean**2, 0.0)
-    variance[variance < 1e-12 * mean**2] = 0.0
-    z = np.diag(_inverse(np.sqrt(_alike(variance, 2))))
-    z[:, 0] -= np.diagonal(z) * mean
-    z[0, :] = np.eye(shape.prefix)[0]
-    d = np.diag(_inverse(np.sqrt(_alike(sums.deviation / tokens, 2))))
-    return np.asarray(np.kron(z, d))
+
+    prefix: Float64
+    deviation: Float64
+
+    @classmethod
+    def of(cls, sums: Sums, shape: Shape) -> _Scale:
+        """By the tokens of some folds."""
+        tokens = max(sums.tokens, 1.0)
+        mean = sums.prefix[0] / tokens
+        variance = np.maximum(np.diagonal(sums.prefix) / tokens - mean**2, 0.0)
+        variance[variance < 1e-12 * mean**2] = 0.0
+        z = np.diag(_inverse(np.sqrt(_alike(variance, 2))))
+        z[:, 0] -= np.diagonal(z) * mean
+        z[0, :] = np.eye(shape.prefix)[0]
+        return cls(z, _inverse(np.sqrt(_alike(sums.deviation / tokens, 2))))
+
+    def to(self, crosses: Float64) -> Float64:
+        """Σ x … of the scaled columns, from that of the columns as they come, (crosses, …)."""
+        grid = crosses.reshape(len(self.prefix), len(self.deviation), -1) * self.deviation[:, None]
+        return np.asarray(self.prefix @ grid.reshape(len(self.prefix), -1)).reshape(crosses.shape)
+
+    def back(self, coefficients: Float64) -> Float64:
+        """Coefficients of the columns as they come, from those of the scaled ones, (crosses, …)."""
+        grid = self.prefix.T @ coefficients.reshape(len(self.prefix), -1)
+        grid = grid.reshape(len(self.prefix), len(self.deviation), -1)
+        return np.asarray(grid * self.deviation[:, None]).reshape(coefficients.shape)
 
 
 def _alike(squares: Float64, first: int) -> Float64:

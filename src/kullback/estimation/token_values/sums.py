@@ -59,7 +59,9 @@ def sums_of(table: Table, count: int) -> tuple[list[Sums], Float64]:
         for start in range(0, max(1, len(at)), CHUNK):
             chunk = at[start : start + CHUNK]
             x = crossed(table.prefix[chunk], table.deviation[chunk])
-            np.add.at(by_row, table.row[chunk], x)
+            rows, first = np.unique(table.row[chunk], return_index=True)
+            if len(rows):
+                by_row[rows] += np.add.reduceat(x, first, axis=0)
             parts.append(_sums(table, chunk, x))
         rows = table.fold == fold
         # Of whole sequences, not of chunks.

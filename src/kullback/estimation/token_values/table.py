@@ -9,7 +9,7 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.estimation.sequences import Sequences
 
-FOLDS = 4
+FOLDS = 6
 """Parts into which the sequences of each prompt are dealt."""
 
 STEPS = 32.0
@@ -18,7 +18,7 @@ STEPS = 32.0
 PROMPTS = 256
 """Prompts up to which each has an effect of its own in the value of a prefix."""
 
-DISCOUNTS = (0.6, 0.85, 1.0)
+DISCOUNTS = (0.6, 1.0)
 """What a later token KL counts, a token on. What all but the last leave out is put in by the value of the prefixes to
 come, which makes λ-returns of the whole KL; the one that fits is chosen on the training folds."""
 
@@ -79,7 +79,7 @@ class Table:
 
     def rows(self, fold: int) -> np.ndarray:
         """The sequences of a fold, by number."""
-        return np.flatnonzero(self.fold == fold)
+        return np.asarray(np.flatnonzero(self.fold == fold))
 
 
 def folds(prompt: np.ndarray) -> np.ndarray:
@@ -137,4 +137,4 @@ def _to_come(token_kl: Float64, mask: np.ndarray) -> Float64:
         found[:, t] = later
         counts = mask[:, t, None, None]
         later = np.where(counts, series[:, t] + gamma * later, later)
-    return found[mask].reshape(-1, 2 * len(gamma))
+    return np.asarray(found[mask].reshape(-1, 2 * len(gamma)))
