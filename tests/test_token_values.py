@@ -66,7 +66,7 @@ def test_the_mean_over_all_data_sets_is_the_true_kl(vocab: int, horizon: int, co
         mean += weights[list(rows)].prod() * float((kls[list(rows)] - off).mean())
         moved = max(moved, float(np.abs(off).max()))
     assert abs(mean - float(world.exact(kb.REVERSE_KL))) < 1e-10
-    assert moved > 1e-3 or caution > 0.0  # what has mean zero is not 0
+    assert moved > 1e-4 or caution > 0.0  # what has mean zero is not 0
 
 
 def test_the_mean_over_all_data_sets_of_two_prompts_is_the_mean_of_their_kls() -> None:
@@ -83,7 +83,7 @@ def test_the_mean_over_all_data_sets_of_two_prompts_is_the_mean_of_their_kls() -
         mean += chance * float((chosen.token_kl.sum(axis=1) - off).mean())
         moved = max(moved, float(np.abs(off).max()))
     assert abs(mean - truth) < 1e-10
-    assert moved > 1e-3
+    assert moved > 1e-4
 
 
 def test_two_sequences_leave_rao_blackwell_as_it_is() -> None:

@@ -39,7 +39,8 @@ def choose(total: Float64, prompt: np.ndarray, controls: Float64, caution: float
     y = _centred(total, prompt)
     common, squares = y @ controls, np.sum(controls**2, axis=0)
     fitted = np.divide(common, squares, out=np.zeros_like(common), where=squares > 0)
-    gain = np.maximum(fitted, 0.0) * common
+    fitted = np.clip(fitted, 0.0, 1.0)  # more than all of it: the ridge was too large, and another has more to say
+    gain = fitted * (2.0 * common - fitted * squares)
     best = int(np.argmax(gain))
     if len(y) < 2 or not gain[best] > 0:
         return Choice(best, 0.0)
@@ -48,7 +49,7 @@ def choose(total: Float64, prompt: np.ndarray, controls: Float64, caution: float
     # The larger of what the weight's square is uncertain by where spreads are alike and where they are not.
     noise = max(float(rest.mean()) / squares[best], float(rest @ c**2) / squares[best] ** 2) * len(y) / (len(y) - 1)
     needed = caution * (1.0 + FEW / len(y)) * noise
-    return Choice(best, min(weight, 1.0) * max(0.0, 1.0 - needed / weight**2))
+    return Choice(best, weight * max(0.0, 1.0 - needed / weight**2))
 
 
 def _centred(total: Float64, prompt: np.ndarray) -> Float64:
