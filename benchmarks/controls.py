@@ -94,7 +94,8 @@ def ratio(world: World, rows: int, batches: int, seed: int) -> tuple[float, floa
     bare, valued = squares.T
     over = float(valued.mean() / bare.mean()) if bare.mean() > 1e-24 else 1.0
     error = float(np.std(valued - over * bare) / max(bare.mean(), 1e-300) / batches**0.5)
-    return over, error, *(float(share) for share in covers.mean(axis=0))
+    plain, corrected = (float(share) for share in covers.mean(axis=0))
+    return over, error, plain, corrected
 
 
 def _cell(world: World, rows: int, batches: int, number: int) -> str:

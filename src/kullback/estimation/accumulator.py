@@ -226,11 +226,17 @@ class Accumulator:
         if not self._held:
             return conclusion(self._recipe, self._summary)
         recipe = self._recipe.without_controls
-        batches, weight = self._held.controlled(per_token=recipe.unit == "token")
+        batches, how = self._held.controlled(per_token=recipe.unit == "token")
         summary = Summary.nothing(CHECK + len(recipe.columns))
         for batch in batches:
             summary += recipe.summarise(batch)
-        return replace(conclusion(recipe, summary), coefficients={"token_values": weight})
+        found = conclusion(recipe, summary)
+        doubt = None if how is None else how.doubt()
+        return replace(
+            found,
+            coefficients={"token_values": 0.0 if how is None else how.weight},
+            warnings=found.warnings if doubt is None else (*found.warnings, doubt),
+        )
 
     def _holds(self, batch: Sequences | Ragged) -> bool:
         """Whether a batch is kept until the result is asked for.

@@ -51,7 +51,7 @@ class Basis:
             tokens: what was drawn, (tokens,).
         """
         words = self.words[: log_q.shape[-1]]
-        mean = [part.to(words.dtype).exp() @ words for part in log_q.split(256)]
+        mean = [part.to(words.dtype).exp() @ words for part in torch.split(log_q, 256)]
         return words[tokens] - torch.cat(mean)
 
 
@@ -113,6 +113,7 @@ def _directions(said: HiddenStates) -> Tensor:
 
 def _principal(rows: Tensor, count: int) -> Tensor:
     """The leading principal directions of rows, (numbers, count), each with a sign that does not depend on rounding."""
-    axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :count]
+    axes: Tensor = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :count]
     largest = axes.abs().argmax(dim=0)
-    return axes * axes[largest, torch.arange(axes.shape[1], device=axes.device)].sign()
+    sign: Tensor = axes[largest, torch.arange(axes.shape[1], device=axes.device)].sign()
+    return axes * sign

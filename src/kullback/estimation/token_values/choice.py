@@ -36,7 +36,7 @@ def choose(total: Float64, prompt: np.ndarray, controls: Float64, caution: float
         controls: what each candidate would subtract, fitted without the sequence's own fold, (rows, candidates).
         caution: see `CAUTION`.
     """
-    y = _centred(total, prompt)
+    y = centred(total, prompt)
     common, squares = y @ controls, np.sum(controls**2, axis=0)
     fitted = np.divide(common, squares, out=np.zeros_like(common), where=squares > 0)
     fitted = np.clip(fitted, 0.0, 1.0)  # more than all of it: the ridge was too large, and another has more to say
@@ -52,7 +52,7 @@ def choose(total: Float64, prompt: np.ndarray, controls: Float64, caution: float
     return Choice(best, weight * max(0.0, 1.0 - needed / weight**2))
 
 
-def _centred(total: Float64, prompt: np.ndarray) -> Float64:
+def centred(total: Float64, prompt: np.ndarray) -> Float64:
     """What a sequence has beyond its prompt's mean, which few sequences draw to the mean of all."""
     mean = total.mean()
     count = np.maximum(np.bincount(prompt), 1)

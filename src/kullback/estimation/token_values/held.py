@@ -12,7 +12,7 @@ from kullback.errors import InputError
 from kullback.estimation.features import FEATURES
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import Sequences
-from kullback.estimation.token_values.subtraction import controlled
+from kullback.estimation.token_values.subtraction import Controlled, controlled
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Held:
             )
         return Held((*self.batches, *blocks))
 
-    def controlled(self, *, per_token: bool) -> tuple[list[Sequences], float]:
-        """The batches with the controls subtracted from their token KLs, and the weight with which these were."""
+    def controlled(self, *, per_token: bool) -> tuple[list[Sequences], Controlled | None]:
+        """The batches with the controls subtracted from their token KLs, and how; None where nothing could be."""
         whole = _joined(self.batches)
         filled = np.asarray(whole.mask.any(axis=1))
         finite = bool(np.isfinite(np.asarray(whole.token_kl)).all() and np.isfinite(whole.log_ratio()).all())
         if not finite or not filled.any():
-            return list(self.batches), 0.0
+            return list(self.batches), None
         found = controlled(whole.select(filled), per_token=per_token)
         token_kl = np.array(whole.token_kl)
         token_kl[filled] = found.sequences.token_kl
         whole = replace(whole, token_kl=token_kl, state=None, deviation=None)
-        return list(whole.blocks()), found.weight
+        return list(whole.blocks()), found
 
     def to_state(self) -> list[dict[str, Any]]:
         """Plain arrays by column."""

@@ -97,7 +97,7 @@ def folds(prompt: np.ndarray) -> np.ndarray:
     first = np.searchsorted(prompt[order], prompt[order], side="left")
     rank = np.empty(len(prompt), dtype=np.int64)
     rank[order] = np.arange(len(prompt)) - first
-    return (rank + prompt) % max(1, min(FOLDS, len(prompt)))
+    return np.asarray((rank + prompt) % max(1, min(FOLDS, len(prompt))))
 
 
 def _prompts(groups: np.ndarray | None, rows: int) -> np.ndarray:
