@@ -109,9 +109,8 @@ def test_a_long_world_has_less_variance_and_the_error_says_so(unit: str) -> None
 def test_a_control_that_is_too_good_for_its_sequences_is_said() -> None:
     world = random_world(11, vocab=3, horizon=4, apart=0.3)
     few, many = (batch(world, world.policy.sample(np.random.default_rng(0), rows)) for rows in (64, 2000))
-    said = [
-        [w for w in _estimate(one, "rao_blackwell_controlled").warnings if "token values" in w] for one in (few, many)
-    ]
+    found = [_estimate(one, "rao_blackwell_controlled") for one in (few, many)]
+    said = [[sentence for sentence in one.warnings if "token values" in sentence] for one in found]
     assert len(said[0]) == 1
     assert "read rao_blackwell's beside it" in said[0][0]
     assert not said[1]

@@ -14,9 +14,10 @@ from kullback.estimation.token_values.sums import added, sums_of
 from kullback.estimation.token_values.table import Table
 
 ROWS_A_GAIN = 20
-"""Sequences for each time that the variance is less, below which the error is doubted: where the control is nearly
-perfect what is left rests on rare tokens. With 64 sequences of the crossed world, whose mean squared error falls ten times, the
-interval holds the truth in 37%."""
+"""Sequences for each time that the variance is less, below which the error is doubted.
+
+Where the control is nearly perfect what is left rests on rare tokens: with 64 sequences of the crossed world, whose mean
+squared error falls ten times, the interval holds the truth in 37%."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Controlled:
             return None
         return (
             f"token values leave 1/{self.gain:.3g} of the variance of {rows} sequences: what is left may rest on "
-            f"tokens too rare to be among fewer than {ROWS_A_GAIN * self.gain:,.0f}, and the error may be too small; read "
+            f"tokens too rare for fewer than {ROWS_A_GAIN * self.gain:,.0f}, and the error may be too small; read "
             "rao_blackwell's beside it"
         )
 
