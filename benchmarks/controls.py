@@ -67,7 +67,7 @@ def pair(given: argparse.Namespace) -> str:
 
 
 def worlds(count: int, batches: int) -> str:
-    """Mean squared error with token values over Rao-Blackwell's, and how often the interval holds the truth or is doubted."""
+    """Mean squared errors over Rao-Blackwell's, and how often the interval holds the truth or is doubted."""
     head = " | ".join(f"{rows} | covers" for rows in ROWS)
     lines = [f"| world | {head} |", "|---|" + "---:|" * (2 * len(ROWS))]
     for number in (-1, *range(count)):

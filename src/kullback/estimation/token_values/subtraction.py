@@ -16,8 +16,8 @@ from kullback.estimation.token_values.table import Table
 ROWS_A_GAIN = 20
 """Sequences for each time that the variance is less, below which the error is doubted.
 
-Where the control is nearly perfect what is left rests on rare tokens: with 64 sequences of the crossed world, whose mean
-squared error falls ten times, the interval holds the truth in 37%."""
+Where the control is nearly perfect what is left rests on rare tokens: with 64 sequences of the crossed world, whose
+mean squared error falls ten times, the interval holds the truth in 37%."""
 
 
 @dataclass(frozen=True)
