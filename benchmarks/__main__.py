@@ -1,7 +1,4 @@
-"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or ``controls|vocab|gpu|monitor|…``.
-
-The latter have options of their own.
-"""
+"""``python -m benchmarks [coverage|fits|compare|scoring|gradients]``, or one of those with options of their own."""
 
 from __future__ import annotations
 
@@ -14,10 +11,12 @@ from pathlib import Path
 from benchmarks.sections import sections, with_sections
 
 NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
+ALONE = ("vocab", "gpu", "rollouts", "monitor", "trl", "controllers", "controls")
+"""With options of their own."""
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["vocab"], ["gpu"], ["rollouts"], ["monitor"], ["trl"], ["controls"]):
+    if sys.argv[1:2] in [[name] for name in ALONE]:
         import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
         return
     given = _parser().parse_args()

@@ -214,10 +214,17 @@ def _forked(part: Callable[[bool], str], quick: bool) -> str:
     return str(measure.in_a_fork(lambda: part(quick), 1 if quick else measure.processors()))
 
 
+def _real_pair(quick: bool) -> str:
+    from benchmarks import vocab_real  # it loads transformers, which no other part needs
+
+    return vocab_real.table(quick)
+
+
 PARTS: dict[str, Callable[[bool], str]] = {
     **{name: partial(case_table, name) for name in CASES},
     "accuracy": partial(_forked, accuracy),
     "shared_accuracy": partial(_forked, vocab_accuracy.table),
+    "real_pair": _real_pair,
     "growth": partial(_forked, growth),
 }
 

@@ -163,6 +163,8 @@ TOGETHER: list[Case] = [
     (f"{ONE} --estimator renyi_2:token", 2, ("renyi_2", "at the level sequence")),
     (f"{ONE} --estimator renyi_2", 0, ("renyi_2",)),
     (f"{ONE} --estimator k9", 2, ("choose one of k1",)),
+    (f"{ONE} --estimator k1:", 2, ("a level is token or sequence",)),
+    (f"{ONE} --device cpu:7", 2, ("a machine has one CPU as a device",)),
     (f"{ONE} --estimator k1:word", 2, ("a level is token or sequence",)),
     (f"{ONE} --estimator :token", 2, ("choose one of k1",)),
     *(

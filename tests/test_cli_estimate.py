@@ -55,7 +55,7 @@ LINES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("{f}/a.parquet --where 'step > 9'", 2, ("leaves none of the 6 rows", "loosen it")),
     ("{f}/a.parquet --where 'step >'", 2, ("its end where a column, a number or a text is expected",)),
     ("{f}/a.parquet --where 'step'", 2, ("where a comparison",)),
-    ("{f}/a.parquet --where ''", 2, ("--where ''", "its end")),
+    ("{f}/a.parquet --where ''", 2, ("a blank word came after --where",)),
     ("{f}/a.parquet --where 'step > abc'", 2, ("compares step with 'abc'", "numbers with numbers")),
     ("{f}/a.parquet --where 'import os'", 2, ("--where 'import os'",)),
     ("{f}/a.parquet --where 'position > 3'", 2, ("use --by position",)),

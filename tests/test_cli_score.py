@@ -85,7 +85,7 @@ LINES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("{f}/a.parquet --policy ./nowhere --output {t}/o.parquet", 2, ("./nowhere is no folder",)),
     ("{f}/a.parquet --policy builtin:huge --output {t}/o.parquet", 2, ("builtin:base and builtin:tuned",)),
     ("{f}/a.parquet --policy http://localhost:1/v1 --output {t}/o.parquet", 2, ("is a server",)),
-    ("{f}/a.parquet --policy '' --output {t}/o.parquet", 2, ("a model without a name",)),
+    ("{f}/a.parquet --policy '' --output {t}/o.parquet", 2, ("a blank word came after --policy",)),
 )
 
 

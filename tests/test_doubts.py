@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -173,3 +175,14 @@ def test_a_skewed_sample_has_no_rows_apart() -> None:
         found = kb.estimate(np.full_like(ell, -30.0), np.full_like(ell, -30.0) - ell, estimator="k1")
         accused += any("apart" in warning for warning in found.warnings)
     assert accused <= 2
+
+
+def test_rounding_is_no_part_of_the_reference_that_was_never_sampled(tmp_path: Path) -> None:
+    """KL(reference‖policy) from the policy's tokens: the ratio of sampler and policy is 1, but for 1e-16."""
+    rng = np.random.default_rng(0)
+    q = -rng.exponential(size=(300, 300)).astype(np.float32)
+    p = np.minimum(q + 0.05 * rng.normal(size=q.shape).astype(np.float32), 0)
+    np.savez(tmp_path / "rows.npz", logprobs=q, ref_logprobs=p)
+    forward, _, backward, _ = kb.estimate_files(tmp_path / "rows.npz").estimates
+    assert any("never sampled" in sentence for sentence in forward.warnings)
+    assert not any("never sampled" in sentence for sentence in backward.warnings)

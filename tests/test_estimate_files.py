@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from math import exp, isnan, sqrt
+import json
+from collections.abc import Mapping
+from math import exp, inf, isnan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import kullback as kb
+from kullback.errors import InputError
 from kullback.jobs.files.conditions import condition
 from kullback.jobs.files.tally import answers
 
@@ -344,3 +347,40 @@ def test_progress_goes_by_rows_where_they_are_known(tmp_path: Path) -> None:
     heard: list[Any] = []
     kb.estimate_files(path, on_progress=heard.append)
     assert (heard[-1].sequences, heard[-1].total, heard[-1].share) == (7, 7, None)
+
+
+def server_file(path: Path, law: Mapping[str, float], listed: int) -> Path:
+    """A chat response of one token, with the likeliest words beside it."""
+    drawn = {"token": "a", "logprob": law["a"], "bytes": None}
+    words = [{"token": word, "logprob": law[word], "bytes": None} for word in list(law)[:listed]]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "a"},
+        "finish_reason": "length",
+        "logprobs": {"content": [{**drawn, "top_logprobs": words}]},
+    }
+    response = {"id": "x", "object": "chat.completion", "model": "m", "choices": [choice]}
+    path.write_text(json.dumps([response] * 4))
+    return path
+
+
+def test_a_bound_on_what_no_list_shows_gives_the_kl_an_upper_bound(tmp_path: Path) -> None:
+    """0.5 nats of log-ratio at most outside a and b, where the exact KL of the next token is known."""
+    q = dict(zip("abcd", np.log([0.5, 0.25, 0.125, 0.125]).tolist(), strict=True))
+    p = dict(zip("abcd", np.log([0.4, 0.3, 0.2, 0.1]).tolist(), strict=True))
+    exact = sum(exp(q[word]) * (q[word] - p[word]) for word in "abcd")
+    files = [server_file(tmp_path / "q.json", q, 2), server_file(tmp_path / "p.json", p, 2)]
+    open_above = kb.estimate_files(files)
+    bounded = kb.estimate_files(files, max_log_ratio=0.5)
+    assert isinstance(open_above, kb.FilesEstimate)
+    assert isinstance(bounded, kb.FilesEstimate)
+    assert open_above.bracket is not None
+    assert bounded.bracket is not None
+    assert open_above.bracket.upper == inf
+    assert "--max-log-ratio sets one" in open_above.bracket.sentence
+    assert open_above.bracket.lower == bounded.bracket.lower < exact < bounded.bracket.upper < 0.2
+    assert "lies between" in bounded.bracket.sentence
+    with pytest.raises(InputError, match="a bound on log"):
+        kb.estimate_files(files, max_log_ratio=float("nan"))
+    with pytest.raises(InputError, match=r"no two such files came"):
+        kb.estimate_files(files[0], max_log_ratio=0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from kullback.errors import InputError, ShapeError
 from kullback.estimation import Ragged, flat
 from kullback.estimation.flat import found_in
 from kullback.estimation.gaps import exp_gap
+from kullback.estimation.rows import Rows
 from kullback.estimators import divergences
 
 ESTIMATORS = ("k1", "k2", "k3", "control_variate", "squared_hellinger", "pearson_chi2")
@@ -198,3 +199,23 @@ def test_the_gap_has_no_cancellation(largest: float, seed: int, heavy: bool) -> 
     if heavy:
         x = np.sign(x) * np.abs(x) ** 9 / largest**8
     np.testing.assert_allclose(exp_gap(x), divergences.exp_gap(x), rtol=2e-13)
+
+
+SPANNED = (
+    *((name, beside) for name in ("k1", "k3") for beside in ((), ("mask",), ("mask", "behavior_logprobs"))),
+    ("rao_blackwell", ("mask", "token_kl")),
+)
+
+
+@pytest.mark.parametrize(("name", "beside"), SPANNED, ids=str)
+def test_rows_within_spans_of_positions_are_those_of_padded_rows(name: str, beside: tuple[str, ...]) -> None:
+    columns = drawn(11, rows=70, beside=beside)
+    spans = [slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 8), slice(8, 16), slice(16, 32)]
+    estimator = kb.ESTIMATORS[name]
+    ragged = Ragged.of(**columns)
+    [block] = ragged.blocks()
+    for mine, span in zip(Rows.by_span(ragged, estimator, spans), spans, strict=True):
+        wanted = Rows.of(block, estimator, span)
+        for field in fields(Rows):
+            np.testing.assert_allclose(getattr(mine, field.name), getattr(wanted, field.name), rtol=1e-12, atol=1e-15)
+    assert len(Rows.by_span(ragged, estimator, spans)[-1]) == 0

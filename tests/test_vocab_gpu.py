@@ -199,3 +199,37 @@ def test_equal_heads_are_found_by_value() -> None:
     other = w.clone()
     other[-1, -1] += 1
     assert not same_head(w, other)
+
+
+@pytest.mark.parametrize("words", [8999, 9001, 9008], ids=lambda n: f"{n} words")
+@pytest.mark.parametrize("form", ["token", "weighted"])
+def test_odd_vocabularies(form: str, words: int) -> None:
+    """Products are cut at the last even size."""
+    h, w, r = one_head()
+    w = w[:words].contiguous()
+    values, grads = kl_and_gradients(form, h, w, r, workspace=16 * words * 6)
+    exact = [x.double().requires_grad_() for x in (h, w)]
+    want = naive(*exact, r.double(), exact[1].detach(), {})
+    want.backward(up().double())
+    assert relative(values, want.detach()) < 1e-2
+    assert max(norm(a, b.grad) for a, b in zip(grads, exact, strict=True)) < 6e-3
+
+
+def kl_and_gradients(form: str, *tensors: Tensor, workspace: int | None) -> tuple[Tensor, list[Tensor]]:
+    h, w, r = (x.detach().clone().requires_grad_() for x in tensors)
+    if form == "token":
+        values = vocab.linear_token_kl(h, w, r.detach(), w.detach(), workspace=workspace)
+        values.backward(up())
+    else:
+        total, values = vocab.linear_weighted_kl(h, w, r.detach(), w.detach(), up(), workspace=workspace)
+        total.backward()
+    return values.detach(), [h.grad, w.grad]
+
+
+def test_held_gradients_are_those_that_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows' gradients to the logits in one product, or block by block in a float32 sum."""
+    held = kl_and_gradients("weighted", *one_head(), workspace=16 * WORDS * 6)
+    monkeypatch.setattr("kullback.vocab.weighted_ops.worth_holding", lambda *_: False)
+    added = kl_and_gradients("weighted", *one_head(), workspace=16 * WORDS * 6)
+    assert torch.equal(held[0], added[0])
+    assert max(norm(a, b.double()) for a, b in zip(held[1], added[1], strict=True)) < 3e-3

@@ -32,7 +32,7 @@ from vocab_truth import COMPILER_WARNINGS, WAYS, needs_compiler, with_gradients
 
 from kullback import vocab
 from kullback.errors import InputError, KullbackError, ShapeError
-from kullback.vocab import compiled
+from kullback.vocab import compiled, weighted_ops
 
 pytestmark = COMPILER_WARNINGS
 
@@ -248,3 +248,23 @@ def test_compiled_blocks(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
             said = {name: value for name, value in given.items() if name != "workspace"}
             want = with_gradients(functools.partial(written_out, **said), *inputs)
             torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_gradients_of_all_rows_may_be_held(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: every block's gradient to the logits is kept, and multiplied once."""
+    asked = []
+    monkeypatch.setattr(weighted_ops, "worth_holding", lambda head, wanted, rows: asked.append(len(rows)) or held)
+    made = torch.Generator().manual_seed(0)
+    h, w, r = (torch.randn(*size, generator=made, dtype=torch.float64) for size in ((10, 8), (37, 8), (10, 8)))
+    weights, ids = torch.linspace(0, 1, 10, dtype=torch.float64), torch.arange(10)
+    h, w = h.requires_grad_(), w.requires_grad_()
+    kl = vocab.linear_weighted_kl(h, w, r, w.detach(), weights, workspace=37 * 8 * 6)[0]
+    logprobs = vocab.linear_weighted_logprobs(h, w, ids, weights, workspace=37 * 8 * 4)[0]
+    of_q, of_p = (h @ w.T).log_softmax(-1), (r @ w.detach().T).log_softmax(-1)
+    true = (of_q.exp() * (of_q - of_p)).sum(-1) @ weights, of_q[ids, ids] @ weights
+    for got, want in zip((kl, logprobs), true, strict=True):
+        grads = (torch.autograd.grad(x, (h, w), retain_graph=True) for x in (got, want))
+        for ours, exact in zip(*grads, strict=True):
+            torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
+    assert min(asked) > 1

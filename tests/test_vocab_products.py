@@ -102,3 +102,17 @@ def test_a_half_precision_sum_takes_a_byte_an_entry_beside_the_result(dtype: tor
 
     given = 4 * 40 * WORDS * TOKENS
     assert peak_bytes(work) <= given + whole.numel() + buffers < given + 2 * whole.numel()
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("shape", [(128, 128, 128), (7, 300, 5), (129, 130, 257), (301, 3, 400)], ids=str)
+def test_a_product_in_parts_of_even_sizes(shape: tuple[int, int, int], add: bool) -> None:
+    rows, inner, columns = shape
+    made = torch.Generator().manual_seed(0)
+    a, b, start = (
+        torch.randn(*size, generator=made, dtype=torch.float64)
+        for size in ((rows, inner), (inner, columns), (rows, columns))
+    )
+    out = start.clone() if add else torch.full_like(start, math.nan)
+    products.in_parts(a, b, out, add)
+    torch.testing.assert_close(out, a @ b + (start if add else 0.0))

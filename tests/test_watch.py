@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,9 @@ import kullback as kb
 from kullback.cli.app import app
 from kullback.errors import FileError, InputError
 from kullback.jobs.watching import StepSeen, watch
+from kullback.jobs.watching.following import Follower
 from kullback.jobs.watching.job import STATE
+from kullback.rollouts.readers.containers import lines
 
 
 def rows(step: int | None, noise: float = 0.1, count: int = 48) -> list[kb.Rollout]:
@@ -248,3 +251,44 @@ def test_tensorboard_reads_what_is_logged(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     found = EventAccumulator(str(events)).Reload().Scalars("kullback/policy/k3")
     assert [(one.step, one.value) for one in found] == [(3, pytest.approx(k3(written), rel=1e-5))]
+
+
+def row(step: int) -> str:
+    return json.dumps({"logprobs": [-0.5], "ref_logprobs": [-0.7], "step": step}) + "\n"
+
+
+def taken(follower: Follower) -> list[int | None]:
+    return [rollout.step for arrival in follower.look() for rollout in arrival.rollouts]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_lines_that_were_read_are_not_parsed_again(
+    pack: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, follower = tmp_path / "rollouts.jsonl", Follower(tmp_path)
+    path.write_bytes(pack((row(0) * 3 + row(1)).encode()))
+    assert taken(follower) == [0, 0, 0, 1]
+    parsed: list[bytes] = []
+    parse = lines.parsed
+    monkeypatch.setattr(lines, "parsed", lambda line: (parsed.append(line), parse(line))[1])
+    with path.open("ab") as file:
+        file.write(pack((row(2) + row(3)).encode()))
+    assert taken(follower) == [2, 3]
+    assert parsed == [row(step).encode() for step in (0, 2, 3)]  # the first tells the format
+
+
+def test_a_line_that_grows_is_taken_once_it_is_whole(tmp_path: Path) -> None:
+    path, follower = tmp_path / "rollouts.jsonl", Follower(tmp_path, skip_bad=True)
+    for text, wanted in ((row(0) + row(1)[:20], [0]), (row(1)[20:], [1]), (row(2)[:-1], [2]), ("\n" + row(3), [3])):
+        with path.open("a") as file:
+            file.write(text)
+        assert taken(follower) == wanted
+
+
+@pytest.mark.parametrize("first", [0, 7], ids=["as it was", "with other rows"])
+def test_a_file_that_is_written_anew_is_read_behind_as_many_rows(first: int, tmp_path: Path) -> None:
+    path, follower = tmp_path / "rollouts.jsonl", Follower(tmp_path)
+    path.write_text(row(0) + row(1))
+    assert taken(follower) == [0, 1]
+    path.write_text(row(first) + row(first + 10) + row(2) + row(3))
+    assert taken(follower) == [2, 3]

@@ -46,11 +46,13 @@ from kullback.targets import (
 if _typing.TYPE_CHECKING:
     from kullback import lab, models, vocab
     from kullback.claims import CLAIMS
+    from kullback.monitoring import controllers
 
 __version__ = "0.1.0"
 
 _ON_DEMAND = {
     "CLAIMS": "kullback.claims",
+    "controllers": "kullback.monitoring.controllers",
     "lab": "kullback.lab",
     "models": "kullback.models",
     "vocab": "kullback.vocab",
@@ -95,6 +97,7 @@ __all__ = [
     "audit",
     "compare",
     "compare_text",
+    "controllers",
     "errors",
     "estimate",
     "estimate_files",

@@ -73,6 +73,16 @@ class Target:
     def __repr__(self) -> str:
         return self.name.upper()
 
+    def __reduce__(self) -> str | tuple[object, ...]:
+        # What comes out of another process is the same target, which is told by identity.
+        if any(target is self for target in TARGETS):
+            return _named, (self.name,)
+        return type(self), (self.name, self.formula, self.place, self.divergence, self.value_of)
+
+
+def _named(name: str) -> Target:
+    return TARGETS[name]
+
 
 def _reverse_kl(q: Array, p: Array, xp: Namespace) -> Array:
     mass = xp.exp(q)

@@ -20,7 +20,7 @@ from kullback.auditing.options import (
     Role,
     known,
 )
-from kullback.auditing.report import Audited, AuditReport, Failed, Finding
+from kullback.auditing.report import Audited, AuditReport, Failed, Finding, Severity
 from kullback.auditing.subject.functions import Function
 from kullback.auditing.subject.layouts import Layout
 from kullback.targets import Target
@@ -167,11 +167,32 @@ def _findings(report: Audited) -> tuple[Finding, ...]:
 
     messages = {rule.code: rule.find(report) for rule in RULES if _counts(rule, report)}
     fired = {code for code, message in messages.items() if message}
-    return tuple(
-        rule.finding(messages[rule.code], report)
-        for rule in RULES
-        if rule.code in fired and not fired & set(rule.covered_by)
+    return _alone(
+        tuple(
+            rule.finding(messages[rule.code], report)
+            for rule in RULES
+            if rule.code in fired and not fired & set(rule.covered_by)
+        )
     )
+
+
+UNSTEADY = ("KB006", "KB008")
+"""Of code that gives another result for the same input: what else is found is of one draw, or of the calls before."""
+
+
+def _alone(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Findings, but of unsteady code that it is so alone, as grave as what it stands for, and what holds anyway."""
+    first = next((finding for finding in findings if finding.code in UNSTEADY), None)
+    if first is None:
+        return findings
+    kept = [one for one in findings if one.code == "KB407" or (one.group == "call" and one.code != "KB009")]
+    others = [one for one in findings if one not in kept]
+    if not others:
+        return findings
+    grave: Severity = "wrong" if any(one.severity == "wrong" for one in others) else first.severity
+    codes = ", ".join(one.code for one in others)
+    said = f"{first.message}; what was found beside it ({codes}) may come of it: mend this first, and audit again"
+    return tuple(replace(one, message=said, severity=grave) if one is first else one for one in kept)
 
 
 def _counts(rule: Rule, report: Audited) -> bool:

@@ -10,6 +10,7 @@ import typer
 from kullback.cli.audits import audit
 from kullback.cli.claims import claims
 from kullback.cli.comparison import compare
+from kullback.cli.doctor import doctor
 from kullback.cli.estimation import estimate
 from kullback.cli.estimators import estimators
 from kullback.cli.experiments import lab
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, estimate, score, watch, audit, estimators, claims):
+for command in (compare, estimate, score, watch, audit, estimators, claims, doctor):
     app.command()(command)
 app.add_typer(lab, name="lab")
 

@@ -20,7 +20,7 @@ from kullback.errors import InputError, KullbackError
 
 if TYPE_CHECKING:
     from kullback.auditing import AuditReport
-    from kullback.auditing.assignments import Request
+    from kullback.auditing.assignments import Assignment, Request
     from kullback.targets import Target
 
 OUTPUTS = (".md", ".html", ".json")
@@ -132,15 +132,7 @@ def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple
     failures: list[str] = []
     for target in targets:
         try:
-            made = list(assignments(target, source, request))
-            for number, assignment in enumerate(made, 1):
-                of = f" ({number} of {len(made)})" if len(made) > 1 else ""
-                with _status(f"auditing {assignment.subject}{of}"):
-                    try:
-                        reports.append(assignment.report())
-                    except KullbackError as error:
-                        # Another version of a trainer may lack one of its terms, and has the others.
-                        failures.append(f"{assignment.subject}: {error}" if len(made) > 1 else str(error))
+            _audit_all(list(assignments(target, source, request)), reports, failures)
         except KullbackError as error:
             failures.append(str(error))
         except KeyboardInterrupt:
@@ -148,6 +140,26 @@ def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple
             break
     # Both placements of a target fail alike where it cannot be found.
     return (compared(reports) if request.placement is None else reports), list(dict.fromkeys(failures))
+
+
+def _audit_all(wanted: Sequence[Assignment], reports: list[AuditReport], failures: list[str]) -> None:
+    """Add the audits that could be made, one by one, so that Ctrl-C keeps those that are there."""
+    from kullback.auditing.crews import Crew
+
+    crew = Crew(wanted)
+    try:
+        for number, assignment in enumerate(wanted):
+            crew.prepare(number)
+            of = f" ({number + 1} of {len(wanted)})" if len(wanted) > 1 else ""
+            with _status(f"auditing {assignment.subject}{of}"):
+                made = crew.made(number)
+            if isinstance(made, KullbackError):
+                # Another version of a trainer may lack one of its terms, and has the others.
+                failures.append(f"{assignment.subject}: {made}" if len(wanted) > 1 else str(made))
+            else:
+                reports.append(made)
+    finally:
+        crew.close()
 
 
 def _status(text: str) -> AbstractContextManager[object]:

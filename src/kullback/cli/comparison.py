@@ -216,9 +216,9 @@ def size_of(text: str) -> int | Literal["auto"]:
 def _estimator(text: str) -> tuple[Estimator, Level]:
     from kullback.estimators import ESTIMATORS, LEVELS
 
-    name, _, wished = text.partition(":")
+    name, colon, wished = text.partition(":")
     found = ESTIMATORS[name]
-    if not wished:
+    if not colon:
         return found, "sequence" if found.link else "token"
     for level in LEVELS:
         if level == wished:

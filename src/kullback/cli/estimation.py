@@ -46,6 +46,10 @@ def estimate(
     pool: Annotated[
         bool, typer.Option("--pool", help="Read two files as one dump, which are set side by side otherwise.")
     ] = False,
+    max_log_ratio: Annotated[
+        float | None,
+        typer.Option(help="Bound on log(first/second) outside two files' top-k lists: gives their KL an upper bound."),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows that cannot be right, and say how many.")
     ] = False,
@@ -88,6 +92,7 @@ def estimate(
             where=where,
             map=names_of(mapping or ()),
             pool=pool,
+            max_log_ratio=max_log_ratio,
             skip_bad=skip_bad,
             on_progress=on_progress,
         )

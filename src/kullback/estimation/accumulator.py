@@ -13,7 +13,7 @@ from kullback.arrays import Groups, Numbers, fingerprint, place
 from kullback.errors import InputError
 from kullback.estimation.conclusion import conclusion
 from kullback.estimation.features import Features
-from kullback.estimation.flat import found_in
+from kullback.estimation.flat import Found, found_in
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
@@ -116,7 +116,7 @@ class Accumulator:
             with self._lock:
                 self._held = self._held.with_batch(sequences)
             return self
-        if isinstance(sequences, Ragged) and (flat := found_in([self._recipe], sequences)) is not None:
+        if isinstance(sequences, Ragged) and (flat := self._flat(sequences)) is not None:
             with self._lock:
                 self._summary += flat.summaries[0]
             return self
@@ -130,6 +130,9 @@ class Accumulator:
             self._summary = summary
         return self
 
+    def _flat(self, sequences: Ragged) -> Found | None:
+        return found_in([self._recipe], sequences, known=[self._summary])
+
     @staticmethod
     def update_all(accumulators: Sequence[Accumulator], ragged: Ragged, *, singles: bool = False) -> Rows | None:
         """Add sequences that lie end to end to several accumulators, from one pass over the numbers.
@@ -141,8 +144,10 @@ class Accumulator:
             accumulator._recipe.check(ragged)
         summed = [accumulator for accumulator in accumulators if not accumulator._recipe.valued(ragged)]
         found = None
-        if len(summed) == len(accumulators) or not singles:
-            found = found_in([one._recipe for one in summed], ragged, singles=singles) if summed else None
+        if summed and (len(summed) == len(accumulators) or not singles):
+            recipes = [accumulator._recipe for accumulator in summed]
+            known = [accumulator._summary for accumulator in summed]
+            found = found_in(recipes, ragged, singles=singles, known=known)
         if found is None:
             for accumulator in accumulators:
                 accumulator.update(ragged)

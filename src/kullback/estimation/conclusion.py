@@ -134,14 +134,14 @@ def _coefficients(recipe: Recipe, summary: Summary) -> dict[str, float]:
     """Of the controls, by name, from the whole batch; 0 where the value is infinite."""
     fitted = np.zeros(len(recipe.fitted))
     if not summary.infinite:
-        fitted = _fitted(summary.independent.total(), recipe.fitted)[0]
+        fitted = _fitted(summary.together, recipe.fitted)[0]
     controls = recipe.estimator.controls
     return {control.name: value for control, value in zip(controls, fitted.tolist(), strict=True)}
 
 
 def _residuals(recipe: Recipe, summary: Summary, value: float) -> Residuals:
     """The sequences that may move the value most, with what each adds beyond its share."""
-    total = summary.independent.total()
+    total = summary.together
     direction = _directions(total, recipe.fitted, _fitted(total, recipe.fitted))
     direction[:, DENOMINATOR] -= value
     squares = float(total.along(direction)[1][0])

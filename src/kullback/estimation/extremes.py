@@ -54,6 +54,11 @@ class Extremes:
         row, token = (np.concatenate([getattr(self, n), getattr(other, n)])[first] for n in ("row", "token"))
         return Extremes(size[first], row, token, np.concatenate([self.columns, other.columns])[first])
 
+    @property
+    def floor(self) -> float:
+        """What a size has to exceed to be remembered beside these."""
+        return float(self.size[-1]) if len(self.size) == KEPT else -np.inf
+
     def shifted(self, rows: int) -> Extremes:
         """The same sequences, numbered from `rows` on."""
         return Extremes(self.size, self.row + rows, self.token, self.columns)

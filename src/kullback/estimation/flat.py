@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from kullback.arrays import Float64
+from kullback.estimation import fused
 from kullback.estimation.extremes import Extremes, largest_of
-from kullback.estimation.fused import first_places
 from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
 from kullback.estimation.rows import Rows, largest_part
-from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
+from kullback.estimation.summary import EXTREMES, GROUP_CELLS, ROW_CELLS, Oddities, Summary
 from kullback.estimation.tails import Tail, TailBuffer
 from kullback.estimation.tokens import NotFlatError, Tokens
 from kullback.estimators import Estimator, divergences
@@ -131,13 +131,16 @@ class Found:
     singles: Rows | None
 
 
-def found_in(recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False) -> Found | None:
+def found_in(
+    recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False, known: Sequence[Summary] = ()
+) -> Found | None:
     """The summary of each recipe, from one pass over the numbers; None where the padded way has to be taken.
 
     Args:
         recipes: at least one; with weights all of them tame these alike.
         ragged: the sequences.
         singles: whether those of the first recipe are wanted one by one.
+        known: what each recipe's accumulator remembers: what would not be remembered beside it is not looked for.
     """
     if not all(recipe.level == "token" and recipe.truncation == recipes[0].truncation for recipe in recipes):
         return None
@@ -146,14 +149,15 @@ def found_in(recipes: Sequence[Recipe], ragged: Ragged, *, singles: bool = False
         return None
     plan = Plan.of(recipes, singles=singles)
     try:
-        parts, tail = _in_parts(plan, ragged, filled)
+        floor = min((summary.ratios.floor for summary in known), default=-np.inf)
+        parts, tail = _in_parts(plan, ragged, filled, floor)
     except NotFlatError:
         return None
     sums = Sums.joined(parts)
     if not all(np.isfinite(found).all() for found in (sums.totals, sums.controls)):
         return None
     keys = None if ragged.groups is None else Keys.of(ragged.groups[filled], GROUP_CELLS)
-    batch = _Batch(ragged, filled, keys, tail)
+    batch = _Batch(ragged, filled, keys, tail, _floors(recipes, known))
     found = [_summary(recipe, sums.rows(recipe, plan), sums, batch) for recipe in recipes]
     return Found(found, sums.singles(filled) if singles else None)
 
@@ -169,13 +173,28 @@ class _Marked:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Sequences, those that have a counted token, the prompts of these, the tail of x over all tokens, and extremes."""
+    """Sequences, those that have a counted token, the prompts of these, the tail of x over all tokens, and extremes.
+
+    Attributes:
+        floors: by estimator and kind, the size up to which a sequence is no extreme beside those that are known.
+    """
 
     ragged: Ragged
     filled: np.ndarray
     keys: Keys | None
     tail: Tail
+    floors: Mapping[Estimator, Mapping[str, float]]
     marks: dict[Estimator, dict[str, _Marked]] = field(default_factory=dict)
+
+
+def _floors(recipes: Sequence[Recipe], known: Sequence[Summary]) -> dict[Estimator, dict[str, float]]:
+    found: dict[Estimator, dict[str, float]] = {}
+    for number, recipe in enumerate(recipes):
+        for name in EXTREMES:
+            floor = getattr(known[number], name).floor if known else -np.inf
+            of = found.setdefault(recipe.estimator, {})
+            of[name] = min(of.get(name, np.inf), floor)
+    return found
 
 
 def _counts(ragged: Ragged) -> np.ndarray:
@@ -186,11 +205,12 @@ def _counts(ragged: Ragged) -> np.ndarray:
     return np.diff(ends[ragged.offsets])
 
 
-def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray) -> tuple[list[Sums], Tail]:
-    """Blocks of whole sequences, and the tail of x over all tokens."""
-    cuts = np.searchsorted(ragged.offsets[filled + 1], np.arange(BLOCK, ragged.tokens, BLOCK))
+def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray, floor: float) -> tuple[list[Sums], Tail]:
+    """Blocks of whole sequences, and the tail of x over all tokens, as far as it is above a floor."""
+    block = fused.BLOCK if fused.ready(ragged.tokens) and ragged.behavior_logprobs is None else BLOCK
+    cuts = np.searchsorted(ragged.offsets[filled + 1], np.arange(BLOCK, ragged.tokens, block))
     cuts = np.unique(np.concatenate([[0], cuts, [len(filled)]]))
-    buffer, sums = TailBuffer(), []
+    buffer, sums = TailBuffer(floor), []
     for rows in np.split(filled, cuts[1:-1]):
         tokens = Tokens.of(ragged, int(rows[0]), int(rows[-1]) + 1, plan.truncation)
         sums.append(_block(plan, tokens))
@@ -222,7 +242,7 @@ def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
     # What these add grows with x on either side of 0: it is largest at one of the ends.
     ends = (tokens.fused.most, tokens.fused.least)
     (at_most, most), (at_least, least) = (
-        (first_places(tokens.q, tokens.p, tokens.starts, x), np.abs(np.asarray(first.fn(-x)))) for x in ends
+        (fused.first_places(tokens.q, tokens.p, tokens.starts, x), np.abs(np.asarray(first.fn(-x)))) for x in ends
     )
     return np.where((most > least) | ((most == least) & (at_most < at_least)), at_most, at_least)
 
@@ -296,9 +316,13 @@ def _marks(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> dict[str
         "unlikeliest": sums.largest,
         "oddest": np.abs(rows[:, CHECK]),
     }
+    floors = batch.floors[recipe.estimator]
     chosen = {name: largest_of(of) for name, of in sizes.items()}
+    chosen = {name: at[sizes[name][at] > floors[name]] for name, at in chosen.items()}
     # Those of all kinds at once: padding eight rows costs as much as padding forty.
     few = np.unique(np.concatenate(list(chosen.values())))
+    if not len(few):
+        return {name: _Marked(at, sizes[name][at], at) for name, at in chosen.items()}
     padded = batch.ragged.few(batch.filled[few])
     parts = np.argmax(recipe.parts(padded), axis=1)
     unlikely = np.argmax(np.where(padded.mask, -padded.log_ratio(), -np.inf), axis=1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from itertools import combinations_with_replacement, permutations
 from zlib import crc32
 
 import numpy as np
@@ -45,18 +46,10 @@ class Moments:
 
     @classmethod
     def _of(cls, cell: np.ndarray, rows: Float64, cells: int) -> Moments:
-        columns = rows.shape[1]
         count = np.bincount(cell, minlength=cells).astype(np.float64)
         mean = _sums(cell, rows, cells) / np.maximum(count, 1.0)[:, None]
         d = rows - mean[cell]
-        pairs = np.einsum("ni,nj->nij", d, d).reshape(len(rows), columns**2)
-        triples = np.einsum("ni,nj->nij", pairs, d).reshape(len(rows), columns**3)
-        return cls(
-            count,
-            mean,
-            _sums(cell, pairs, cells).reshape((cells,) + (columns,) * 2),
-            _sums(cell, triples, cells).reshape((cells,) + (columns,) * 3),
-        )
+        return cls(count, mean, *(_products(cell, d, cells, order) for order in (2, 3)))
 
     def __add__(self, other: Moments) -> Moments:
         """Cell by cell, the moments of the rows of both tables (Chan et al.; Pébay for the third order)."""
@@ -151,6 +144,18 @@ def _symmetric(pair: Float64, one: Float64) -> Float64:
         + pair[:, :, None, :] * one[:, None, :, None]
         + pair[:, None, :, :] * one[:, :, None, None]
     )
+
+
+def _products(cell: np.ndarray, d: Float64, cells: int, order: int) -> Float64:
+    """Σ d⊗…⊗d of each cell: each product once, and then at all places that hold it."""
+    columns = d.shape[1]
+    found = np.empty((cells,) + (columns,) * order)
+    for chosen in combinations_with_replacement(range(columns), order):
+        product = reduce(np.multiply, (d[:, place] for place in chosen))
+        total = np.bincount(cell, product, minlength=cells)
+        for places in set(permutations(chosen)):
+            found.transpose()[places[::-1]] = total
+    return found
 
 
 def _sums(cell: np.ndarray, rows: Float64, cells: int) -> Float64:

@@ -52,15 +52,24 @@ class Rows:
             estimator: a member without fitted coefficients and not a function of a mean.
             span: positions that count; the weights are those of everything before them all the same.
         """
-        flat = isinstance(sequences, Ragged) and sequences.behavior_logprobs is None and span == slice(None)
-        if isinstance(sequences, Ragged) and flat and estimator.reads == "log_ratio":
-            return cls.joined([_flat(sequences, rows, estimator) for rows in _stretches(sequences)])
+        if span == slice(None) and _is_flat(sequences, estimator):
+            assert isinstance(sequences, Ragged)
+            return cls.joined([one for rows in _stretches(sequences) for one in _flat(sequences, rows, estimator)])
         parts = [_rows(block, estimator, span) for block in sequences.blocks()]
         lengths = np.cumsum([0, *(length for length, _ in parts)])
         shifted = [
             replace(rows, number=rows.number + before) for before, (_, rows) in zip(lengths, parts, strict=False)
         ]
         return cls.joined(shifted)
+
+    @classmethod
+    def by_span(cls, sequences: Sequences | Ragged, estimator: Estimator, spans: Sequence[slice]) -> list[Rows]:
+        """`of` for each of several spans, which follow each other from position 0 on."""
+        if not _is_flat(sequences, estimator):
+            return [cls.of(sequences, estimator, span) for span in spans]
+        assert isinstance(sequences, Ragged)
+        parts = [_flat(sequences, rows, estimator, spans) for rows in _stretches(sequences)]
+        return [cls.joined(each) for each in zip(*parts, strict=True)]
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
@@ -135,31 +144,37 @@ def _stretches(ragged: Ragged) -> Iterator[slice]:
     yield from (slice(start, stop) for start, stop in pairwise(ends))
 
 
-def _flat(ragged: Ragged, rows: slice, estimator: Estimator) -> Rows:
-    """The rows of a stretch on-policy, without padding: a tenth of the time."""
+def _is_flat(sequences: Sequences | Ragged, estimator: Estimator) -> bool:
+    """Whether no row needs to be padded, which takes a tenth of the time."""
+    return isinstance(sequences, Ragged) and sequences.behavior_logprobs is None and estimator.reads == "log_ratio"
+
+
+def _flat(ragged: Ragged, rows: slice, estimator: Estimator, spans: Sequence[slice] = (slice(0, None),)) -> list[Rows]:
+    """The rows of a stretch on-policy, for each of the spans."""
     offsets = ragged.offsets[rows.start : rows.stop + 1]
     inside = slice(offsets[0], offsets[-1])
     log_ratio = ragged.logprobs[inside].astype(np.float64) - ragged.ref_logprobs[inside]
     counts = np.ones(len(log_ratio), dtype=bool) if ragged.mask is None else ragged.mask[inside]
-    sums = np.concatenate([[0], np.cumsum(counts)])
-    lengths = np.diff(sums[offsets - offsets[0]])
-    filled = np.flatnonzero(lengths)
-    starts = (offsets[:-1] - offsets[0])[filled]
-    if not len(filled):
-        none, number = np.empty(0), np.empty(0, dtype=np.intp)
-        return Rows(number, number, none, none, none, none)
+    # Where each span begins in each row that reaches it: together they cut the stretch into pieces, none of them empty.
+    begin = (offsets[:-1] - offsets[0])[:, None] + np.array([span.start for span in spans])
+    row, number = np.nonzero(begin < (offsets[1:] - offsets[0])[:, None])
+    starts = begin[row, number]
+    if not len(starts):
+        none, at = np.empty(0), np.empty(0, dtype=np.intp)
+        return [Rows(at, at, none, none, none, none) for _ in spans]
     with np.errstate(all="ignore"):
         summand = np.where(counts, estimator.fn(np.where(counts, log_ratio, 0.0)), 0.0)
         check = np.where(counts, np.expm1(-log_ratio), 0.0)
-        # A row without a counted token adds nothing to the one before it, in whose stretch it lies.
-        return Rows(
-            number=rows.start + filled,
-            token=largest_part(np.abs(summand), starts),
+        pieces = Rows(
+            number=rows.start + row,
+            token=largest_part(np.abs(summand), starts) + begin[row, number] - begin[row, 0],
             summand=np.add.reduceat(summand, starts),
-            weight=lengths[filled].astype(np.float64),
+            weight=np.add.reduceat(counts, starts, dtype=np.float64),
             check=np.clip(np.add.reduceat(check, starts), -1e90, 1e90),
-            log_weight=np.zeros(len(filled)),
+            log_weight=np.zeros(len(row)),
         )
+    filled = pieces.weight > 0
+    return [pieces[filled & (number == at)] for at in range(len(spans))]
 
 
 def largest_part(size: Float64, starts: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,12 @@ class Summary:
         count = self.independent.count if self.grouped else np.ones(self.rows)
         return float(count.sum() ** 2 / np.sum(count**2))
 
-    @property
+    @cached_property
+    def together(self) -> Moments:
+        """The moments of all finite sequences, as one cell."""
+        return self.independent.total()
+
+    @cached_property
     def independent(self) -> Moments:
         """The cells that are left out one at a time: prompts where there are several, else rows dealt in turn."""
         return (self.prompts.cells if self.grouped and self.prompts else self.cells).nonempty()
@@ -140,6 +146,8 @@ class Summary:
         if self.rows and later.rows and (self.prompts is None) != (later.prompts is None):
             raise InputError("one part came with groups and the other without: give groups to both or to neither")
         before = self.rows + self.empty
+        if not before:
+            return later
         return Summary(
             rows=self.rows + later.rows,
             empty=self.empty + later.empty,

@@ -54,6 +54,11 @@ class Tail:
         return Tail(self.count + other.count, _top(np.concatenate([self.largest, other.largest])))
 
     @property
+    def floor(self) -> float:
+        """What a number has to exceed to change the tail."""
+        return float(self.largest.min()) if len(self.largest) == KEPT else -np.inf
+
+    @property
     def judged(self) -> bool:
         """Whether there are enough values for a verdict."""
         return _tail_size(self.count) >= FEWEST
@@ -88,9 +93,9 @@ class Tail:
 class TailBuffer:
     """The tail of many numbers that come a few at a time: those above a threshold are kept, and sorted out in lots."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: float = -np.inf) -> None:
         self._count = 0
-        self._floor = -np.inf
+        self._floor = floor
         self._held: list[Float64] = []
         self._size = 0
 
@@ -106,7 +111,7 @@ class TailBuffer:
     def _settle(self) -> None:
         top = _top(np.concatenate(self._held)) if self._held else np.empty(0)
         self._held, self._size = [top], len(top)
-        self._floor = float(top.min()) if len(top) == KEPT else -np.inf
+        self._floor = max(self._floor, float(top.min())) if len(top) == KEPT else self._floor
 
     def tail(self) -> Tail:
         """That of all of them."""

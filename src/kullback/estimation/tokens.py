@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.estimation.fused import FusedSums, fused_sums
+from kullback.estimation.fused import FusedSums, beyond, fused_sums
 from kullback.estimation.gaps import exp_gap
 from kullback.estimation.ragged import Ragged
 from kullback.weights import Truncation
@@ -166,18 +166,13 @@ class Tokens:
     def above(self, floor: float) -> Float64:
         """Every x beyond a number; sequences whose largest is not are not looked at."""
         if self.fused is not None:
-            rows = np.flatnonzero(self.fused.most > floor)
-            if 4 * len(rows) < len(self.starts):
-                ends = np.append(self.starts[1:], len(self))
-                parts = [slice(*span) for span in zip(self.starts[rows], ends[rows], strict=True)]
-                some = [_difference(self.p[part], self.q[part]) for part in parts]
-                return np.concatenate([np.empty(0), *(x[x > floor] for x in some)])
+            return beyond(self.q, self.p, self.starts, np.flatnonzero(self.fused.most > floor), floor)
         return self.x[self.x > floor]
 
     @cached_property
     def length(self) -> Float64:
         """Counted tokens of each sequence, (rows,)."""
-        return np.diff(np.append(self.starts, len(self.x))).astype(np.float64)
+        return np.diff(np.append(self.starts, len(self))).astype(np.float64)
 
     @property
     def token_kl(self) -> Float64:

@@ -26,6 +26,8 @@ def device_named(device: object) -> str:
         found = torch.device(name)
     except (RuntimeError, ValueError):
         raise ModelError(f"device={shown(name)} came, which torch does not know: {advice}") from None
+    if found.type == "cpu" and found.index:
+        raise ModelError(f"device={shown(name)} came, but a machine has one CPU as a device: {advice}")
     if found.type == "meta":
         raise ModelError(f"device={shown(name)} came, which holds no numbers: {advice}")
     try:

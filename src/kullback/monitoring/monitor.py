@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from kullback.arrays import Groups, Numbers
 from kullback.errors import InputError, shown
-from kullback.estimation import Sequences
+from kullback.estimation import Estimate, Sequences
 from kullback.monitoring.reading import WORDS, Alarm, Name, Reading, Step
 
 SCHEMA = 1
@@ -142,12 +144,82 @@ class KLMonitor:
         """Close the step and give its numbers by stable names, `kullback/<reading>/<what>`, nats a sequence.
 
         `k1`, `k3`, `rao_blackwell`: values; `stderr`, `low`, `high`: of the first of `rao_blackwell` and `k3` that is
-        there, with its value a token in `token`; `anytime_low`, `anytime_high`: 95% bounds of the mean since the last
-        change, valid at every step; `lower_bound`: of the mean since the last alarm, in finite samples; `ess`: share
-        of effective sequences; `khat`; `alarms`: how many the step raised.
+        there, with its value a token in `token`; `statewise`, where token KLs are known: Σ_t KL(q_t‖p_t) at the
+        prefixes as they were drawn (on-policy the sequence KL; off-policy, what weights change of it);
+        `anytime_low`, `anytime_high`: 95% bounds of the mean since the last change, valid at every step;
+        `lower_bound`: of the mean since the last alarm, in finite samples; `ess`: share of effective sequences;
+        `khat`; `alarms`: how many the step raised.
         """
         self.close()
         return {name: value for reading in self._readings.values() for name, value in reading.metrics.items()}
+
+    def estimate(self, unit: str = "sequence", *, reading: Name = "policy") -> Estimate:
+        """Close the step and give its KL with its error, as `kullback.controllers` take it.
+
+        Args:
+            unit: "sequence" or "token".
+            reading: "policy" for KL(policy‖reference), "mismatch" for KL(sampler‖policy).
+
+        Raises:
+            InputError: no step has been read, or a unit or a reading that there is not.
+
+        Example:
+            >>> import kullback as kb
+            >>> monitor = kb.KLMonitor()
+            >>> monitor.update([[-0.5, -1.0], [-0.2, -0.1]], [[-0.7, -1.5], [-0.3, -0.2]], step=0)
+            >>> print(monitor.estimate())
+            0.067 ± 0.058 nats/sequence (n=2)
+        """
+        self.close()
+        if reading not in self._readings or unit not in ("sequence", "token"):
+            raise InputError(
+                f"reading={shown(reading)} and unit={shown(unit)} came, but readings are 'policy' and 'mismatch', and "
+                "units 'sequence' and 'token'"
+            )
+        found = self._readings[reading].estimates.get(unit)
+        if found is None:
+            raise InputError(f"no step with {WORDS[reading]} was read yet: call update first")
+        return found
+
+    def compare_scores(
+        self,
+        first: Numbers,
+        again: Numbers,
+        mask: Numbers | None = None,
+        *,
+        step: int = 0,
+        of: str = "the reference",
+        tolerance: float = 1e-3,
+    ) -> list[Alarm]:
+        """Hold two scorings of the same tokens by one model against each other; an alarm where they differ.
+
+        A model that was left in training mode drops other units each time: its KL from the policy is then that noise.
+        Score the first batch twice before training begins.
+
+        Args:
+            first, again: log-probs of the same tokens, (batch, time).
+            mask: as in `update`.
+            step: that the alarm names.
+            of: whose they are, for its words.
+            tolerance: nats by which a token's log-probs may differ by the order of sums.
+
+        Raises:
+            ShapeError, InputError: as `kullback.estimate`.
+
+        Example:
+            >>> import kullback as kb
+            >>> [alarm] = kb.KLMonitor().compare_scores([[-0.5, -1.0]], [[-0.5, -1.5]])
+            >>> print(alarm.message)
+            the reference gave two answers to the same tokens, up to 0.5 nats apart: call eval() on it
+        """
+        pair = Sequences.of(first, again, mask)
+        apart = float(np.abs(np.where(pair.mask, pair.log_ratio(), 0.0)).max())
+        if apart <= tolerance:
+            return []
+        said = f"{of} gave two answers to the same tokens, up to {apart:.2g} nats apart: call eval() on it"
+        found = [Alarm(step, "policy", "repeat", apart, said)]
+        self.alarms += found
+        return found
 
     def state(self) -> dict[str, Any]:
         """Close the step and give plain numbers, for a checkpoint or JSON; see `restore`."""

@@ -34,14 +34,15 @@ class Alarm:
     Attributes:
         step: of the run.
         reading: "policy" or "mismatch".
-        kind: "band" (above the limit), "change" (the mean moved) or "ess" (few sequences carry the weight).
+        kind: "band" (above the limit), "change" (the mean moved), "ess" (few sequences carry the weight) or "repeat" (a
+            model that was asked twice gave two answers).
         value: the step's KL, nats a sequence, or its share of effective sequences.
         message: a sentence.
     """
 
     step: int
     reading: str
-    kind: Literal["band", "change", "ess"]
+    kind: Literal["band", "change", "ess", "repeat"]
     value: float
     message: str
 
@@ -55,11 +56,14 @@ class Step:
         self._per_token = Accumulator(estimator=estimators[0], unit="token")
         self._recipe = Recipe.of(estimators[0], "token", "sequence", None)
         self._units: dict[Hashable, Moments] = {}
+        self._statewise = Moments()
 
     def update(self, batch: Sequences) -> None:
         """Add sequences; a batch that is refused changes nothing."""
         for accumulator in (*self._sums.values(), self._per_token):
             accumulator.update(batch)
+        if batch.token_kl is not None:
+            self._statewise += Moments.of(np.where(batch.mask, batch.token_kl, 0.0).sum(axis=1)[batch.mask.any(axis=1)])
         totals = self._recipe.totals(batch)
         keys = _keys(batch, len(totals), len(self._units))
         for key, total in zip(keys, totals, strict=True):
@@ -70,6 +74,7 @@ class Step:
         for name, accumulator in self._sums.items():
             accumulator.merge(other._sums[name])
         self._per_token.merge(other._per_token)
+        self._statewise += other._statewise
         for key, moments in other._units.items():
             # A row by itself is a unit of its own, whatever number it had there.
             mine = ("row", len(self._units)) if isinstance(key, tuple) else key
@@ -79,6 +84,11 @@ class Step:
     def units(self) -> Float64:
         """The mean of every unit, nats a sequence."""
         return np.array([unit.mean for unit in self._units.values()])
+
+    @property
+    def statewise(self) -> float | None:
+        """Σ_t KL(q_t‖p_t) at the prefixes as they were drawn, whoever drew them; None without exact token KLs."""
+        return float(self._statewise.mean) if self._statewise.n else None
 
     @property
     def estimates(self) -> Mapping[str, Estimate]:
@@ -107,6 +117,7 @@ class Reading:
         limit: nats a sequence that are allowed; None for no alarm of that kind.
         least_ess: the share of effective sequences below which a step is named.
         metrics: of the last step.
+        estimates: of the last step, by the first of its estimators, in nats a sequence and nats a token.
     """
 
     name: Name
@@ -114,6 +125,7 @@ class Reading:
     limit: float | None
     least_ess: float
     metrics: dict[str, float] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
     change: Change | None = None
     band: AboveBand | None = None
     since: Moments = field(default_factory=Moments)
@@ -132,7 +144,10 @@ class Reading:
             *self._change(number, units, main),
             *self._ess(number, main),
         ]
-        self.metrics = self._metrics(found, step.per_token, main)
+        self.estimates = {"sequence": main, "token": step.per_token}
+        self.metrics = self._metrics(found, main)
+        if step.statewise is not None:
+            self.metrics[f"kullback/{self.name}/statewise"] = step.statewise
         self.metrics[f"kullback/{self.name}/alarms"] = float(len(alarms))
         return alarms
 
@@ -174,7 +189,7 @@ class Reading:
         )
         return [Alarm(number, self.name, "ess", share, said)]
 
-    def _metrics(self, found: Mapping[str, Estimate], per_token: Estimate, main: Estimate) -> dict[str, float]:
+    def _metrics(self, found: Mapping[str, Estimate], main: Estimate) -> dict[str, float]:
         low, high = main.interval()
         units = self.change.units if self.change else 1
         always = asymptotic_interval(self.since, ANYTIME, tightest_at=20 * units)
@@ -182,7 +197,7 @@ class Reading:
             "stderr": main.stderr,
             "low": low,
             "high": high,
-            "token": per_token.value,
+            "token": self.estimates["token"].value,
             "anytime_low": always[0],
             "anytime_high": always[1],
             "ess": main.ess / main.n,

@@ -75,8 +75,11 @@ class Column:
 
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        wanted = self.arrow(names=self.named and text)
+        if self.listed and pa.types.is_list(kind) and kind.value_type == wanted.value_type:
+            return column  # what Arrow calls the elements may differ, for which it would copy all of them
         try:
-            return column.cast(self.arrow(names=self.named and text))
+            return column.cast(wanted)
         except pa.ArrowException as error:
             raise InputError(f"{name} has to be a {self.words} ({error})") from error
 

@@ -19,6 +19,7 @@ from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
 from kullback.rollouts.schema import COLUMNS
 
 if TYPE_CHECKING:
+    from kullback.rollouts.readers.containers.lines import Cursor
     from kullback.rollouts.readers.format import Format
 
 BLOCK_ROWS = 1024
@@ -206,6 +207,14 @@ class Rollouts(Sequence[Rollout]):
         if rows < 1:
             raise InputError(f"rows={rows} came, but a block has at least one row")
         return self._source.blocks(rows)
+
+    def resume(self, cursor: Cursor) -> bool:
+        """Have the next pass begin where an earlier one left a cursor, and move it on; False where that cannot be.
+
+        It can where every record has a line of its own, and what lies before the cursor is still what was read.
+        """
+        able = getattr(self._source, "resume", None)
+        return able is not None and bool(able(cursor))
 
     def batches(self, names: Sequence[str] = USUAL) -> Iterator[Columns]:
         """The rows in order by column, without padding and without loading all; see `Columns`.

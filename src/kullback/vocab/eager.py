@@ -7,7 +7,9 @@ divergences, go through ``formulas`` as they stand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import reduce
 
 import torch
@@ -30,8 +32,11 @@ FORMULAS_SHARE = 4
 # row of 131,072 words is off by 1e-5, and a wide copy of it would cost twice the memory of the row.
 SUMMED_COLUMNS = 1024
 
-# |log p/q| below which the series up to x⁷ has float32's digits: at 0.3 it errs by 3.6e-8 of the value.
-SERIES_BELOW = 0.3
+# Powers up to which e^−x − 1 + x is added up, and the |x| below which what follows, 2xⁿ⁻¹/(n + 1)!, is less than 1e-7
+# of it. Two models of one training run are rarely farther apart than 0.19 in any word, and 0.3 is where float32's own
+# e^x takes over.
+SERIES = (4, 0.018), (5, 0.077), (6, 0.19), (7, 0.3)
+SERIES_BELOW = SERIES[-1][1]
 
 # log p/q above which q·(expm1(log p/q) − log p/q) is not p any more, for float32 has flushed q to 0.
 STEEPEST = 30.0
@@ -75,53 +80,101 @@ def _scaled_copy(z: Tensor, temperature: float, *others: Tensor) -> Tensor:
 
 def pair_statistics(zq: Tensor, zp: Tensor, temperature: float, difference: bool = False) -> Tensor:
     """See ``formulas.pair_statistics``; the logits are z/T."""
-    fast = _difference_statistics if difference else _pair_statistics
-    out = torch.empty((len(zq), 3), dtype=wide(zq[:0]).dtype, device=zq.device)
-    buffers = _Buffers(4, zq, zp)
+    sums = _PairSums(zq, zp)
+    buffers = _Buffers(3, zq, zp)
     for at in row_slices(zq, zp):
-        q, p, into = zq[at], zp[at], out[at]
-        if not fast(q, p, temperature, buffers.rows(len(q)), into):
-            for of in row_slices(q, p, share=FORMULAS_SHARE):
-                into[of] = formulas.pair_statistics(
-                    _scaled_copy(q[of], temperature, p), _scaled_copy(p[of], temperature, q), difference
-                )
+        sums.sweep(at, zq[at], zp[at], temperature=temperature, difference=difference, buffers=buffers)
+    out, lost = sums.statistics(difference)
+    if not bool(lost.any()):
+        return out
+    for at in row_slices(zq, zp, share=FORMULAS_SHARE):
+        of = lost[at].nonzero()[:, 0] + at.start
+        if not len(of):
+            continue
+        # The first words differ by another mean than all words do: once more around that of all, which is known now.
+        q, p = zq[of], zp[of]
+        again = _PairSums(q, p, sums.mean[of])
+        again.sweep(slice(0, len(of)), q, p, temperature=temperature, difference=difference, buffers=buffers)
+        out[of], still = again.statistics(difference)
+        if bool(still.any()):
+            q, p, of = q[still], p[still], of[still]
+            z = _scaled_copy(q, temperature, p), _scaled_copy(p, temperature, q)
+            out[of] = formulas.pair_statistics(*z, difference)
     return out
 
 
-def _pair_statistics(zq: Tensor, zp: Tensor, temperature: float, buffers: list[Tensor], out: Tensor) -> bool:
-    # In four buffers, and as few passes as they allow: q keeps the policy's masses; b its logits at a temperature, then
-    # log p/q; c the reference's logits, then the terms of the sum; d is touched only where c is still being read.
-    q, b, c, d = buffers
-    xq, xp = _scaled(zq, temperature, b), _scaled(zp, temperature, c)
-    mass = _softmax_and_mass(xq, q, out[:, 0])
-    _softmax_and_mass(xp, d if xp is c else c, out[:, 1])  # a buffer that is not touched takes no memory: 1 MB less
-    torch.sub(xp, xq, out=b).sub_(_column(out[:, 1] - out[:, 0], b))
-    steepest = b.amax()
-    # One look decides for the slice, so that each branch is a few fused passes instead of both and a choice.
-    if bool((steepest < SERIES_BELOW) & (b.amin() > -SERIES_BELOW)) and b.dtype == torch.float32:
-        out[:, 2] = wide(_small_gap(b, c).mul_(q).sum(dim=-1)) / (5040.0 * mass)
-        return bool(out.isfinite().all() & ~_are_far_apart(out))
-    torch.expm1(b, out=c).sub_(b)
-    out[:, 2] = wide(c.mul_(q).sum(dim=-1)) / mass
-    return bool((steepest < STEEPEST) & out.isfinite().all() & ~_are_far_apart(out))
+class _PairSums:
+    """``formulas.pair_sweep`` of whole rows, around a mean difference instead of the largest logits.
+
+    One exponential a logit: with masses A, x = z_q − z_p − c and B = A·e^−x, the sums of A, A·x and A(e^−x − 1 + x).
+    What a row's sums come to is computed once for all rows: six small tensors in place of sixty a slice.
+
+    Args:
+        zq, zp: all logits; for their shapes.
+        around: c; where none is given, the mean difference of the first words.
+    """
+
+    def __init__(self, zq: Tensor, zp: Tensor, around: Tensor | None = None) -> None:
+        self.around = around
+        rows, columns = zq.shape
+        dtype = compute_dtype(zq, zp)
+        self.parts = zq.new_empty((3, rows, -(-columns // SUMMED_COLUMNS)), dtype=dtype)
+        self.top, self.largest_mass, self.centre = zq.new_empty((3, rows), dtype=dtype).unbind(0)
+        self.steep = zq.new_zeros(rows, dtype=torch.bool)
+
+    def sweep(
+        self, at: slice, zq: Tensor, zp: Tensor, *, temperature: float, difference: bool, buffers: _Buffers
+    ) -> None:
+        """Of some rows: q holds the masses, then their products; b the differences; c the terms."""
+        q, b, c = buffers.rows(len(zq))
+        xq, xp = _scaled(zq, temperature, b), _scaled(zp, temperature, c)
+        torch.ops.aten._softmax.out(xq, -1, False, out=q)  # faster than its exp alone
+        torch.amax(xq, -1, out=self.top[at])
+        torch.amax(q, -1, out=self.largest_mass[at])
+        mass, mean, gap = self.parts[:, at]
+        _add_up(q, mass)
+        d = xp if difference else torch.sub(xq, xp, out=b)
+        centre = _mean_of_first_words(q, d) if self.around is None else self.around[at]
+        self.centre[at] = torch.where(centre.abs() < torch.inf, centre, 0.0)  # of words that are banned, any serves
+        torch.sub(d, self.centre[at][:, None], out=b)
+        low, high = float(b.amin()), float(b.amax())
+        # One look decides for the slice, so that each branch is a few fused passes instead of both and a choice.
+        if low > -SERIES_BELOW and high < SERIES_BELOW and b.dtype == torch.float32:
+            _add_up(q.mul_(b), mean)
+            series, factor = _scaled_gap(b, c, max(-low, high))
+            _add_up(q.mul_(b).mul_(series), gap)
+            gap.mul_(factor)
+        else:
+            torch.expm1(b.neg_(), out=c).sub_(b)
+            _add_up(c.mul_(q), gap)
+            _add_up(q.mul_(b.neg_()), mean)
+            self.steep[at] = low <= -STEEPEST
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean difference under the policy."""
+        mass, mean, _ = wide(self.parts).sum(dim=-1)
+        found: Tensor = (wide(self.centre) + mean / mass).to(self.centre.dtype)
+        return found
+
+    def statistics(self, difference: bool) -> tuple[Tensor, Tensor]:
+        """(rows, 3), and which rows lost digits."""
+        mass, mean, gap = wide(self.parts).sum(dim=-1)
+        inside, delta = gap / mass, (gap - mean) / mass
+        log_other = delta.log1p()
+        excess = delta - log_other
+        value = inside - excess
+        lq = wide(self.top) - wide(self.largest_mass).log() + mass.log()
+        out = torch.stack([lq, lq - wide(self.centre) + log_other, value.clamp(min=0.0)], dim=-1)
+        kept = (excess <= formulas.WORST_EXCESS * value + formulas.NEGLIGIBLE_EXCESS) & ~self.steep
+        kept &= out.isfinite().all(dim=-1) & (value < formulas.NEAR)
+        return out, ~kept if difference else ~kept | ((out[:, 0] - out[:, 1]).abs() > FAR_APART)
 
 
-def _difference_statistics(z: Tensor, d: Tensor, temperature: float, buffers: list[Tensor], out: Tensor) -> bool:
-    # As above, around the mean m of d instead of a normaliser: q keeps the masses; b becomes m − d; c the terms.
-    q, b, c, e = buffers
-    xq, x = _scaled(z, temperature, b), _scaled(d, temperature, e)
-    mass = _softmax_and_mass(xq, q, out[:, 0])
-    mean = _sum(torch.mul(q, x, out=c)) / mass
-    torch.sub(_column(mean, x), x, out=b)
-    steepest = b.amax()
-    if bool((steepest < SERIES_BELOW) & (b.amin() > -SERIES_BELOW)) and b.dtype == torch.float32:
-        value = (wide(_small_gap(b, c).mul_(q).sum(dim=-1)) / (5040.0 * mass)).log1p()
-    else:
-        torch.expm1(b, out=c).sub_(b)
-        value = (wide(c.mul_(q).sum(dim=-1)) / mass).log1p()
-    out[:, 1] = out[:, 0] - (mean - value)
-    out[:, 2] = value
-    return bool((steepest < STEEPEST) & out.isfinite().all())
+def _mean_of_first_words(mass: Tensor, d: Tensor) -> Tensor:
+    first = d[:, :1]  # from which the mean is taken, so that it is exact where all differences are the same
+    few = slice(0, SUMMED_COLUMNS)
+    return first[:, 0] + (mass[:, few] * (d[:, few] - first)).sum(dim=-1) / mass[:, few].sum(dim=-1)
 
 
 def _are_far_apart(saved: Tensor) -> Tensor:
@@ -129,14 +182,26 @@ def _are_far_apart(saved: Tensor) -> Tensor:
     return (saved[:, 0] - saved[:, 1]).abs().amax() > FAR_APART
 
 
-def _small_gap(x: Tensor, out: Tensor) -> Tensor:
-    """5040(e^x − 1 − x) by its series: no cancellation, and faster than torch's expm1."""
-    # Horner's rule, times 7!: with coefficients 1, 7, 42, … every step is one addcmul, where 1/7!, 1/6!, … need two
+def _scaled_gap(x: Tensor, out: Tensor, largest: float) -> tuple[Tensor, float]:
+    """(e^−x − 1 + x)/x² by its series, and what it is still to be multiplied by: faster than torch's expm1."""
+    # Horner's rule, times ±n!: with coefficients 1, −7, 42, … every step is one addcmul, where 1/7!, −1/6!, … need two
     # passes.
-    torch.add(x, 7.0, out=out)
-    for number in (42.0, 210.0, 840.0, 2520.0):
+    terms = next(n for n, below in SERIES if largest < below)
+    number = -float(terms)
+    torch.add(x, number, out=out)
+    for n in range(terms - 1, 2, -1):
+        number *= -n
         torch.addcmul(x.new_full((), number), out, x, out=out)
-    return out.mul_(x).mul_(x)
+    return out, (-1) ** terms / math.factorial(terms)
+
+
+def _add_up(x: Tensor, out: Tensor) -> None:
+    """Over the columns in parts of ``SUMMED_COLUMNS``, of which out has one each."""
+    whole = x.shape[1] - x.shape[1] % SUMMED_COLUMNS
+    count = whole // SUMMED_COLUMNS
+    torch.sum(torch.unflatten(x[:, :whole], 1, (count, SUMMED_COLUMNS)), -1, out=out[:, :count])
+    if count < out.shape[1]:
+        torch.sum(x[:, whole:], -1, out=out[:, count])
 
 
 def _softmax_and_mass(z: Tensor, out: Tensor, normaliser: Tensor) -> Tensor:
@@ -198,82 +263,106 @@ def pair_gradients(
     difference: bool = False,
 ) -> None:
     """See ``formulas.pair_gradients``; written to outs, which may be the logits themselves."""
-    buffers = _Buffers(4, zq, zp)
+    buffers = _Buffers(3 if outs[1] is None else 4, zq, zp)
     plain = divergence.chains and len(saved) > 0 and bool(saved.isfinite().all() and not _are_far_apart(saved))
+    numbers = _GradientNumbers.of(saved, upstream, zq.new_empty(0, dtype=compute_dtype(zq, zp)))
     fast = _difference_gradients if difference else _kl_gradients
     for at in row_slices(zq, zp):
-        q, p, kept, g = zq[at], zp[at], saved[at], upstream[at]
+        q, p = zq[at], zp[at]
         to_q, to_p = (None if out is None else out[at] for out in outs)
         temporaries = buffers.rows(len(q))
-        if plain and fast(q, p, kept, g, temperature=temperature, buffers=temporaries, outs=(to_q, to_p)):
+        if plain and fast(q, p, numbers.rows(at), temperature=temperature, buffers=temporaries, outs=(to_q, to_p)):
             continue
         for of in row_slices(q, p, share=FORMULAS_SHARE):
             z = _scaled_copy(q[of], temperature, p), _scaled_copy(p[of], temperature, q)
             grads = formulas.pair_gradients(
-                *z, kept[of], g[of], terms=divergence.terms, skew=divergence.skew, difference=difference
+                *z,
+                saved[at][of],
+                upstream[at][of],
+                terms=divergence.terms,
+                skew=divergence.skew,
+                difference=difference,
             )
             for out, grad in zip((to_q, to_p), grads, strict=True):
                 if out is not None:
                     out[of] = grad
 
 
+@dataclass(frozen=True)
+class _GradientNumbers:
+    """Columns of numbers that rows of logits are moved and multiplied by, for all rows at once.
+
+    Attributes:
+        of_q, of_p: normalisers as the dtype of the logits has them.
+        weight_q, weight_p: upstream gradients, times what the rounding of a normaliser makes of e^−normaliser.
+        apart: log Σe^z_q − log Σe^z_p.
+        value: the divergence.
+    """
+
+    of_q: Tensor
+    of_p: Tensor
+    weight_q: Tensor
+    weight_p: Tensor
+    apart: Tensor
+    value: Tensor
+
+    @classmethod
+    def of(cls, saved: Tensor, upstream: Tensor, like: Tensor) -> _GradientNumbers:
+        """From the statistics of whole rows."""
+        lq, lp, value = saved[:, :3].unbind(dim=-1)
+        of_q, of_p = lq.to(like.dtype), lp.to(like.dtype)
+        weights = (upstream * (coarse - fine).exp() for coarse, fine in ((of_q, lq), (of_p, lp)))
+        return cls(*(_column(x, like) for x in (of_q, of_p, *weights, lq - lp, value)))
+
+    def rows(self, at: slice) -> _GradientNumbers:
+        """Of some of them."""
+        return _GradientNumbers(*(getattr(self, f.name)[at] for f in fields(self)))
+
+
 def _kl_gradients(
-    zq: Tensor,
-    zp: Tensor,
-    saved: Tensor,
-    upstream: Tensor,
-    *,
-    temperature: float,
-    buffers: list[Tensor],
-    outs: Outputs,
+    zq: Tensor, zp: Tensor, of: _GradientNumbers, *, temperature: float, buffers: list[Tensor], outs: Outputs
 ) -> bool:
     """The KL's gradients g·q(log q/p − KL) and g(p − q), unless a word is banned: False, and nothing is written."""
-    q, b, c, p = buffers
-    lq, lp, value = saved[:, :3].unbind(dim=-1)
-    xq, xp = _scaled(zq, temperature, b), _scaled(zp, temperature, c)
-    own = torch.empty_like(lq)
-    _softmax(xq, q, own)
-    weight_q = upstream * (own - lq).exp()  # of a block in the whole vocabulary, and of what the softmax's sum was off
+    q, b, c, *rest = buffers
     out_q, out_p = outs
-    log_ratio = torch.sub(xq, xp, out=b)
+    xq, xp = _scaled(zq, temperature, b), _scaled(zp, temperature, c)
+    torch.sub(xq, of.of_q, out=q).exp_()
     if out_p is not None:
-        _softmax(xp, p, own)
-        p.mul_(_column(upstream * (own - lp).exp(), p))
+        p = torch.sub(xp, of.of_p, out=rest[0]).exp_().mul_(of.weight_p)
+    log_ratio = torch.sub(xq, xp, out=b)
     if not bool(torch.isfinite(log_ratio.sum())):  # one pass says whether any of them is infinite
         return False
-    q.mul_(_column(weight_q, q))
+    q.mul_(of.weight_q)
     if out_q is not None:
-        torch.mul(q, log_ratio.add_(_column(lp - lq - value, q)), out=out_q)
+        _multiplied(q, log_ratio.sub_(of.apart + of.value), out_q)
     if out_p is not None:
         torch.sub(p, q, out=out_p)
     return True
 
 
+def _multiplied(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """x·y into out, over y where out has another dtype: torch's own rounding of a result goes by small pieces."""
+    if out.dtype == y.dtype:
+        torch.mul(x, y, out=out)
+    else:
+        out.copy_(y.mul_(x))
+
+
 def _difference_gradients(
-    z: Tensor,
-    d: Tensor,
-    saved: Tensor,
-    upstream: Tensor,
-    *,
-    temperature: float,
-    buffers: list[Tensor],
-    outs: Outputs,
+    z: Tensor, d: Tensor, of: _GradientNumbers, *, temperature: float, buffers: list[Tensor], outs: Outputs
 ) -> bool:
     """``_kl_gradients`` from d = z_q − z_p; g(p − q) is g·q·expm1(log p/q), unless p is far above q: then False."""
-    q, b, c, e = buffers
-    lq, lp, value = saved[:, :3].unbind(dim=-1)
-    xq, x = _scaled(z, temperature, b), _scaled(d, temperature, e)
-    own = torch.empty_like(lq)
-    _softmax(xq, q, own)
-    q.mul_(_column(upstream * (own - lq).exp(), q))
+    q, b, c, *rest = buffers
     out_q, out_p = outs
-    below = torch.sub(_column(lq - lp, x), x, out=b)
+    xq, x = _scaled(z, temperature, b), _scaled(d, temperature, c)
+    torch.sub(xq, of.of_q, out=q).exp_().mul_(of.weight_q)
+    below = torch.sub(of.apart, x, out=b)
     if not bool(below.amax() < STEEPEST):
         return False
     if out_p is not None:
-        torch.mul(torch.expm1(below, out=c), q, out=c)
+        c = torch.expm1(below, out=rest[0]).mul_(q)
     if out_q is not None:
-        torch.mul(q.neg_(), below.add_(_column(value, q)), out=out_q)
+        _multiplied(q.neg_(), below.add_(of.value), out_q)
     if out_p is not None:
         out_p.copy_(c)
     return True

@@ -202,8 +202,8 @@ def pair_gradients(
                     slope_q = q.slope(z) if want_q else None
                     z, second, slope_p = pair.block(z, at, across, want_p)
                     # The gradients overwrite the logits, which nothing reads again: a block is held once, not twice.
-                    grad_q = of_q.room(z, slope_q) if want_q else None
-                    grad_p = of_p.room(second, slope_p) if want_p else None
+                    grad_q = of_q.room(z, slope_q, at) if want_q else None
+                    grad_p = of_p.room(second, slope_p, at) if want_p else None
                     kernels.pair_gradients(
                         z,
                         second,
@@ -271,7 +271,7 @@ def token_gradients(
                     z = head.uncapped(at, across)
                     slope = head.slope(z)
                     z = head.capped(z)
-                    grad = gradients.room(z, slope)
+                    grad = gradients.room(z, slope, at)
                     index = local_index(tokens[at], start + across.start, across.stop - across.start)
                     kernels.token_gradients(
                         z,

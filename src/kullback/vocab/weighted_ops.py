@@ -10,7 +10,7 @@ from kullback.vocab import partition, shards
 from kullback.vocab.backends import block_kernels
 from kullback.vocab.formulas import Divergence, divergence_of, wide
 from kullback.vocab.head_ops import PLAN, gradients_like, head_operator, heads_of, pair_of
-from kullback.vocab.heads import Head, HeadGradients, HeadPlan, bands
+from kullback.vocab.heads import Head, HeadGradients, HeadPlan, bands, worth_holding
 from kullback.vocab.kernels import BlockKernels
 from kullback.vocab.ops import check_tokens, local_index, plain_arithmetic
 from kullback.vocab.products import slices
@@ -73,7 +73,8 @@ def weighted_pair(
     want_q, want_p = any(wanted[:3]), any(wanted[3:])
     parts = 1 if want_p else REFERENCE_PARTS
     rows, columns = _row_blocks(q, 1 + 1 / parts, plan.workspace, group)
-    of_q, of_p = HeadGradients(q, wanted[:3], rows, [columns]), HeadGradients(p, wanted[3:], rows, [columns])
+    of_q = HeadGradients(q, wanted[:3], rows, [columns], worth_holding(q, wanted[:3], rows))
+    of_p = HeadGradients(p, wanted[3:], rows, [columns])
     values = wide(weights.new_zeros(len(q.hidden)))
     with plain_arithmetic(q.hidden), of_q.over(columns) as to_q, of_p.over(columns) as to_p:
 
@@ -99,7 +100,7 @@ def weighted_pair(
         for block in rows:
             z = q.uncapped(block, columns)
             slope = q.slope(z) if want_q else None
-            grad = of_q.room(z, slope) if want_q else z
+            grad = of_q.room(z, slope, block) if want_q else z
             for part in slices(len(z), -(-len(z) // parts)):
                 make(slice(block.start + part.start, block.start + part.stop), z[part], grad[part])
             if want_q:
@@ -134,7 +135,7 @@ def weighted_tokens(
     (head,) = heads_of(tensors, plan)
     kernels, group = block_kernels(plan.backend), shards.group_of(group_name)
     rows, columns = _row_blocks(head, 1, plan.workspace, group)
-    gradients = HeadGradients(head, wanted, rows, [columns])
+    gradients = HeadGradients(head, wanted, rows, [columns], worth_holding(head, wanted, rows))
     saved = wide(weights.new_zeros((len(head.hidden), 3)))
     with plain_arithmetic(head.hidden), gradients.over(columns) as add:
         for at in rows:
@@ -145,7 +146,7 @@ def weighted_tokens(
             own = kernels.token_statistics(z, index, 1.0)
             saved[at] = shards.whole_statistics(own, partition.join_tokens, group)
             if any(wanted):
-                grad = gradients.room(z, slope)
+                grad = gradients.room(z, slope, at)
                 kernels.token_gradients(
                     z,
                     index,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isnan
 from pathlib import Path
 
+from kullback.errors import InputError
 from kullback.estimation.recipe import Unit
 from kullback.estimators import Estimator
 from kullback.jobs.endings import handed_over
@@ -31,6 +33,7 @@ def estimate_files(
     where: str | None = None,
     map: Mapping[str, str] | None = None,
     pool: bool = False,
+    max_log_ratio: float | None = None,
     skip_bad: bool = False,
     on_progress: OnProgress = unheard,
 ) -> FilesEstimate | SideBySide:
@@ -52,6 +55,8 @@ def estimate_files(
         where: which rows count, as in ``step > 100 and finish = end``.
         map: for other names: what the files call our columns, as {"logprobs": "old_log_probs"}.
         pool: read two paths as one dump, where they would be set side by side.
+        max_log_ratio: of two files with lists of likely words, a bound B on log(first/second) of every other word,
+            known from elsewhere: the KL then has an upper bound too; see `kullback.vocab.topk_kl`.
         skip_bad: leave out rows that cannot be right, and say how many and which.
         on_progress: called as rows are read.
 
@@ -78,11 +83,24 @@ def estimate_files(
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if len(listed) == 2 and not pool:
         first, second = dumps = [opened(path) for path in listed]
-        joined = joinable(first, second)
+        joined = joinable(first, second, max_log_ratio)
+        _check_lists(joined, max_log_ratio)
         if joined is None:
             return _beside(dumps, asked, where or "", on_progress)
         return _alone(joined, asked, where or "", on_progress)
+    _check_lists(None, max_log_ratio)
     return _alone(opened(listed), asked, where or "", on_progress)
+
+
+def _check_lists(joined: Joined | None, max_log_ratio: float | None) -> None:
+    """Hold that a bound on the words outside lists came with lists."""
+    if max_log_ratio is not None and isnan(max_log_ratio):
+        raise InputError("max_log_ratio=nan came, but a bound on log(first/second) is a number")
+    if max_log_ratio is not None and (joined is None or not joined.listed):
+        raise InputError(
+            f"max_log_ratio={max_log_ratio:g} bounds the words outside two files' lists of likely words (top-k), and "
+            "no two such files came: name the two servers' files, or leave it out"
+        )
 
 
 def _alone(dump: Dump | Joined, asked: Asked, where: str, on_progress: OnProgress) -> FilesEstimate:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
+
 from kullback.documents import Number, Record, text_of
 from kullback.errors import InputError
 from kullback.jobs.brackets import Bracket, topk_brackets
@@ -39,22 +41,38 @@ class Bracketed:
         return self.bracket.lower / max(1, self.bracket.positions)
 
     @property
+    def upper(self) -> float:
+        """Nats a token; inf where nothing bounds what lies outside the lists."""
+        return self.bracket.upper / max(1, self.bracket.positions)
+
+    @property
     def sentence(self) -> str:
         """For people."""
         one = self.bracket
         without = f" ({one.without:,} more have no list)" if one.without else ""
         outside, ref_outside, most = (f"{100 * mass:.2g}%" for mass in (one.missing, one.ref_missing, one.most_missing))
+        nats = text_of(Number(self.lower, ".3g"))
+        if np.isfinite(self.upper):
+            upper = text_of(Number(self.upper, ".3g"))
+            return (
+                f"Both files list likely words at {one.positions:,} places{without}. There the exact "
+                f"{self.question.title} of the next token, whatever was drawn, lies between {nats} and {upper} nats on "
+                f"average, if the log-ratio is within --max-log-ratio outside the words that both list, where "
+                f"{outside} of the {self.question.first}'s probability ({most} at most) and {ref_outside} of the "
+                f"{self.question.second}'s lie."
+            )
         return (
             f"Both files list likely words at {one.positions:,} places{without}. There the exact "
             f"{self.question.title} of the next token, whatever was drawn, is at least "
-            f"{text_of(Number(self.lower, '.3g'))} nats on average. Outside the words that both list lie {outside} of "
+            f"{nats} nats on average. Outside the words that both list lie {outside} of "
             f"the {self.question.first}'s probability ({most} at most) and {ref_outside} of the "
-            f"{self.question.second}'s, on which they set no upper bound: longer lists narrow it."
+            f"{self.question.second}'s, on which they set no upper bound: longer lists narrow it, and "
+            "--max-log-ratio sets one."
         )
 
     def to_dict(self) -> Record:
         """The record that ``--json`` prints."""
-        per_token = {"lower": self.lower, "upper": self.bracket.upper / max(1, self.bracket.positions)}
+        per_token = {"lower": self.lower, "upper": self.upper}
         return {"kl": self.question.title, "unit": "token", **vars(self.bracket), **per_token}
 
 
@@ -72,12 +90,14 @@ class Joined:
         drew, scored: the dumps.
         roles: what is taken of the second.
         by: how rows are brought together.
+        max_log_ratio: a bound on log(first/second) outside the lists of likely words, known from elsewhere.
     """
 
     drew: Dump
     scored: Dump
     roles: tuple[Role, ...] = ("logprobs",)
     by: By = "order"
+    max_log_ratio: float | None = None
     rows: int = 0
     left_out: tuple[str, ...] = field(default=())
 
@@ -124,6 +144,12 @@ class Joined:
             found.lists[role] = [words for row in islice(self.scored.rollouts(), ROWS) for words in row.top or ()]
         return (Source.of(name, " and ".join(formats), said, found),)
 
+    @property
+    def listed(self) -> bool:
+        """Whether both have lists of likely words, and are of two laws."""
+        heads = [next(dump.rollouts()) for dump in (self.drew, self.scored)]
+        return len(self.roles) == 1 and all(head.top is not None for head in heads)
+
     def bracket(self) -> Bracketed | None:
         """What the lists of likely words of both say of the KL between them; None where one of them has none.
 
@@ -131,10 +157,11 @@ class Joined:
             InputError: lists that cannot be set side by side.
             MissingPackageError: torch is not installed.
         """
-        heads = [next(dump.rollouts()) for dump in (self.drew, self.scored)]
-        if len(self.roles) > 1 or any(head.top is None for head in heads):
+        if not self.listed:
             return None
-        found = topk_brackets(pairs(self.drew.rollouts(), self.scored.rollouts(), by=self.by))
+        found = topk_brackets(
+            pairs(self.drew.rollouts(), self.scored.rollouts(), by=self.by), max_log_ratio=self.max_log_ratio
+        )
         second: Side = "policy" if self.roles == ("logprobs",) else "reference"
         return Bracketed(next(one for one in QUESTIONS if (one.first, one.second) == ("sampler", second)), found)
 
@@ -147,7 +174,7 @@ class Joined:
         return place.said
 
 
-def joinable(first: Dump, second: Dump) -> Joined | None:
+def joinable(first: Dump, second: Dump, max_log_ratio: float | None = None) -> Joined | None:
     """The two as one, where one of them has a single law; None where each can answer a question of its own.
 
     Raises:
@@ -166,7 +193,7 @@ def joinable(first: Dump, second: Dump) -> Joined | None:
     roles = tuple(role for role in map(_role, others) if role is not None and _side(role) in has) or ("logprobs",)
     refused = []
     for by in WAYS:
-        joined = Joined(drew, scored, roles, by)
+        joined = Joined(drew, scored, roles, by, max_log_ratio)
         try:
             for _ in joined.blocks():
                 pass

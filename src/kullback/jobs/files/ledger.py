@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -41,14 +41,14 @@ class Singles:
     ranges: dict[int, list[Rows]] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
 
-    def add(self, part: Part, sequences: Ragged, rows: Rows | None, spans: Iterable[int] = ()) -> Rows:
+    def add(self, part: Part, sequences: Ragged, rows: Rows | None, *, positions: bool = False) -> Rows:
         """Add sequences, which are known one by one or are looked at; what they add to the question's sum."""
         self.rows.append(_numbered(Rows.of(sequences, self.estimator) if rows is None else rows, part))
-        longest = int(part.block.columns.lengths.max())
-        for number in spans:
-            if RANGES[number].start < longest:
-                rows = Rows.of(sequences, self.estimator, RANGES[number])
-                self.ranges.setdefault(number, []).append(_numbered(rows, part))
+        if positions:
+            longest = int(part.block.columns.lengths.max())
+            reached = [span for span in RANGES if span.start < longest]
+            for number, found in enumerate(Rows.by_span(sequences, self.estimator, reached)):
+                self.ranges.setdefault(number, []).append(_numbered(found, part))
         return self.rows[-1]
 
 
@@ -117,7 +117,7 @@ class Ledger:
         if read.estimator.controls or read.estimator.link is not None:
             return
         singles = self.singles.setdefault(read.question.name, Singles(read.question, read.estimator))
-        rows = singles.add(part, read.sequences, read.rows, range(len(RANGES)) if self.positions else ())
+        rows = singles.add(part, read.sequences, read.rows, positions=self.positions)
         block, first, place = part.block, int(part.number[0]), part.place
         singles.places.keep(rows, lambda number: Place.of(block, number - first, int(place[number - first])))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kullback.errors import FileError, UnfinishedError
 from kullback.rollouts import Rollout, read_rollouts
+from kullback.rollouts.readers.containers.lines import Cursor
 from kullback.rollouts.readers.folder import PARTIAL, files_of
 from kullback.rollouts.table import BLOCK_ROWS
 
@@ -21,6 +22,7 @@ class Seen:
     Attributes:
         size, changed: when it was read last; changed is its time of modification.
         rows: how many of its rows were taken.
+        cursor: where the next begins, in a file with a record a line.
         complaint: what was wrong when it was read last.
         patience: seconds without a change after which that is told.
         bad: its rows that were left out and named.
@@ -29,6 +31,7 @@ class Seen:
     size: int = -1
     changed: float = 0.0
     rows: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
     complaint: str | None = None
     patience: float = 0.0
     bad: set[str] = field(default_factory=set)
@@ -110,7 +113,11 @@ class Follower:
                     return None
             # Lines one by one: those before one that is being written would go down with their block.
             size = BLOCK_ROWS if table.format == "kullback" else 1
-            rows.extend(islice(chain.from_iterable(table.blocks(size)), known.rows, None))
+            before = 0 if known.cursor.offset and table.resume(known.cursor) else known.rows
+            if before == known.rows:
+                known.cursor = Cursor()
+                table.resume(known.cursor)
+            rows.extend(islice(chain.from_iterable(table.blocks(size)), before, None))
             self.complaints += [bad for bad in table.bad if bad not in known.bad]
             known.bad.update(table.bad)
         except UnfinishedError as error:

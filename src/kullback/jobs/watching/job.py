@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from kullback.jobs.watching.feeding import feed
 from kullback.jobs.watching.following import Arrival, Follower, Seen
 from kullback.monitoring import Alarm, KLMonitor
 from kullback.rollouts import Rollout
+from kullback.rollouts.readers.containers.lines import Cursor
 
 STATE = ".kullback-watch.json"
 """What is known, beside the dumps; hidden, so that no reader takes it for one."""
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,10 @@ class Memory:
                 raise KeyError("schema")
             monitor.restore(found["monitor"])
             steps.last, steps.stepless = found["last"], dict(found["stepless"])
-            follower.seen = {path: Seen(*known) for path, known in found["files"].items()}
+            follower.seen = {
+                path: Seen(size, changed, rows, Cursor(*at))
+                for path, (size, changed, rows, at) in found["files"].items()
+            }
             steps.again = {str(follower.folder / path) for path in found["again"]}
         except InputError as error:
             raise InputError(f"{self.path}: {error}, or remove it to begin anew") from error
@@ -256,7 +260,10 @@ class Memory:
         """Remember what was judged; files with rows that still wait are read again."""
         waiting = {path for paths in steps.paths.values() for path in paths}
         names = {name for name in follower.seen if str(follower.folder / name) in waiting}
-        files = {path: [known.size, known.changed, known.rows] for path, known in follower.seen.items()}
+        files = {
+            path: [known.size, known.changed, known.rows, astuple(known.cursor)]
+            for path, known in follower.seen.items()
+        }
         record = {
             "schema": SCHEMA,
             "monitor": monitor.state(),

@@ -14,7 +14,8 @@ from kullback.errors import FileError, InputError, UnfinishedError, shown
 from kullback.rollouts.columns import Columns, split
 from kullback.rollouts.metadata import Metadata, agreed
 from kullback.rollouts.placing import placed
-from kullback.rollouts.readers.containers import RECORDS, Broken, Found
+from kullback.rollouts.readers.containers import RECORDS, Broken, Found, lines
+from kullback.rollouts.readers.containers.lines import Cursor
 from kullback.rollouts.readers.format import Container, Format
 from kullback.rollouts.readers.recognition import first_record, seen
 from kullback.rollouts.record import Rollout
@@ -50,6 +51,7 @@ class FormatSource:
 
     Attributes:
         bad: what was left out of the last pass and why, with path and line.
+        cursor: where the next pass begins, and moved on by it; only of records that have a line each.
 
     Raises:
         FileError: no record in it can be read, or its format has no log-probs.
@@ -64,6 +66,7 @@ class FormatSource:
             )
         self._step = step_of(path, format)
 
+    cursor: Cursor | None = None
     bad: list[str]
     _said: Metadata | None
 
@@ -110,7 +113,7 @@ class FormatSource:
 
     def _rollouts(self) -> Iterator[Rollout]:
         self.bad = []
-        records, some = RECORDS[self._container](self.path), False
+        records, some = self._records(), self.cursor is not None
         for place, record in records:
             found = self._of(record)
             if isinstance(found, Broken):
@@ -123,6 +126,16 @@ class FormatSource:
         if not some:
             bad = f"none of its {len(self.bad)} records can be read, the first: {self.bad[0]}" if self.bad else ""
             raise FileError(f"{self.path} holds no rollout: {bad or 'no record has a sequence'}")
+
+    def _records(self) -> Iterator[Found]:
+        return RECORDS[self._container](self.path) if self.cursor is None else lines.records(self.path, self.cursor)
+
+    def resume(self, cursor: Cursor) -> bool:
+        """Begin where a cursor stands from now on; False where the file cannot be read so, or was written anew."""
+        if self._container != "jsonl" or not cursor.stands(self.path):
+            return False
+        self.cursor = cursor
+        return True
 
     def _of(self, record: Mapping[str, Any] | Broken) -> Iterable[Rollout] | Broken:
         """The rollouts of a record, or what is wrong with it."""

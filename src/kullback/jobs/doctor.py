@@ -1,0 +1,207 @@
+"""What this installation has, and what each part of it would need: ``kullback doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from kullback.documents import Cell, Document, Record, Table, text_of
+from kullback.errors import install_line
+
+USES: Mapping[str, str] = {
+    "torch": "audit, kl_loss, full-vocabulary KL, the built-in pair",
+    "hf": "compare, score: models of transformers, rollouts.parquet",
+    "dumps": "estimate, watch: dumps of trainers and servers",
+    "fast": "estimate: compiled sums of tens of millions of tokens",
+    "report": "lab: pictures",
+    "jax": "kl_loss and audit in JAX",
+    "gguf": "compare: GGUF files",
+    "peft": "compare: adapters (LoRA)",
+    "quantised": "compare: checkpoints of torchao and bitsandbytes",
+    "datasets": "compare: prompts out of data sets",
+    "triton": "full-vocabulary KL on a GPU",
+    "trl": "kullback.integrations.trl",
+    "tensorboard": "watch --log tensorboard:FOLDER",
+    "wandb": "watch --log wandb:PROJECT",
+    "trackio": "watch --log trackio:PROJECT",
+}
+"""What each extra is for."""
+
+REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;\[]*)")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that an extra asks for.
+
+    Attributes:
+        name: on the index.
+        wanted: versions, as ">=2.4".
+        found: the version that is installed; None where none is.
+    """
+
+    name: str
+    wanted: str
+    found: str | None
+
+    @property
+    def enough(self) -> bool:
+        """Whether it is installed, and not older than is wanted."""
+        return self.found is not None and _numbers(self.found) >= _numbers(self.wanted)
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.name} is missing"
+        return f"{self.name} {self.found}" + ("" if self.enough else f" ({self.wanted} is needed)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """An extra.
+
+    Attributes:
+        extra: its name.
+        use: what it is for.
+        packages: what it asks for.
+    """
+
+    extra: str
+    use: str
+    packages: Sequence[Package]
+
+    @property
+    def there(self) -> bool:
+        """Whether all of it is installed."""
+        return all(package.enough for package in self.packages)
+
+    @property
+    def remedy(self) -> str:
+        """The command that completes it; "" where it is there."""
+        return "" if self.there else install_line(self.extra)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        machine: facts by name.
+        parts: extra by extra.
+    """
+
+    machine: Mapping[str, str]
+    parts: Sequence[Part]
+
+    def to_dict(self) -> Record:
+        """Plain values for JSON."""
+        parts = [
+            {
+                "extra": part.extra,
+                "use": part.use,
+                "there": part.there,
+                "packages": {package.name: package.found for package in part.packages},
+                "install": part.remedy,
+            }
+            for part in self.parts
+        ]
+        return {"machine": dict(self.machine), "parts": parts}
+
+    def document(self) -> Document:
+        """What stands on the screen."""
+        machine = Table(
+            title="This installation",
+            note="",
+            columns=("", "is"),
+            rows=tuple((name, value) for name, value in self.machine.items()),
+        )
+        return Document("kullback doctor", (machine, self._parts()))
+
+    def _parts(self) -> Table:
+        rows: list[tuple[Cell, ...]] = []
+        for part in self.parts:
+            lacking = ", ".join(str(package) for package in part.packages if not package.enough)
+            state = ", ".join(map(str, part.packages)) if part.there else f"{lacking}: {part.remedy}"
+            rows.append((part.extra, "yes" if part.there else "no", part.use, state))
+        return Table(
+            title="What each part needs",
+            note="NumPy and SciPy alone estimate from arrays; everything else comes with an extra.",
+            columns=("extra", "there", "for", "versions, or what brings it"),
+            rows=tuple(rows),
+        )
+
+
+def diagnosed() -> Diagnosis:
+    """Look at the machine and at what is installed.
+
+    Example:
+        >>> found = diagnosed()
+        >>> "Python" in found.machine, found.parts[0].extra
+        (True, 'torch')
+    """
+    parts = (_part(extra, use) for extra, use in USES.items())
+    return Diagnosis(dict(_machine()), tuple(part for part in parts if part.packages))
+
+
+def _part(extra: str, use: str) -> Part:
+    wanted = (line.partition(";") for line in metadata.requires("kullback") or ())
+    own = [name for name, _, marker in wanted if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
+    return Part(extra, use, tuple(_package(line) for line in own if not line.startswith("kullback")))
+
+
+def _package(line: str) -> Package:
+    match = REQUIREMENT.match(line.strip())
+    assert match is not None
+    name = match[1]
+    try:
+        found: str | None = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        found = None
+    return Package(name, match[2].strip(), found)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, or of the lowest that a requirement allows."""
+    lowest = re.search(r">=\s*([\d.]+)", version)
+    return tuple(int(part) for part in re.findall(r"\d+", (lowest[1] if lowest else version).split("+")[0])[:3])
+
+
+def _machine() -> Iterator[tuple[str, str]]:
+    from kullback import __version__
+
+    yield "kullback", f"{__version__}, from {Path(__file__).parents[1]}"
+    yield "Python", f"{platform.python_version()} ({sys.executable})"
+    yield "system", f"{platform.system()} {platform.release()}, {platform.machine()}"
+    yield "processors", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+    yield "memory", _memory()
+    yield "devices", _devices()
+    compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+    yield "C++ compiler", compiler or "none: torch.compile has none to use, and full-vocabulary KL runs uncompiled"
+
+
+def _memory() -> str:
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return "not known"
+    return f"{pages * size / 2**30:.1f} GiB"
+
+
+def _devices() -> str:
+    """Those that torch sees."""
+    try:
+        import torch
+    except ImportError as error:
+        return f"torch cannot be imported ({text_of(str(error))})"
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return ", ".join(found)
