@@ -235,13 +235,8 @@ class Accumulator:
         summary = Summary.nothing(CHECK + len(recipe.columns))
         for batch in batches:
             summary += recipe.summarise(batch)
-        found = conclusion(recipe, summary)
-        doubt = None if how is None else how.doubt()
-        return replace(
-            found,
-            coefficients={"token_values": 0.0 if how is None else how.weight},
-            warnings=found.warnings if doubt is None else (*found.warnings, doubt),
-        )
+        weight = 0.0 if how is None else how.weight
+        return replace(conclusion(recipe, summary), coefficients={"token_values": weight})
 
     def _holds(self, batch: Sequences | Ragged) -> bool:
         """Whether a batch is kept until the result is asked for.

@@ -25,7 +25,7 @@ FEW_PROMPTS = 20
 differ more. Prompts with unequal numbers of samples count as fewer than they are."""
 
 ROUNDING = 1e-11
-"""Root mean square of r − 1 a sequence that rounding alone makes: the sum of 10⁶ log-probs of −10 nats is off by 1e-12."""
+"""Root mean square of r − 1 a sequence that rounding alone may make: a sum of 10⁶ log-probs of −10 is off by 1e-12."""
 
 
 def doubts(recipe: Recipe, summary: Summary, found: Estimate, apart: Apart | None) -> Iterator[str]:

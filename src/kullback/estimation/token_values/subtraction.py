@@ -13,12 +13,6 @@ from kullback.estimation.token_values.fit import Shape, candidates, rate
 from kullback.estimation.token_values.sums import added, sums_of
 from kullback.estimation.token_values.table import Table
 
-ROWS_A_GAIN = 20
-"""Sequences for each time that the variance is less, below which the error is doubted.
-
-Where the control is nearly perfect what is left rests on rare tokens: with 64 sequences of the crossed world, whose
-mean squared error falls ten times, the interval holds the truth in 37%."""
-
 
 @dataclass(frozen=True)
 class Controlled:
@@ -27,26 +21,13 @@ class Controlled:
     Attributes:
         sequences: those.
         weight: the mean weight that controls were subtracted with.
-        gain: the variance within prompts before, over that after.
     """
 
     sequences: Sequences
     weight: float
-    gain: float
-
-    def doubt(self) -> str | None:
-        """What is said where the sequences are too few for an error as small as theirs, else None."""
-        rows = len(self.sequences)
-        if self.gain * ROWS_A_GAIN <= rows:
-            return None
-        return (
-            f"token values leave 1/{self.gain:.3g} of the variance of {rows} sequences: what is left may rest on "
-            f"tokens too rare for fewer than {ROWS_A_GAIN * self.gain:,.0f}, and the error may be too small; read "
-            "rao_blackwell's beside it"
-        )
 
 
-def controlled(sequences: Sequences, *, per_token: bool, caution: float = choice.CAUTION) -> Controlled:
+def controlled(sequences: Sequences, *, per_token: bool, care: choice.Care = choice.CARE) -> Controlled:
     """Rao-Blackwell's summands less token values, each fitted without the sequence's own fold.
 
     Everything that is chosen (form, discount, ridge, weight) is chosen within the training folds, so that given these
@@ -55,10 +36,10 @@ def controlled(sequences: Sequences, *, per_token: bool, caution: float = choice
     Args:
         sequences: float64 rows, each with a counted token, with `token_kl` and `deviation`, drawn by the policy.
         per_token: whether the estimate is a ratio to the tokens.
-        caution: see `choice.CAUTION`.
+        care: what holds the weights back.
     """
     table = Table.of(sequences)
-    parts = _parts(table, per_token=per_token, caution=caution)
+    parts = _parts(table, per_token=per_token, care=care)
     values = np.zeros(len(table.row))
     for fold, part in enumerate(parts):
         at = np.flatnonzero(table.fold[table.row] == fold)
@@ -67,10 +48,7 @@ def controlled(sequences: Sequences, *, per_token: bool, caution: float = choice
     token_kl = np.array(sequences.token_kl)
     token_kl[sequences.mask] -= values
     weight = float(np.mean([part.weight for part in parts]))
-    before, after = (choice.centred(x.sum(axis=1), table.prompt) for x in (np.asarray(sequences.token_kl), token_kl))
-    left = float(after @ after)
-    gain = float(before @ before) / left if left > 0 else 1.0
-    return Controlled(replace(sequences, token_kl=token_kl), weight, gain)
+    return Controlled(replace(sequences, token_kl=token_kl), weight)
 
 
 @dataclass(frozen=True)
@@ -81,7 +59,7 @@ class _Part:
     weight: float
 
 
-def _parts(table: Table, *, per_token: bool, caution: float) -> list[_Part]:
+def _parts(table: Table, *, per_token: bool, care: choice.Care) -> list[_Part]:
     """For each fold, from the others."""
     count = int(table.fold.max()) + 1
     shape = Shape(table.prefix.shape[1], table.deviation.shape[1])
@@ -107,7 +85,7 @@ def _parts(table: Table, *, per_token: bool, caution: float) -> list[_Part]:
             table.total[rows] - r * table.length[rows],
             table.prompt[rows],
             np.concatenate([inner[other] for other in others]),
-            caution,
+            care,
         )
         coefficients = chosen.weight * fitted(frozenset({fold}))[:, chosen.candidate]
         found.append(_Part(coefficients, chosen.weight))
