@@ -99,4 +99,4 @@ class TokenValue(Generic[A]):
 
 def _held(live: Array, expected: Array) -> bool:
     """Whether torch would give a gradient to the log-probs and none to the expectation."""
-    return is_torch(live) and bool(live.requires_grad) and not bool(expected.requires_grad)
+    return is_torch(live) and is_torch(expected) and live.requires_grad and not expected.requires_grad
