@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from kullback.arrays import Groups, Numbers, fingerprint, place
 from kullback.errors import InputError
 from kullback.estimation.conclusion import conclusion
+from kullback.estimation.features import Features
 from kullback.estimation.flat import Found, found_in
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, Recipe, Unit
@@ -18,6 +20,7 @@ from kullback.estimation.result import Estimate
 from kullback.estimation.rows import Rows
 from kullback.estimation.sequences import Sequences, columns_of
 from kullback.estimation.summary import Summary
+from kullback.estimation.token_values import Held
 from kullback.estimation.tokens import LARGEST_LOG_WEIGHT
 from kullback.estimators import Estimator, Level
 from kullback.weights import Truncation, truncation
@@ -35,6 +38,9 @@ class Accumulator:
 
     Several threads may update one: batches are added one after the other. It can be pickled and copied, and
     `state` and `restore` carry it as plain numbers, with its options and a version that are checked.
+
+    Where `rao_blackwell_controlled` gets `deviation`, sequences are kept until the result is asked for, since what is
+    subtracted from each is fitted on the others: memory then grows with their tokens.
 
     Args:
         estimator, level, unit, truncate: as for `kullback.estimate`.
@@ -65,6 +71,7 @@ class Accumulator:
     ) -> None:
         self._recipe = Recipe.of(estimator, level, unit, truncation(truncate))
         self._summary = Summary.nothing(CHECK + len(self._recipe.columns))
+        self._held = Held()
         self._lock = Lock()
 
     def update(
@@ -77,12 +84,14 @@ class Accumulator:
         token_kl: Numbers | None = None,
         ref_mass: Numbers | None = None,
         groups: Groups | None = None,
+        state: Features | None = None,
+        deviation: Features | None = None,
     ) -> Accumulator:
         """Add sequences: a mapping from column names to arrays, or the arrays as `kullback.estimate` takes them.
 
         A mapping (or a table of pandas, polars or pyarrow) has the columns `logprobs` and `ref_logprobs`, and may have
-        `mask`, `behavior_logprobs`, `token_kl`, `ref_mass` and `groups`, or they are handed beside it. Of other
-        columns, `tokens`, `prompt_tokens`, `sample`, `step`, `reward` and `finish` are ignored.
+        `mask`, `behavior_logprobs`, `token_kl`, `ref_mass`, `groups`, `state` and `deviation`, or they are handed
+        beside it. Of other columns, `tokens`, `prompt_tokens`, `sample`, `step`, `reward` and `finish` are ignored.
 
         Returns:
             This accumulator. A batch that is refused changes nothing.
@@ -98,9 +107,15 @@ class Accumulator:
             "token_kl": token_kl,
             "ref_mass": ref_mass,
             "groups": groups,
+            "state": state,
+            "deviation": deviation,
         }
         sequences = _sequences(batch, {name: value for name, value in beside.items() if value is not None})
         self._recipe.check(sequences)
+        if self._holds(sequences):
+            with self._lock:
+                self._held = self._held.with_batch(sequences)
+            return self
         if isinstance(sequences, Ragged) and (flat := self._flat(sequences)) is not None:
             with self._lock:
                 self._summary += flat.summaries[0]
@@ -127,14 +142,20 @@ class Accumulator:
         """
         for accumulator in accumulators:
             accumulator._recipe.check(ragged)
-        recipes = [accumulator._recipe for accumulator in accumulators]
-        known = [accumulator._summary for accumulator in accumulators]
-        found = found_in(recipes, ragged, singles=singles, known=known)
+        summed = [accumulator for accumulator in accumulators if not accumulator._recipe.valued(ragged)]
+        found = None
+        if summed and (len(summed) == len(accumulators) or not singles):
+            recipes = [accumulator._recipe for accumulator in summed]
+            known = [accumulator._summary for accumulator in summed]
+            found = found_in(recipes, ragged, singles=singles, known=known)
         if found is None:
             for accumulator in accumulators:
                 accumulator.update(ragged)
             return None
-        for accumulator, summary in zip(accumulators, found.summaries, strict=True):
+        for accumulator in accumulators:
+            if accumulator not in summed:
+                accumulator.update(ragged)
+        for accumulator, summary in zip(summed, found.summaries, strict=True):
             with accumulator._lock:
                 accumulator._summary += summary
         return found.singles
@@ -156,8 +177,11 @@ class Accumulator:
             raise InputError(
                 f"{self} and {other} came: only accumulators of one estimator, level and unit merge, with equal options"
             )
+        if (self._held and other._summary.rows) or (self._summary.rows and other._held):
+            raise InputError(f"{self} and {other} came, of which only one has deviation: they do not merge")
         with self._lock:
             self._summary += other._summary
+            self._held += other._held
         return self
 
     def state(self) -> dict[str, Any]:
@@ -167,6 +191,7 @@ class Accumulator:
             "recipe": self._recipe.name,
             "options": self._options,
             **self._summary.to_state(),
+            **({"held": self._held.to_state()} if self._held else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> Accumulator:
@@ -189,11 +214,12 @@ class Accumulator:
                 "restore it with the options that it was made with"
             )
         try:
+            held = Held.from_state(summary.pop("held", ()))
             restored = Summary.from_state(summary)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a state that is not whole came ({error}): pass what state() returned") from error
         with self._lock:
-            self._summary = restored
+            self._summary, self._held = restored, held
         return self
 
     def result(self) -> Estimate:
@@ -202,7 +228,29 @@ class Accumulator:
         Raises:
             InputError: nothing was added yet.
         """
-        return conclusion(self._recipe, self._summary)
+        if not self._held:
+            return conclusion(self._recipe, self._summary)
+        recipe = self._recipe.without_controls
+        batches, how = self._held.controlled(per_token=recipe.unit == "token")
+        summary = Summary.nothing(CHECK + len(recipe.columns))
+        for batch in batches:
+            summary += recipe.summarise(batch)
+        weight = 0.0 if how is None else how.weight
+        return replace(conclusion(recipe, summary), coefficients={"token_values": weight})
+
+    def _holds(self, batch: Sequences | Ragged) -> bool:
+        """Whether a batch is kept until the result is asked for.
+
+        Raises:
+            InputError: it is, and those before were not, or the other way round.
+        """
+        holds = self._recipe.valued(batch)
+        if self._summary.rows if holds else self._held:
+            raise InputError(
+                "some batches came with deviation and others without, or with behavior_logprobs: give all of them "
+                "deviation, or none"
+            )
+        return holds
 
     @property
     def _options(self) -> str:
@@ -218,7 +266,8 @@ class Accumulator:
         vars(self).update(state, _lock=Lock())
 
     def __repr__(self) -> str:
-        return f"<accumulator of {self._recipe.name}, {self._summary.rows} sequences>"
+        rows = self._summary.rows + sum(map(len, self._held.batches))
+        return f"<accumulator of {self._recipe.name}, {rows} sequences>"
 
 
 def _sequences(batch: Any, beside: dict[str, Any]) -> Sequences | Ragged:
@@ -274,6 +323,8 @@ def estimate(
     token_kl: Numbers | None = None,
     ref_mass: Numbers | None = None,
     groups: Groups | None = None,
+    state: Features | None = None,
+    deviation: Features | None = None,
     truncate: Truncation | float | str | None = None,
 ) -> Estimate:
     """Σ_i k(ℓ_i) / n with its standard error: a divergence of the policy q from the reference p, in nats.
@@ -299,6 +350,9 @@ def estimate(
         ref_mass: the reference's probability of the tokens that the policy does not exclude, (batch, time);
             below 1 under top-p and top-k, where it keeps the fitted control variates unbiased.
         groups: the prompt of each row, (batch,). The error is then clustered by prompt.
+        state: numbers of each token's prefix, (batch, time, numbers), that may say what KL is still to come.
+        deviation: numbers of each token less their mean under the policy at its prefix, (batch, time, numbers), the
+            end token's first; `rao_blackwell_controlled` makes controls of them, on-policy (docs/variance.md).
         truncate: a member of `kullback.weights` or a number, the cap of the weights; biased, and says so.
 
     Returns:
@@ -329,5 +383,7 @@ def estimate(
         token_kl=token_kl,
         ref_mass=ref_mass,
         groups=groups,
+        state=state,
+        deviation=deviation,
     )
     return Accumulator(estimator=estimator, level=level, unit=unit, truncate=truncate).update(batch).result()

@@ -9,6 +9,7 @@ import numpy as np
 
 from kullback.arrays import Groups, check, group_keys
 from kullback.errors import InputError, ShapeError
+from kullback.estimation.features import FEATURES, check_finite
 from kullback.estimation.sequences import BLOCK, TOKEN_COLUMNS, Sequences, bounds_of
 
 
@@ -21,6 +22,7 @@ class Ragged:
         offsets: where sequences begin, and where the last ends, (rows + 1,).
         mask: True where a token counts; None where every one does.
         groups: the prompt of each sequence, (rows,).
+        state, deviation: as in `Sequences`, end to end, (tokens, numbers).
     """
 
     logprobs: np.ndarray
@@ -31,6 +33,8 @@ class Ragged:
     token_kl: np.ndarray | None = None
     ref_mass: np.ndarray | None = None
     groups: np.ndarray | None = None
+    state: np.ndarray | None = None
+    deviation: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -44,6 +48,8 @@ class Ragged:
         token_kl: np.ndarray | None = None,
         ref_mass: np.ndarray | None = None,
         groups: Groups | None = None,
+        state: np.ndarray | None = None,
+        deviation: np.ndarray | None = None,
         first: int = 0,
     ) -> Ragged:
         """Check arrays of numbers and keep them as they are.
@@ -52,6 +58,7 @@ class Ragged:
             logprobs, ref_logprobs, behavior_logprobs, token_kl, ref_mass, mask: (tokens,).
             offsets: (rows + 1,), from 0 to the number of tokens.
             groups: the prompt of each sequence.
+            state, deviation: (tokens, numbers).
             first: what row 0 is called in errors.
 
         Raises:
@@ -67,6 +74,8 @@ class Ragged:
             token_kl=token_kl,
             ref_mass=ref_mass,
             groups=None if groups is None else group_keys(groups, len(offsets) - 1),
+            state=state,
+            deviation=deviation,
         )
         found._check_shapes()
         found._check_numbers(first)
@@ -108,6 +117,10 @@ class Ragged:
             padded = np.zeros(there.shape)
             padded[there] = values[tokens]
             columns[name] = np.where(mask, padded, 0.0)
+        for name, values in self._features().items():
+            padded = np.zeros((*there.shape, values.shape[1]))
+            padded[there] = values[tokens]
+            columns[name] = np.where(mask[..., None], padded, 0.0)
         groups = None if self.groups is None else self.groups[rows]
         return Sequences(mask=mask, groups=groups, **columns)
 
@@ -115,11 +128,18 @@ class Ragged:
         columns = {name: getattr(self, name) for name in TOKEN_COLUMNS}
         return {name: values for name, values in columns.items() if values is not None}
 
+    def _features(self) -> dict[str, np.ndarray]:
+        columns = {name: getattr(self, name) for name in FEATURES}
+        return {name: values for name, values in columns.items() if values is not None}
+
     def _check_shapes(self) -> None:
         columns = self._columns() | ({} if self.mask is None else {"mask": self.mask})
         for name, values in columns.items():
             if values.shape != (self.tokens,):
                 raise ShapeError(f"logprobs has {self.tokens} tokens end to end, and {name} has shape {values.shape}")
+        for name, values in self._features().items():
+            if values.ndim != 2 or len(values) != self.tokens or not values.shape[1]:
+                raise ShapeError(f"{name} has shape {values.shape}, but {self.tokens} tokens have numbers there")
         ends = self.offsets
         if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != self.tokens or (np.diff(ends) < 0).any():
             raise ShapeError(f"offsets rise from 0 to the number of tokens, {self.tokens}, but others came")
@@ -133,6 +153,9 @@ class Ragged:
             except InputError:
                 bad = ~np.asarray(bounds[name].hold(values)) & (True if self.mask is None else self.mask)
                 self._refuse(name, int(np.argmax(bad)), first)
+
+        for name, values in self._features().items():
+            check_finite(name, values if self.mask is None else values[self.mask])
 
     def _refuse(self, name: str, token: int, first: int) -> None:
         """Say of a number that is wrong in which row it is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
 from kullback.estimation.tails import Tail
+from kullback.estimation.token_values import Held
 from kullback.estimators import LEVELS, Estimator, Level, member
 from kullback.estimators.controls import RATIO, Control
 from kullback.weights import Truncation, truncation
@@ -90,6 +91,16 @@ class Recipe:
     def self_normalised(self) -> bool:
         """Whether the divisor is the sum of the weights."""
         return self.truncation is not None and self.truncation.self_normalised
+
+    @property
+    def without_controls(self) -> Recipe:
+        """The same of summands from which controls have been subtracted."""
+        return replace(self, estimator=replace(self.estimator, controls=(), valued=False))
+
+    def valued(self, batch: Sequences | Ragged) -> bool:
+        """Whether token values are subtracted from a batch."""
+        plain = self.level == "token" and self.truncation is None
+        return self.estimator.valued and plain and Held.takes(batch)
 
     def check(self, sequences: Sequences | Ragged) -> None:
         """Hold that a batch has the columns that are read.

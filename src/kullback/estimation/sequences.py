@@ -22,6 +22,7 @@ from kullback.arrays import (
     read,
 )
 from kullback.errors import InputError, shown
+from kullback.estimation.features import FEATURES, Features, features
 
 TOKEN_COLUMNS = ("logprobs", "ref_logprobs", "behavior_logprobs", "token_kl", "ref_mass")
 
@@ -44,6 +45,8 @@ class Sequences:
         token_kl: exact KL(q_t‖p_t) at the same prefixes.
         ref_mass: p_t of the tokens that q_t does not exclude; below 1 where top-p or top-k cuts q off.
         groups: the prompt of each row, (batch,).
+        state: numbers of each token's prefix, (batch, time, numbers).
+        deviation: numbers of each token less their mean under the policy, (batch, time, numbers).
     """
 
     logprobs: np.ndarray
@@ -53,6 +56,8 @@ class Sequences:
     token_kl: np.ndarray | None = None
     ref_mass: np.ndarray | None = None
     groups: np.ndarray | None = None
+    state: np.ndarray | None = None
+    deviation: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -65,6 +70,8 @@ class Sequences:
         token_kl: Numbers | None = None,
         ref_mass: Numbers | None = None,
         groups: Groups | None = None,
+        state: Features | None = None,
+        deviation: Features | None = None,
     ) -> Sequences:
         """Check arrays of NumPy, torch or JAX, tables or ragged lists, and keep them as NumPy.
 
@@ -91,6 +98,8 @@ class Sequences:
                 "the mask counts no token of any sequence: pass a mask that is True where a token was sampled"
             )
         keys = None if groups is None else group_keys(groups, len(counts))
+        several = {"state": state, "deviation": deviation}
+        arrays |= {name: features(name, x, counts) for name, x in several.items() if x is not None}
         return cls(mask=counts, groups=keys, **arrays)
 
     @classmethod
@@ -145,7 +154,8 @@ class Sequences:
                 for name in TOKEN_COLUMNS
                 if getattr(part, name) is not None
             }
-            yield replace(part, **tokens)
+            several = {name: getattr(part, name) for name in FEATURES if getattr(part, name) is not None}
+            yield replace(part, **tokens, **{name: x.astype(np.float64) for name, x in several.items()})
 
     def log_ratio(self) -> Float64:
         """ℓ = log q − log p of every token, 0 where masked; +inf where the reference excludes the token."""

@@ -71,6 +71,7 @@ RAO_BLACKWELL_CONTROLLED = replace(
     loss_gradient_of=NOTHING,
     nonnegative=False,
     controls=(MARTINGALE,),
+    valued=True,
 )
 
 

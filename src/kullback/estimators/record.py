@@ -85,6 +85,7 @@ class Estimator:
         source: where it comes from.
         reads: the column of a batch it is a function of.
         controls: mean-zero controls, whose coefficients `kullback.estimate` fits leave-one-out.
+        valued: whether `kullback.estimate` also subtracts token values, where their columns are at hand.
         link: for Rényi's divergence, the function of the mean that is meant.
 
     Example:
@@ -105,6 +106,7 @@ class Estimator:
     reads: Literal["log_ratio", "token_kl"] = "log_ratio"
     controls: tuple[Control, ...] = ()
     link: Link | None = None
+    valued: bool = False
 
     @overload
     def __call__(self, log_ratio: A) -> A: ...

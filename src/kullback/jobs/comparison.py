@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kullback.documents import Record
 from kullback.errors import InputError
@@ -29,6 +29,9 @@ from kullback.models.pairs import check_same_tokens, gives_distributions, places
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
+
+if TYPE_CHECKING:
+    from kullback.models.bases import Basis
 
 PROBED = 4
 """Prompts on which it is seen, before anything is sampled, what a model gives to tokens that the other lacks."""
@@ -122,6 +125,8 @@ def compare(
     encoded = tuple(_encode(models, prompt, number, max_new_tokens) for number, prompt in enumerate(asked))
     cut = vocab is not None and any(model.vocab > vocab for model in (q, p, drawing) if gives_distributions(model))
     _probe(models, encoded, vocab, allowed=allow_outside_mass)
+    if vocab is not None and any(estimator.valued for estimator, _ in table):
+        models = replace(models, bases=_bases(models, encoded, vocab))
     rows = batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
     plan = Plan(
         prompts=encoded,
@@ -193,6 +198,14 @@ def _probe(models: Models, prompts: Sequence[Sequence[int]], vocab: int | None, 
         few = prompts[:PROBED]
         scores = score(*models.pair("policy"), few, [[0]] * len(few), vocab=vocab, drawn=False)
         check_mass(models.pair("policy"), scores, allowed=allowed)
+
+
+def _bases(models: Models, prompts: Sequence[Sequence[int]], vocab: int) -> Mapping[Role, Basis | None]:
+    """Directions of each model that is sampled, chosen before anything is."""
+    from kullback.models.bases import basis_of
+
+    pairs = ((role, models.pair(role)[0]) for role in models.samplers)
+    return {role: basis_of(model, prompts, vocab) for role, model in pairs if gives_distributions(model)}
 
 
 def _outcome(

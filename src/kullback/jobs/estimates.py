@@ -40,7 +40,7 @@ TABLE: tuple[tuple[Estimator, Level], ...] = (
 """What compare estimates unless told otherwise."""
 
 QUOTED = ("rao_blackwell", "rao_blackwell_controlled", "k3", "control_variate", "k1")
-"""Estimators of KL(policy‖reference), the one to quote first."""
+"""Estimators of KL(policy‖reference), the one to quote first; the controlled one is before all with token values."""
 
 Direction = Literal["reverse", "forward"]
 
@@ -93,6 +93,9 @@ def quoted(rows: Sequence[Row], *, truncated: bool) -> Row:
     """
     order = (*QUOTED[:2], "k1", *QUOTED[2:]) if truncated else QUOTED
     reverse = [row for row in rows if row.direction == "reverse"]
+    # By the columns that are at hand: without them its controls gain nothing, and its fit may lose.
+    if any("token_values" in row.per_sequence.coefficients for row in reverse):
+        order = ("rao_blackwell_controlled", *order)
     for level in LEVELS:
         named = {row.per_sequence.estimator: row for row in reverse if row.per_sequence.level == level}
         for name in order:
@@ -192,6 +195,8 @@ def _estimate(batch: Sequences, estimator: Estimator, level: Level, unit: Unit, 
         token_kl=batch.token_kl,
         ref_mass=batch.ref_mass,
         groups=batch.groups,
+        state=batch.state,
+        deviation=batch.deviation,
     )
     corrected = level == "token" and RATIO in estimator.controls  # by ref_mass
     slope = 1.0 if RATIO in estimator.controls else estimator.slope

@@ -166,8 +166,8 @@ def comparison_document(found: Comparison) -> Document:
             *_differences(found),
             Note(
                 "±: one standard error; it and the interval are for prompts drawn anew from wherever these came. here: "
-                "the standard error for these very prompts, as of an evaluation set. Quote rao_blackwell or "
-                "rao_blackwell_controlled where they stand, else k3; k3 (sequence) is shown as a warning. var/k1: "
+                "the standard error for these very prompts, as of an evaluation set. Quote rao_blackwell_controlled "
+                "where it stands, else rao_blackwell, else k3; k3 (sequence) is shown as a warning. var/k1: "
                 "variance against k1 on the same samples, here. n for ±1%: sequences of these prompts at which the 95% "
                 "interval here would be ±1% of the value. prompts: how many, with as many samples of each, would do "
                 "so for prompts drawn anew. Where models differ is by the exact KL of their next-token distributions, "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from kullback.models.pairs import Scores, gives_distributions, score
 from kullback.models.protocols import Completion, Sampler, Scorer, Tokens
 from kullback.models.randomness import Randomness
 from kullback.rollouts import Rollout, to_sequences
+
+if TYPE_CHECKING:
+    from kullback.models.bases import Basis
 
 APART = 0.2
 """Nats a token, on average, from which drawing and scoring are taken for two laws; bfloat16 rounds by about 0.02."""
@@ -26,11 +30,13 @@ class Models:
     Attributes:
         policy, reference: what scores.
         samplers: what draws, by the model in whose name; the policy's need not be the policy.
+        bases: directions in which states and tokens are written down, by the model that is sampled.
     """
 
     policy: Scorer
     reference: Scorer
     samplers: Mapping[Role, Sampler]
+    bases: Mapping[Role, Basis | None] = field(default_factory=dict)
 
     def pair(self, first: Role) -> tuple[Scorer, Scorer]:
         """A model and the other one."""
@@ -124,6 +130,7 @@ def _scores(
         sampling=plan.laws.of(role),
         ref_sampling=plan.laws.of("reference" if role == "policy" else "policy"),
         drawn=plan.laws.on_policy(role),
+        basis=models.bases.get(role) if plan.laws.on_policy(role) else None,
     )
 
 
@@ -140,6 +147,8 @@ def _rollout(plan: Plan, role: Role, draw: Draw, completion: Completion, found: 
         behavior_logprobs=None if plan.laws.on_policy(role) else completion.logprobs,
         token_kl=found.token_kl,
         ref_mass=found.ref_mass,
+        state=found.state,
+        deviation=found.deviation,
         sampled_from=role,
         finish=completion.finish,
     )

@@ -26,6 +26,7 @@ from kullback.errors import InputError, shown
 from kullback.estimators import K1, RAO_BLACKWELL, Estimator, member
 from kullback.losses.objectives import Objective, objective_of
 from kullback.losses.rows import Rows, beside, is_finite, same_shape
+from kullback.losses.token_value import TokenValue
 from kullback.losses.weighting import Weights
 from kullback.targets import REVERSE_KL, Target
 from kullback.weights import Truncation, truncation
@@ -44,7 +45,7 @@ def kl_loss(
     estimator: Estimator | str = K1,
     behavior_logprobs: Numbers | None = None,
     token_kl: A | Numbers | None = None,
-    baseline: Baseline | Numbers | None = None,
+    baseline: Baseline | TokenValue[A] | Numbers | None = None,
     groups: Groups | None = None,
     truncate: Truncation | float | str | None = None,
 ) -> A:
@@ -79,8 +80,9 @@ def kl_loss(
         token_kl: exact, differentiable KL over the vocabulary at each prefix, (batch, time): KL(q_t‖p_t) for the
             reverse objectives, KL(p_t‖q_t) for the forward ones.
         baseline: None; "leave_one_out", the mean over the other samples of the prompt; or the caller's own,
-            (batch,) or (batch, time), which must not depend on the row it is used for. It changes the variance
-            of the gradient and nothing else. A mean over the same batch is not offered: it shrinks the gradient.
+            (batch,) or (batch, time), which must not depend on the row it is used for; or a `kullback.TokenValue`,
+            which may depend on the token. It changes the variance of the gradient and nothing else. A mean over the
+            same batch is not offered: it shrinks the gradient.
         groups: the prompt of each row, (batch,), for "leave_one_out"; without it all rows have one prompt.
         truncate: a member of `kullback.weights`, or a number: the cap of the weights. Biased, as it declares.
 
@@ -114,10 +116,16 @@ def kl_loss(
     weights = Weights(rows, means, truncation(truncate))
     terms = _terms(weights, kernel)
     coefficient = _coefficient(weights, kernel, terms)
-    if baseline is not None:
+    given_back = None
+    if isinstance(baseline, TokenValue):
+        taken, given_back = baseline.terms(rows)
+        coefficient = coefficient - taken
+    elif baseline is not None:
         coefficient = coefficient - rows.ratio() * _baseline(rows, coefficient, baseline, groups)
     value = rows.mean(terms) if rows.poison is None else rows.mean(terms) + rows.poison
     loss = value + rows.gradient(coefficient, rows.live, rows.policy)
+    if given_back is not None:
+        loss = loss + given_back
     if rows.live_kl is not None:
         before = None if weights.all_one else weights.before
         loss = loss + rows.gradient(before, rows.live_kl, stop_gradient(rows.live_kl))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from kullback.models.head_columns import Side, head_columns
+from kullback.models.bases import Basis
+from kullback.models.head_columns import Side, features, head_columns
 from kullback.models.hidden import HiddenStates
 from kullback.models.masses import with_mass
 from kullback.models.protocols import DistributionScorer, NextLogits, Tokens
@@ -45,12 +46,13 @@ class Law:
 
 
 def token_columns(
-    q: Law, p: Law, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, vocab: int
+    q: Law, p: Law, prompts: Sequence[Tokens], completions: Sequence[Tokens], *, vocab: int, basis: Basis | None = None
 ) -> dict[str, list[np.ndarray]]:
     """The columns of `Scores` by name, each an array for each completion.
 
     Heads may have different widths, padded or with added tokens; both models have the first `vocab` logits. The first
-    model's law is kept to those, since nothing else is drawn; the second's log-probs stay those of its whole law.
+    model's law is kept to those, since nothing else is drawn; the second's log-probs stay those of its whole law. With
+    the first model's basis there are `state` and `deviation` too, (tokens, numbers).
     """
     q_said, p_said = (_asked(law.model, prompts, completions) for law in (q, p))
     tokens = torch.tensor([t for c in completions for t in c], device=q.model.device)
@@ -58,9 +60,9 @@ def token_columns(
         if isinstance(q_said, HiddenStates) and isinstance(p_said, HiddenStates) and _through_heads(q, p):
             first = Side(q_said.hidden, q_said.head, q.sampling.temperature)
             second = Side(p_said.hidden, p_said.head, p.sampling.temperature)
-            parts = list(head_columns(first, second, tokens, vocab=vocab))
+            parts = list(head_columns(first, second, tokens, vocab=vocab, basis=basis))
         else:
-            parts = list(_by_logits((q, q_said), (p, p_said), tokens, vocab=vocab))
+            parts = list(_by_logits((q, q_said), (p, p_said), tokens, vocab=vocab, basis=basis))
     return {name: by_row(np.concatenate([part[name] for part in parts]), completions) for name in parts[0]}
 
 
@@ -77,13 +79,22 @@ def _through_heads(q: Law, p: Law) -> bool:
 
 
 def _by_logits(
-    of_q: tuple[Law, NextLogits], of_p: tuple[Law, NextLogits], tokens: torch.Tensor, *, vocab: int
+    of_q: tuple[Law, NextLogits],
+    of_p: tuple[Law, NextLogits],
+    tokens: torch.Tensor,
+    *,
+    vocab: int,
+    basis: Basis | None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The columns of some tokens at a time."""
     (q, q_logits), (p, p_logits) = of_q, of_p
     for at in chunks(len(tokens), max(q.model.vocab, p.model.vocab)):
         q_at, p_at, chosen = q_logits[at], p_logits[at].to(tokens.device), tokens[at]
-        columns = _columns(q.kept(q_at, chosen, vocab), p.whole(p_at, vocab), chosen)
+        kept = q.kept(q_at, chosen, vocab)
+        columns = _columns(kept, p.whole(p_at, vocab), chosen)
+        if basis is not None:
+            hidden = q_logits.hidden[at] if isinstance(q_logits, HiddenStates) else None
+            columns |= features(basis, hidden, kept, chosen)
         yield with_mass(columns, q.log_mass(q_at, vocab), p.log_mass(p_at, vocab))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kullback.models.bases import Basis
 from kullback.models.heads import LMHead
 from kullback.models.masses import with_mass
 from kullback.vocab.backends import block_kernels
@@ -37,7 +38,9 @@ class Side(NamedTuple):
         return self.head.with_hidden(self.hidden, of, self.temperature)
 
 
-def head_columns(q: Side, p: Side, tokens: Tensor, *, vocab: int) -> Iterator[dict[str, np.ndarray]]:
+def head_columns(
+    q: Side, p: Side, tokens: Tensor, *, vocab: int, basis: Basis | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """The columns of `Scores` by name, some tokens at a time, as `exact.token_columns` has them.
 
     Where both models have one head, z_q and z_q − z_p = (h_q − h_p)·Wᵀ are made instead of z_q and z_p, and whatever
@@ -47,15 +50,16 @@ def head_columns(q: Side, p: Side, tokens: Tensor, *, vocab: int) -> Iterator[di
         q, p: the models, on one device.
         tokens: what was drawn, (tokens,), of the first `vocab`.
         vocab: words that both heads have.
+        basis: of the first model, for `state` and `deviation`.
     """
     shared = slice(0, vocab)
     pair, plan = _pair(q.words(shared), p.words(shared))
     rest = [side.words(slice(vocab, side.head.vocab)) if side.head.vocab > vocab else None for side in (q, p)]
     with plain_arithmetic(pair.q.hidden):
         for at in bands(pair.q, 2, 0, max(q.head.vocab, p.head.vocab)):
-            found = _statistics(pair, plan, at, tokens[at])
+            found, several = _statistics(pair, plan, at, tokens[at], basis)
             masses = [_log_mass(head, at, found[total]) for head, total in zip(rest, ("log_q", "log_p"), strict=True)]
-            yield with_mass(_columns(found, masses[1]), *masses)
+            yield with_mass(_columns(found, masses[1]) | several, *masses)
 
 
 def _pair(q: Head, p: Head) -> tuple[HeadPair, HeadPlan]:
@@ -81,19 +85,22 @@ def _pair(q: Head, p: Head) -> tuple[HeadPair, HeadPlan]:
     return head_pair(q, p, plan, None) if one else HeadPair(q=q, p=p), plan
 
 
-def _statistics(pair: HeadPair, plan: HeadPlan, at: slice, tokens: Tensor) -> dict[str, Tensor]:
-    """Of the laws over the shared words: normalisers, KLs both ways, tops, and log-probs of the tokens."""
+def _statistics(
+    pair: HeadPair, plan: HeadPlan, at: slice, tokens: Tensor, basis: Basis | None
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Of the laws over the shared words: normalisers, KLs both ways, tops, log-probs of the tokens; and features."""
     kernels = block_kernels(plan.backend)
     z, second, _ = pair.block(pair.q.uncapped(at, EVERY), at, EVERY, slope=False)
     chosen, apart = (wide(x.gather(-1, tokens[:, None])[:, 0]) for x in (z, second))
     log_q, log_p, token_kl = kernels.pair_statistics(z, second, 1.0, pair.difference).unbind(dim=-1)
     top = most_likely(z)
+    several = {} if basis is None else features(basis, pair.q.hidden[at], wide(z) - log_q[:, None], tokens)
     if pair.difference:  # in its place: the logits of p, and the difference the other way
         backward = kernels.pair_statistics(z.sub_(second), second.neg_(), 1.0, True)
     else:
         apart = chosen - apart
         backward = kernels.pair_statistics(second, z, 1.0, False)
-    return {
+    found = {
         "log_q": log_q,
         "log_p": log_p,
         "logprobs": chosen - log_q,
@@ -103,6 +110,14 @@ def _statistics(pair: HeadPair, plan: HeadPlan, at: slice, tokens: Tensor) -> di
         "top": top,
         "ref_top": most_likely(z if pair.difference else second),
     }
+    return found, several
+
+
+def features(basis: Basis, hidden: Tensor | None, log_q: Tensor, tokens: Tensor) -> dict[str, np.ndarray]:
+    """`state` and `deviation` of some tokens, (tokens, numbers)."""
+    state = None if hidden is None else basis.state(hidden)
+    both = {"state": state, "deviation": basis.deviation(log_q, tokens)}
+    return {name: x.float().cpu().numpy() for name, x in both.items() if x is not None}
 
 
 def most_likely(logits: Tensor) -> Tensor:

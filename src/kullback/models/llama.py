@@ -38,6 +38,13 @@ class Llama(torch.nn.Module):
         self.config = SimpleNamespace(**config)
         self.generation_config = self.config
         self.weights = weights
+        rows, width = self.embedding.shape
+        self.lm_head = torch.nn.Linear(width, rows, bias=False, device="meta")
+        self.lm_head.weight = torch.nn.Parameter(self.embedding, requires_grad=False)
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        """What makes the logits, as transformers gives it."""
+        return self.lm_head
 
     @property
     def embedding(self) -> Tensor:
@@ -78,7 +85,7 @@ class Llama(torch.nn.Module):
             x = x + self._mlp(f"model.layers.{layer}", x)
             kept.append(both)
         x = self._norm("model.norm", x[:, -logits_to_keep:])
-        return Output(linear(x, self.embedding), tuple(kept) if use_cache else None)
+        return Output(self.lm_head(x), tuple(kept) if use_cache else None)
 
     def _attention(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from kullback.arrays import Float64
 from kullback.errors import ModelError, shown
 from kullback.models.protocols import DistributionScorer, Reader, Scorer, Tokens
 from kullback.models.sampling import RAW, Sampling
+
+if TYPE_CHECKING:
+    from kullback.models.bases import Basis
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Scores:
         outside, ref_outside: what q_t and p_t give to tokens that the other model lacks; None where there are none.
             `logprobs` are those given that a token is shared; `ref_logprobs` and the right side of each token KL are
             those of the whole law.
+        state, deviation: numbers of each prefix, and of each token less their mean under q, (tokens, numbers); None
+            without a basis.
     """
 
     logprobs: Float64
@@ -40,6 +45,8 @@ class Scores:
     ref_top: np.ndarray | None = None
     outside: Float64 | None = None
     ref_outside: Float64 | None = None
+    state: np.ndarray | None = None
+    deviation: np.ndarray | None = None
 
     def column(self, name: str) -> np.ndarray:
         """A column that has to be there.
@@ -63,6 +70,7 @@ def score(
     sampling: Sampling = RAW,
     ref_sampling: Sampling = RAW,
     drawn: bool = True,
+    basis: Basis | None = None,
 ) -> list[Scores]:
     """Score completions, given their prompts, under two models.
 
@@ -75,6 +83,7 @@ def score(
         vocab: logits that both models share, as `check_vocabulary` found them; None to check here.
         sampling, ref_sampling: the distributions that are meant, of q and of p.
         drawn: whether the completions were drawn from q under `sampling`; see `Scorer.logprobs`.
+        basis: of q, for `state` and `deviation`, where both give whole distributions.
 
     Raises:
         ModelError: the models' vocabularies differ.
@@ -91,7 +100,7 @@ def score(
 
         shared = check_vocabulary(policy, reference) if vocab is None else vocab
         q, p = Law(policy, sampling, drawn), Law(reference, ref_sampling)
-        columns = token_columns(q, p, prompts, completions, vocab=shared)
+        columns = token_columns(q, p, prompts, completions, vocab=shared, basis=basis)
         return [Scores(**{name: rows[i] for name, rows in columns.items()}) for i in range(len(completions))]
     check_same_tokens(policy, reference)
     # Never `drawn` for the second: what it truly excludes has −inf, and the KL is then infinite.

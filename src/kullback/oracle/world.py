@@ -121,6 +121,26 @@ class World:
             columns["behavior_logprobs"] = self.sampler.logprobs
         return {"mask": self.policy.mask[rows], **{name: to_numpy(a)[rows] for name, a in columns.items()}}
 
+    def features(self) -> dict[str, np.ndarray]:
+        """What `kullback.estimate` makes token values of, for every sequence, (sequences, horizon, numbers).
+
+        `state` is q of the next tokens, `deviation` each token less its mean under q, the end token's first; on-policy.
+
+        Example:
+            >>> import numpy as np
+            >>> from kullback.oracle import TreeLM, World
+            >>> lm = TreeLM(np.zeros((2, 2)), eos=0, horizon=2)
+            >>> World(lm, lm).features()["deviation"][0, 0]  # the end token, drawn with probability a half
+            array([0.5])
+        """
+        policy = self.policy
+        q = np.exp(to_numpy(policy.log_distributions))[policy.places]
+        order = [policy.eos, *(token for token in range(policy.vocab) if token != policy.eos)]
+        deviation = np.eye(policy.vocab)[policy.tokens] - q
+        counted = policy.mask[..., None]
+        # The last of them is what the others leave.
+        return {"state": np.where(counted, q, 0.0), "deviation": np.where(counted, deviation[..., order[:-1]], 0.0)}
+
     def _by_sequence(self, function: Callable[[Array, Array, Array], Array]) -> Array:
         xp = namespace(self.policy.logits)
         mask = self.policy.constant(self.policy.mask)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kullback.errors import InputError
+from kullback.estimation.features import FEATURES
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import TOKEN_COLUMNS, Sequences
 from kullback.rollouts.columns import Columns
@@ -34,6 +35,7 @@ def to_sequences(rollouts: Sequence[Rollout]) -> Sequences:
     )
     time = max(rollout.length for rollout in rollouts)
     columns = {name: _padded(rollouts, name, time) for name in TOKEN_COLUMNS if _all_have(rollouts, name)}
+    several = {name: [getattr(r, name) for r in rollouts] for name in FEATURES if _all_have(rollouts, name)}
     q, p, behavior = _roles(columns, sampler)
     return Sequences.of(
         columns[q],
@@ -43,6 +45,7 @@ def to_sequences(rollouts: Sequence[Rollout]) -> Sequences:
         token_kl=columns.get("token_kl"),
         ref_mass=columns.get("ref_mass"),
         groups=[rollout.prompt_id for rollout in rollouts] if _all_have(rollouts, "prompt_id") else None,
+        **several,
     )
 
 
@@ -76,6 +79,8 @@ def to_ragged(columns: Columns) -> Ragged:
         token_kl=tokens.get("token_kl"),
         ref_mass=tokens.get("ref_mass"),
         groups=groups,
+        state=tokens.get("state"),
+        deviation=tokens.get("deviation"),
         first=columns.first,
     )
 

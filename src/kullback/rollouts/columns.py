@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kullback.rollouts.record import TOKEN_COLUMNS, Rollout
+from kullback.rollouts.record import FEATURES, TOKEN_COLUMNS, Rollout
 
-LISTED = (*TOKEN_COLUMNS, "mask")
-"""Columns with a number for each token."""
+LISTED = (*TOKEN_COLUMNS, "mask", *FEATURES)
+"""Columns with a number, or several, for each token."""
 
 USUAL = (*LISTED, "prompt_id", "sample", "step", "sampled_from", "reward", "finish", "missing_end")
 """Columns that are read unless others are asked for."""
@@ -25,7 +25,8 @@ class Columns:
         first: the number of the first of them in the file.
         offsets: where each sequence begins among the tokens, and where the last ends, (rows + 1,).
         tokens: by the names of `Rollout`, a number for each token, (tokens,): the log-probs, `mask`, `token_kl` and
-            `ref_mass` that were asked for and are there. They may be the file's own memory: read, do not write.
+            `ref_mass` that were asked for and are there, and of several numbers, (tokens, numbers), `state` and
+            `deviation`. They may be the file's own memory: read, do not write.
         rows: by the names of `Rollout`, a value for each sequence, (rows,): `prompt_id`, `sample`, `step`, `reward`,
             `finish`, `missing_end`, `sampled_from`, `text`, `extra`; those that were asked for and that a row has.
     """

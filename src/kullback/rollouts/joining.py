@@ -13,7 +13,7 @@ import numpy as np
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
 from kullback.rollouts.readers.responses import TEXTS
-from kullback.rollouts.record import LOGPROB_COLUMNS, TOKEN_COLUMNS, Rollout
+from kullback.rollouts.record import FEATURES, LOGPROB_COLUMNS, TOKEN_COLUMNS, Rollout
 
 By = Literal["order", "id", "tokens"]
 Role = Literal["logprobs", "ref_logprobs"]
@@ -196,7 +196,7 @@ def _cut(rollout: Rollout, start: int, length: int) -> Rollout:
     """The rollout without the tokens before and after a span."""
     if start == 0 and rollout.length == length:
         return rollout
-    names = (*TOKEN_COLUMNS, "mask", "tokens", "top")
+    names = (*TOKEN_COLUMNS, *FEATURES, "mask", "tokens", "top")
     held = {name: value for name in names if (value := getattr(rollout, name)) is not None}
     return replace(rollout, **{name: value[start : start + length] for name, value in held.items()})
 

@@ -21,9 +21,9 @@ from kullback.rollouts.metadata import SCHEMA, Metadata, TokenHash
 from kullback.rollouts.old import OLD_NAMES, is_old, old_metadata
 from kullback.rollouts.part import ENDING, Part, pyarrow, reason
 from kullback.rollouts.placing import placed
-from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
+from kullback.rollouts.record import FEATURES, LOGPROB_COLUMNS, Rollout
 from kullback.rollouts.row_groups import Table, columns_of
-from kullback.rollouts.schema import COLUMNS, check_columns, kept, stored, table_schema
+from kullback.rollouts.schema import COLUMNS, check_columns, kept, several, stored, table_schema
 from kullback.rollouts.table import Rollouts
 
 if TYPE_CHECKING:
@@ -163,6 +163,9 @@ def _table(rollouts: Sequence[Rollout], names: bool) -> pa.Table:
     for field in schema:
         dtype = np.float32 if field.name in TOKEN_COLUMNS else bool if field.name == "mask" else None
         values = [stored(rollout, field.name) for rollout in rollouts]
+        if field.name in FEATURES:
+            arrays.append(several(values))
+            continue
         if dtype is not None:
             values = [None if value is None else np.asarray(value, dtype=dtype) for value in values]
         if field.name == "prompt_id" and names:

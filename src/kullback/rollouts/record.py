@@ -10,6 +10,7 @@ import numpy as np
 
 from kullback.arrays import column, counted, to_numpy
 from kullback.errors import InputError, ShapeError, shown
+from kullback.estimation.features import FEATURES as FEATURES
 from kullback.estimation.sequences import TOKEN_COLUMNS as TOKEN_COLUMNS
 
 LOGPROB_COLUMNS = ("logprobs", "ref_logprobs", "behavior_logprobs")
@@ -36,6 +37,8 @@ class Rollout:
         mask: True where a token counts; None where every one does.
         token_kl: exact token KL, of what drew the sequence from the other model.
         ref_mass: the other model's probability of the tokens that the sampler does not exclude.
+        state: numbers of each token's prefix, (tokens, numbers); with `deviation` they make the estimate more precise.
+        deviation: numbers of each token less their mean under what drew it, (tokens, numbers).
         sampled_from: which of the two models was to be sampled.
         reward: what the sequence was given.
         finish: whether it came to its "end" or was cut at a "length".
@@ -67,6 +70,8 @@ class Rollout:
     mask: np.ndarray | None = None
     token_kl: np.ndarray | None = None
     ref_mass: np.ndarray | None = None
+    state: np.ndarray | None = None
+    deviation: np.ndarray | None = None
     sampled_from: Sampler = "policy"
     reward: float | None = None
     finish: Finish = "unknown"
@@ -79,6 +84,9 @@ class Rollout:
         for name in (*TOKEN_COLUMNS, "mask"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _counts(value) if name == "mask" else _numbers(name, value))
+        for name in FEATURES:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _several(name, value))
         for name in ("prompt_tokens", "tokens"):
             if hasattr(value := getattr(self, name), "tolist"):
                 object.__setattr__(self, name, value.tolist())
@@ -125,7 +133,7 @@ class Rollout:
     def _check_shapes(self) -> None:
         columns = {name: getattr(self, name) for name in (*TOKEN_COLUMNS, "mask") if getattr(self, name) is not None}
         shapes = {name: column.shape for name, column in columns.items()}
-        for name in ("tokens", "top"):
+        for name in ("tokens", "top", *FEATURES):
             if (listed := getattr(self, name)) is not None:
                 shapes[name] = (len(listed),)
         first = next(iter(shapes))
@@ -157,6 +165,17 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     if table.hidden is not None and table.hidden.any():
         raise InputError(f"{name} is a masked array, but a rollout has a mask of its own: pass mask=~{name}.mask")
     return np.asarray(table.values[0])
+
+
+def _several(name: str, value: Any) -> np.ndarray:
+    """Several numbers for each token, (tokens, numbers)."""
+    try:
+        found = to_numpy(value).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"{name} has to have as many numbers for every token ({error})") from error
+    if found.ndim != 2:
+        raise ShapeError(f"{name} has shape {found.shape}, but it has several numbers a token: (tokens, numbers)")
+    return found
 
 
 def _counts(value: Any) -> np.ndarray:

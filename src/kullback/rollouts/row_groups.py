@@ -12,7 +12,7 @@ import numpy as np
 
 from kullback.rollouts.columns import LISTED, Columns, split
 from kullback.rollouts.placing import name_of
-from kullback.rollouts.record import Rollout
+from kullback.rollouts.record import FEATURES, Rollout
 from kullback.rollouts.schema import COLUMNS, NOTHING, kept, numbers_of
 
 if TYPE_CHECKING:
@@ -146,12 +146,17 @@ def _by_column(
     offsets = [numbers_of(column.offsets) for column in lists.values()]
     starts = [found - found[0] for found in offsets]
     numbers = {name: column.flatten() for name, column in lists.items()}
+    several = {name: numbers.pop(name) for name in FEATURES if name in numbers}
     if any(column.null_count for column in numbers.values()) or any((one != starts[0]).any() for one in starts[1:]):
         return None
+    tokens = {name: numbers_of(column) for name, column in numbers.items() if name in names}
+    for name, column in several.items():
+        if name in names:
+            tokens[name] = COLUMNS[name].numbers(column, name)
     return Columns(
         first=first,
         offsets=starts[0].astype(np.int64),
-        tokens={name: numbers_of(column) for name, column in numbers.items() if name in names},
+        tokens=tokens,
         rows=_rows(batch, at, table, names),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kullback.errors import FileError, InputError
-from kullback.rollouts.record import LOGPROB_COLUMNS, Rollout
+from kullback.rollouts.record import FEATURES, LOGPROB_COLUMNS, Rollout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +42,7 @@ class Column:
         listed: one for each token rather than one for the sequence.
         named: whether names may stand in place of numbers; then all are written as names.
         ours: whether it is read from our own files alone; others call other things so.
+        several: several numbers for each token, as many for every one.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Column:
     listed: bool = False
     named: bool = False
     ours: bool = False
+    several: bool = False
 
     def arrow(self, *, names: bool = False) -> pa.DataType:
         """The type that is written, or that of names."""
@@ -58,6 +60,7 @@ class Column:
         if self.kind == "top":
             return _top_type()
         one = pa.type_for_alias("string" if names else self.kind)
+        one = pa.list_(one) if self.several else one
         return pa.list_(one) if self.listed else one
 
     def accepts(self, kind: pa.DataType) -> bool:
@@ -70,6 +73,8 @@ class Column:
             if not any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
                 return False
             kind = kind.value_type
+            if self.several:
+                return bool(pa.types.is_list(kind)) and kind.value_type == pa.float32()
         elif pa.types.is_dictionary(kind):
             kind = kind.value_type
         return any(getattr(pa.types, f"is_{name}")(kind) for name in self.fits)
@@ -104,16 +109,31 @@ class Column:
             return found
         if held.flatten().null_count:
             raise InputError(f"{name} has a gap: give every token a value, or leave out the whole list")
-        numbers, ends = numbers_of(held.values), numbers_of(held.offsets)
+        numbers = self.numbers(held.values, name) if self.several else numbers_of(held.values)
+        ends = numbers_of(held.offsets)
         rows = zip(held.is_valid().to_pylist(), ends[:-1], ends[1:], strict=True)
         # A copy, or one row that is kept would hold on to the numbers of its whole block.
         return [numbers[start:end].copy() if valid else None for valid, start, end in rows]
+
+    @staticmethod
+    def numbers(lists: pa.Array, name: str) -> np.ndarray:
+        """Lists of several numbers, one after another, as (lists, numbers).
+
+        Raises:
+            InputError: they have unequal lengths, or a gap.
+        """
+        found = lists.flatten()
+        width, left = divmod(len(found), len(lists)) if len(lists) else (0, 0)
+        if left or lists.null_count or found.null_count or (np.diff(numbers_of(lists.offsets)) != width).any():
+            raise InputError(f"{name} has not as many numbers for every token: leave the column out")
+        return numbers_of(found).reshape(len(lists), width)
 
 
 _WHOLE = ("integer",)
 _REAL = ("floating",)
 _TEXT = ("string", "large_string")
 _NUMBERS = Column("float32", _REAL, "list of numbers", listed=True)
+_SEVERAL = Column("float32", _REAL, "list of lists of numbers", listed=True, ours=True, several=True)
 _TOKENS = Column("int32", _WHOLE, "list of token ids", listed=True)
 
 COLUMNS: Mapping[str, Column] = {
@@ -126,6 +146,7 @@ COLUMNS: Mapping[str, Column] = {
     "mask": Column("bool", ("boolean", "integer"), "list of true and false", listed=True),
     "token_kl": _NUMBERS,
     "ref_mass": _NUMBERS,
+    **dict.fromkeys(FEATURES, _SEVERAL),
     "sampled_from": Column("string", _TEXT, "text"),
     "reward": Column("float64", (*_REAL, *_WHOLE), "number"),
     "finish": Column("string", _TEXT, "text"),
@@ -170,6 +191,22 @@ def stored(rollout: Rollout, name: str) -> Any:
         return json.dumps(dict(value), default=lambda number: number.item())
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"extra holds what is neither a number nor a text ({error}): leave it out") from error
+
+
+def several(rows: Sequence[np.ndarray | None]) -> pa.Array:
+    """Rows of (tokens, numbers) as a column, null where there is None."""
+    import pyarrow as pa
+
+    held = [np.zeros((0, 0), np.float32) if row is None else row for row in rows]
+    widths = np.concatenate([np.full(len(row), row.shape[1]) for row in held])
+    numbers = pa.array(np.concatenate([row.ravel() for row in held]), type=pa.float32())
+    lists = pa.ListArray.from_arrays(pa.array(_starts(widths)), numbers)
+    gaps = pa.array([row is None for row in rows])
+    return pa.ListArray.from_arrays(pa.array(_starts([len(row) for row in held])), lists, mask=gaps)
+
+
+def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
 def _entry(token: int | str, logprob: float) -> dict[str, Any]:

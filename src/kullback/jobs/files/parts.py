@@ -91,6 +91,8 @@ class Part:
             token_kl=tokens.get("token_kl") if exact else None,
             ref_mass=tokens.get("ref_mass") if exact else None,
             groups=self.prompts,
+            state=tokens.get("state") if exact else None,
+            deviation=tokens.get("deviation") if exact else None,
         )
 
     @property

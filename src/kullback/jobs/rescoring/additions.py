@@ -15,6 +15,9 @@ from kullback.rollouts import Metadata, Model, Rollout, Rollouts
 EXACT = ("token_kl", "ref_mass")
 """What takes both models' distributions."""
 
+OF_POLICY = ("state", "deviation")
+"""What is of the law that drew the tokens, and cannot be made of other models' scores alone."""
+
 
 @dataclass(frozen=True)
 class Additions:
@@ -97,6 +100,7 @@ class Additions:
         changed: dict[str, Any] = {name: scores[name] for name in self.written}
         if self.written:  # what stood there was of other log-probs
             changed |= {name: scores[name] if self.exact else None for name in EXACT}
+            changed |= dict.fromkeys(OF_POLICY)
         drew = drawn_by(rollout)
         if entry.text:
             changed["behavior_logprobs"] = None
