@@ -108,7 +108,7 @@ def test_reports_are_written(losses: str, tmp_path: Path, suffix: str) -> None:
         (("verl", "--source", "/"), "no folder verl"),
         (("{}:k1", "--placement", "loss", "--fail-on", "everything"), "--fail-on everything came"),
         (("{}:k1", "--placement", "loss", "--map", "q"), "NAME=VALUE is needed"),
-        (("{}:k1", "--placement", "loss", "--output", "x.pdf"), "it ends in"),
+        (("{}:k1", "--placement", "loss", "--output", "x.pdf"), "has to end in"),
         (("{}:k1", "--placement", "loss", "--objective", "kl"), "there is no 'kl'"),
         (("{}:k1", "--placement", "sideways"), "placement='sideways'"),
     ],

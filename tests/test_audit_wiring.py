@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from right_code_styles import jax_where, numpy_einsum
 
 import kullback as kb
 from kullback.auditing.subject.filled import Filled
@@ -159,3 +161,19 @@ def test_a_bonus_is_what_is_added() -> None:
     assert (report.value.scale, report.gradient.scale) == (-0.1, 0.1)
     assert report.instead.startswith("-kb.kl_reward(")
     assert [f.code for f in kb.audit(shaped, placement="reward").findings] == ["KB102", "KB205"]
+
+
+@pytest.mark.parametrize(("fn", "library"), [(numpy_einsum, "NumPy"), (jax_where, "JAX")])
+def test_other_arrays_are_tried_where_code_that_names_them_raises(fn: Any, library: str) -> None:
+    report = kb.audit(fn, placement="reward")
+    assert (report.findings, report.origin) == ((), f"takes arrays of {library}, as it raises on torch's")
+    assert report.value.target is kb.REVERSE_KL
+
+
+def test_a_function_that_raises_on_all_arrays_says_what_torch_said() -> None:
+    def broken(logprobs: Any, ref_logprobs: Any, mask: Any) -> Any:
+        return np.asarray(logprobs.no_such_thing)
+
+    [finding] = kb.audit(broken, placement="reward").findings
+    assert finding.code == "KB001"
+    assert "'Tensor' object has no attribute" in finding.message

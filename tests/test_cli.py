@@ -239,3 +239,30 @@ def test_a_pipe_is_told_the_pace_of_the_work_and_not_of_loading(
     first, second = capsys.readouterr().err.splitlines()
     assert first == "kullback: comparing, 1/4 windows"
     assert second == "kullback: comparing, 3/4 windows, 5 tokens/s, about 10 s left"
+
+
+@pytest.mark.parametrize("kind", ["html", "md", "json"])
+def test_compare_writes_a_report(capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"report.{kind}"
+    status, out, err = run(capsys, "compare", *SMALL, "--max-kl", "9", "--report", str(path))
+    assert (status, err) == (0, "")
+    text = path.read_text()
+    if kind == "json":
+        record = json.loads(text)
+        assert (record["sequences"], record["gate"]["verdict"]) == (40, "below")
+        return
+    assert "rao_blackwell" in out
+    assert "rao_blackwell" in text
+    assert "src=" not in text
+    assert ("<!DOCTYPE html>" in text) == (kind == "html")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("r.pdf", "has to end in .md, .html, .json"), ("none/r.html", "there is no folder")]
+)
+def test_a_report_that_cannot_be_written_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, words: str
+) -> None:
+    status, out, err = run(capsys, "compare", "no/such-model", "no/other", "--report", str(tmp_path / name))
+    assert (status, out) == (2, "")
+    assert words in err

@@ -101,7 +101,7 @@ def small_files() -> Iterator[int]:
     """A limit on the size of files, as of a disk that is full from then on."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limit = 12_000
+    limit = 30_000
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         yield limit

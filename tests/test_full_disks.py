@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import kullback as kb
@@ -46,7 +47,7 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]
 def rows() -> list[list[float]]:
     """What a disk with room would hold."""
     whole = kb.compare(samples=8, max_new_tokens=4, batch_size=16).rollouts
-    return [rollout.logprobs.tolist() for rollout in whole]
+    return [rollout.logprobs.astype(np.float32).tolist() for rollout in whole]
 
 
 def test_the_sizes_are_of_every_kind(disks: dict[int, dict[str, Any]]) -> None:

@@ -116,7 +116,7 @@ def test_samples_needed_are_those_of_the_formula() -> None:
 def test_the_row_that_is_quoted_is_chosen_by_name() -> None:
     found = kb.compare(samples=2, max_new_tokens=4)
     rows = {row.per_sequence.estimator: row for row in found.rows if row.per_sequence.level == "token"}
-    assert quoted(found.rows, truncated=False) is rows["rao_blackwell"]
+    assert quoted(found.rows, truncated=False) is rows["rao_blackwell_controlled"]
     few = [rows[name] for name in ("k1", "control_variate", "k3")]
     assert quoted(few, truncated=False) is rows["k3"]
     assert quoted(few, truncated=True) is rows["k1"]

@@ -263,7 +263,9 @@ def test_the_policy_as_its_own_sampler_gives_the_same_rollouts_and_weights_of_on
         np.testing.assert_array_equal(mine.logprobs, theirs.logprobs)
         np.testing.assert_allclose(theirs.behavior_logprobs, theirs.logprobs, atol=1e-4)
     for name, estimate in by_name(plain).items():
-        assert by_name(other)[name].value == pytest.approx(estimate.value, rel=1e-3, abs=1e-3)
+        # Token values are on-policy alone: off-policy only the log-ratio martingale is subtracted.
+        near = 0.2 * estimate.stderr if name == "rao_blackwell_controlled token" else 1e-3
+        assert by_name(other)[name].value == pytest.approx(estimate.value, rel=1e-3, abs=near)
 
 
 def test_tokens_that_the_policy_excludes_weigh_nothing() -> None:

@@ -65,7 +65,8 @@ def audit(
         objective: the target that is meant; without it the gradient is held against what the value is.
         names: the column that a parameter takes, such as ``{"new": "logprobs"}``.
         settings: values of further parameters.
-        arrays: "torch", "jax" or "numpy": what the function takes.
+        arrays: "torch", "jax" or "numpy": what the function takes. One that raises on torch's tensors, and whose
+            code names another of these libraries, is tried on its arrays; the report says so.
         output: which element of the tuple or dict that the function returns.
         role: "surrogate" judges the gradient alone, of a loss whose value is no KL and is not meant to be.
         layout: "padded"; "ragged" for lists of rows, "packed" for one array of all counted tokens.
@@ -117,7 +118,7 @@ def report_of(
     from kullback.auditing.subject.failures import CallFailed
     from kullback.auditing.subject.members import plain_function
     from kullback.auditing.subject.processes import one_process
-    from kullback.auditing.subject.reading import EXCHANGES, read_by
+    from kullback.auditing.subject.reading import EXCHANGES, other_arrays, read_by
     from kullback.auditing.subject.subject import Subject
     from kullback.auditing.subject.tensors import require_torch
     from kullback.auditing.subject.wiring import wiring
@@ -138,6 +139,11 @@ def report_of(
         with one_process(exchanging=EXCHANGES in read.unexamined):
             report = examine(Placed(handed, plain.placement, options.credit), options, read, name=name, origin=origin)
     except CallFailed as failed:
+        if failed.code == "KB001" and plain.arrays == "torch":
+            for library in other_arrays(plain.fn):
+                other = _on_arrays_of(library, fn, options, subject=name, origin=origin, place=place)
+                if not other.failed:
+                    return other
         stopped = RULES[failed.code].finding(_handed(failed.message, failed.code, wires))
         seconds = time.perf_counter() - start
         return Failed(
@@ -150,6 +156,18 @@ def report_of(
             place=place,
         )
     return replace(report, findings=_findings(report), seconds=time.perf_counter() - start, place=place)
+
+
+def _on_arrays_of(
+    library: str, fn: Function, options: Options, *, subject: str, origin: str, place: tuple[str, int]
+) -> AuditReport:
+    """The audit of a function that raised on torch's tensors."""
+    said = f"takes arrays of {LIBRARIES[library]}, as it raises on torch's"
+    whole = f"{origin}; {said}" if origin else said
+    return report_of(fn, replace(options, arrays=library), subject=subject, origin=whole, place=place)
+
+
+LIBRARIES = {"jax": "JAX", "numpy": "NumPy"}
 
 
 def _handed(message: str, code: str, wires: Wires | None) -> str:

@@ -15,6 +15,7 @@ import typer
 from rich.text import Text
 
 from kullback.cli.screen import console, fail, tell, write_record
+from kullback.cli.writing import check_file, write_one
 from kullback.documents import json_of, visible
 from kullback.errors import InputError, KullbackError
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from kullback.auditing.assignments import Assignment, Request
     from kullback.targets import Target
 
-OUTPUTS = (".md", ".html", ".json")
 FORMATS = ("text", "json", "github")
 
 
@@ -58,7 +58,9 @@ def audit(
         "on_policy"
     ),
     objective: Annotated[str | None, typer.Option(help="The target that is meant, as statewise_reverse_kl.")] = None,
-    arrays: Annotated[str, typer.Option(help="What the function takes: torch, jax or numpy.")] = "torch",
+    arrays: Annotated[
+        str, typer.Option(help="What it takes: torch, jax or numpy. Others are tried where it raises.")
+    ] = "torch",
     element: Annotated[str | None, typer.Option(help="Which element of a tuple or dict is the KL.")] = None,
     role: Annotated[str, typer.Option(help="value, or surrogate where the gradient alone counts.")] = "value",
     layout: Annotated[
@@ -95,8 +97,7 @@ def audit(
 
     try:
         wanted = _wanted(fail_on)
-        if output is not None and output.suffix not in OUTPUTS:
-            raise InputError(f"--output {output} came, but it ends in {', '.join(OUTPUTS)}")
+        check_file("--output", output)
         if form not in FORMATS:
             raise InputError(f"--format {form} came, but it is one of {', '.join(FORMATS)}")
         request = Request(
@@ -183,15 +184,14 @@ def _show(reports: list[AuditReport], form: str, output: Path | None) -> None:
         terminal.show(overview(reports), console())
     if output is None:
         return
-    text = {
-        ".md": lambda: markdown.render(comment(reports)),
-        ".html": lambda: _linked(html.render(site(reports))),
-        ".json": lambda: json_of(record),
-    }[output.suffix]()
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"{output} cannot be written: {error.strerror}")
+    write_one(
+        {
+            ".md": lambda: markdown.render(comment(reports)),
+            ".html": lambda: _linked(html.render(site(reports))),
+            ".json": lambda: json_of(record),
+        },
+        output,
+    )
 
 
 def _annotations(report: AuditReport) -> Iterator[str]:

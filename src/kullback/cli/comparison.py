@@ -10,6 +10,7 @@ import typer
 from kullback.cli.gate import Limit, MaxKL, ThesePrompts, Undecided, asked_limit, settle
 from kullback.cli.options import given, refuse, within
 from kullback.cli.screen import fail, shown
+from kullback.cli.writing import check_file
 from kullback.errors import InputError
 from kullback.jobs.limits import MOST
 
@@ -68,6 +69,7 @@ def compare(
     max_kl: MaxKL = None,
     undecided: Undecided = "pass",
     these_prompts: ThesePrompts = False,
+    report: Annotated[Path | None, typer.Option(help="Also write the report here: .html, .md or .json.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for rollouts.parquet and estimate.json.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -81,6 +83,7 @@ def compare(
         kullback compare ./my-model-int4 ./my-model --text wiki.txt
     """
     _check_together(context, policy, text)
+    check_file("--report", report)
     size = size_of(batch_size)
     asked = list(dict.fromkeys(_estimator(name) for name in estimator or ()))
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
@@ -105,7 +108,7 @@ def compare(
                 overwrite=overwrite,
                 on_progress=on_progress,
             )
-            settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show)
+            settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show, report)
         return
     with shown(as_json, "sequences") as (on_progress, show):
         from kullback.jobs.comparison import compare as run
@@ -133,7 +136,7 @@ def compare(
             overwrite=overwrite,
             on_progress=on_progress,
         )
-        settle(found, None if limit is None else _gate(found, limit), limit, show)
+        settle(found, None if limit is None else _gate(found, limit), limit, show, report)
 
 
 SAMPLED = (

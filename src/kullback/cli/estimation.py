@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kullback.cli.gate import Limit, MaxKL, ThesePrompts, Undecided, asked_limit, settle
-from kullback.cli.options import choice, refuse
+from kullback.cli.options import refuse
 from kullback.cli.screen import fail, shown
+from kullback.cli.writing import check_file
 from kullback.errors import InputError
 
 if TYPE_CHECKING:
-    from kullback.documents import Outcome
     from kullback.jobs.files.outcome import FilesEstimate
     from kullback.jobs.gate import Gate
-
-OUTPUTS = (".md", ".html", ".json")
 
 
 def estimate(
@@ -77,8 +75,7 @@ def estimate(
         refuse(context, ["pool"], "without two paths to read as one dump")
     if limit is not None and limit.unit is not None and unit is not None and limit.unit != unit:
         fail(f"--max-kl is in nats a {limit.unit} and --unit {unit} asks for another: leave one of them out")
-    if output is not None:
-        choice("--output", output.suffix, OUTPUTS)
+    check_file("--output", output)
     from kullback.jobs.files.job import estimate_files
     from kullback.jobs.files.outcome import FilesEstimate
 
@@ -97,9 +94,7 @@ def estimate(
             on_progress=on_progress,
         )
         gate = _gate(found, limit, unit) if limit is not None and isinstance(found, FilesEstimate) else None
-        if output is not None:
-            _write(found, output)
-        settle(found, gate, limit, show)
+        settle(found, gate, limit, show, output)
 
 
 def names_of(mapping: Sequence[str]) -> dict[str, str] | None:
@@ -125,18 +120,3 @@ def _gate(found: FilesEstimate, limit: Limit, unit: str | None) -> Gate:
     clusters = "prompts" if found.prompts is not None else "sequences"
     held = gate(estimate, limit.nats, these_prompts=limit.these_prompts, of=answer.question.title, clusters=clusters)
     return replace(held, side="undecided", times=nan) if answer.unreliable or found.greedy else held
-
-
-def _write(found: Outcome, output: Path) -> None:
-    from kullback.documents import json_of
-    from kullback.report import html, markdown
-
-    text = {
-        ".md": lambda: markdown.render(found.document()),
-        ".html": lambda: html.render(found.document()),
-        ".json": lambda: json_of(found.to_dict(), indent=2) + "\n",
-    }[output.suffix]()
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        fail(f"{output} cannot be written: {error.strerror}")

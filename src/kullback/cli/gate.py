@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kullback.cli.options import refuse
 from kullback.cli.screen import fail, tell
+from kullback.cli.writing import write_outcome
 
 if TYPE_CHECKING:
     from kullback.documents import Outcome
@@ -75,18 +77,27 @@ def _number_and_unit(text: str) -> tuple[float, str | None]:
     return nats, unit if slash else None
 
 
-def settle(outcome: Outcome, gate: Gate | None, limit: Limit | None, show: Callable[[Outcome], None]) -> None:
-    """Show what was found, with the gate's answer at its head if there is one; leave with 1 where it is bad.
+def settle(
+    outcome: Outcome,
+    gate: Gate | None,
+    limit: Limit | None,
+    show: Callable[[Outcome], None],
+    report: Path | None = None,
+) -> None:
+    """Show what was found, and write it, with the gate's answer at its head if there is one; leave with 1 where it
+    is bad.
 
     Raises:
         typer.Exit: with 1.
     """
     from kullback.jobs.gate import Gated
 
+    said = outcome if gate is None else Gated(outcome, gate)
+    if report is not None:
+        write_outcome(said, report)
+    show(said)
     if gate is None or limit is None:
-        show(outcome)
         return
-    show(Gated(outcome, gate))
     if gate.side == "undecided":
         tell(f"kullback: undecided, and --undecided {limit.undecided} has it {limit.undecided}", style="yellow")
     if gate.side == "above" or (gate.side, limit.undecided) == ("undecided", "fail"):

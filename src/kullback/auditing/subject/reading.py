@@ -88,6 +88,26 @@ def read_by(fn: object) -> Read:
     return Read(tuple(unexamined), tuple(switches.values()), variables, keeps, memory)
 
 
+OTHER_ARRAYS = ("jax", "numpy")
+"""Libraries whose arrays a function may take in place of torch's."""
+
+
+def other_arrays(fn: object) -> tuple[str, ...]:
+    """Which of them the code of a function and of its helpers names."""
+    named: set[str] = set()
+    for found in _reached(fn):
+        if isinstance(found, FunctionType):
+            known = (found.__globals__.get(name) for name in _names(found.__code__))
+            named |= {_root(one) for one in known}
+    return tuple(library for library in OTHER_ARRAYS if library in named)
+
+
+def _root(found: object) -> str:
+    """The library that a module is, or that a function is of."""
+    name = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
+    return name.partition(".")[0] if isinstance(name, str) else ""
+
+
 def _stores(code: CodeType) -> bool:
     """Whether code writes to a variable that outlives its call."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
