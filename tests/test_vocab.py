@@ -156,6 +156,7 @@ def test_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken == of_three + of_four
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_kinds_of_call_that_torch_does_not_compile_any_more() -> None:
     torch.compiler.reset()

@@ -277,7 +277,7 @@ token may take."""
     [
         "token_kl",
         pytest.param("jensen_shannon", marks=pytest.mark.slow),
-        "weighted_kl",
+        pytest.param("weighted_kl", marks=pytest.mark.slow),
         "logprobs",
         "weighted_logprobs",
     ],

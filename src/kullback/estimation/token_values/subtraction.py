@@ -75,7 +75,8 @@ def _parts(table: Table, *, per_token: bool, care: choice.Care) -> list[_Part]:
     found = []
     for fold in range(count):
         others = [other for other in range(count) if other != fold]
-        if len(others) < 2:
+        # So few sequences have the weight 0, whatever would be fitted.
+        if len(others) < 2 or np.sum(table.fold != fold) <= care.rows_a_gain:
             found.append(_Part(np.zeros(by_row.shape[1]), 0.0))
             continue
         inner = {other: by_row[table.rows(other)] @ fitted(frozenset({fold, other})) for other in others}
