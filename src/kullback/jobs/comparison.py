@@ -221,6 +221,7 @@ def _outcome(
         seconds=seconds,
         complete=complete,
         notes=tuple(dict.fromkeys([*_model_notes(run, models), *_notes(run.plan, models)])),
+        words=run.words,
     )
 
 

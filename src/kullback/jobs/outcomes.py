@@ -37,6 +37,7 @@ class Comparison:
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
+        words: the text of every sampled token, by its id.
     """
 
     policy: str
@@ -48,6 +49,7 @@ class Comparison:
     seconds: float
     complete: bool
     notes: tuple[str, ...] = ()
+    words: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -77,6 +79,12 @@ class Comparison:
     def document(self) -> Document:
         """What it has to say to people."""
         return comparison_document(self)
+
+    def page(self) -> Document:
+        """The same with the answer before it, and behind it every prompt and single tokens, for ``--report``."""
+        from kullback.jobs.pages import comparison_page  # it reads this module's records
+
+        return comparison_page(self)
 
     def __str__(self) -> str:
         lines = [f"{self.policy} against {self.reference}, {len(self.rollouts)} sequences"]
