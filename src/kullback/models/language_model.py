@@ -13,7 +13,7 @@ import torch
 from kullback.arrays import Float64
 from kullback.errors import InputError, ModelError
 from kullback.models.caches import CACHES, cache_holds, cached_step, padding_holds
-from kullback.models.drawing import draw
+from kullback.models.drawing import draw, uniforms_of
 from kullback.models.evaluation import evaluating
 from kullback.models.hidden import HiddenStates, hidden_states, reads_head
 from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
@@ -162,12 +162,15 @@ class LanguageModel:
         on_tokens: Callable[[int], None] = lambda count: None,
     ) -> list[Completion]:
         """One completion for each prompt; see `kullback.models.protocols.Sampler`."""
+        rows = len(prompts)
+        alone = randomness.rows is None
+        uniforms = uniforms_of(randomness.torch, rows) if alone else randomness.uniforms(rows)
         return draw(
             self,
             prompts,
             sampling,
             max_new_tokens=max_new_tokens,
-            generator=randomness.torch,
+            uniforms=uniforms,
             on_tokens=on_tokens,
         )
 
