@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-trl test-gpu test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-models test-slow test-trl test-ray test-gpu test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -47,6 +47,9 @@ test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, n
 	.venv-trl-old/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py $(ARGS)
 	$(if $(TRL_TESTS),.venv-trl-old/bin/python tools/trl_tests.py $(TRL_TESTS))
 
+test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on this machine
+	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest -m servers tests/test_engines_ray.py $(ARGS)
+
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py
 
@@ -59,7 +62,7 @@ lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-peers .venv-trl .venv-trl-old .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-trl .venv-trl-old .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -90,6 +93,11 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(PEERS_PIP) --editable '.[torch,jax]' pytest
 	$(PEERS_PIP) trl verl
 	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
+	touch $@
+
+.venv-ray/stamp: pyproject.toml constraints.txt
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --editable '.[hf,dumps,ray,dev]'
 	touch $@
 
 # Two environments for TRL, the newest release and the oldest that is supported; torch as in the constraints.

@@ -103,8 +103,8 @@ def uniforms_of(generator: torch.Generator, rows: int) -> Iterator[np.ndarray]:
 def _token(law: torch.Tensor, uniforms: np.ndarray) -> torch.Tensor:
     """One token a row, (rows, 1), where the sum of probabilities passes the row's number.
 
-    A row's token depends on its own law and number alone, wherever the model runs and whatever is drawn beside it, up to
-    the rounding of the law.
+    A row's token depends on its own law and number alone, wherever the model runs and whatever is drawn beside it, but
+    for the rounding of the law.
     """
     # In float64, which MPS lacks: in float32 the sum over a large vocabulary loses the rare tokens at its end.
     mass = (law.cpu() if law.device.type == "mps" else law).double().exp().cumsum(dim=-1)

@@ -58,7 +58,7 @@ class Randomness:
         if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 1 << 64:
             raise InputError(f"seed={shown(seed)} came, but a seed is a whole number from 0 to 2**64 - 1")
         self.seed: int = int(seed)
-        self.rows = None if rows is None else tuple(Row(*row) for row in rows)
+        self.rows: tuple[Row, ...] | None = None if rows is None else tuple(Row(*row) for row in rows)
 
     def of(self, rows: Sequence[tuple[int, int, int]]) -> Randomness:
         """The random numbers of these rows: role, prompt and sample of each."""
