@@ -165,10 +165,13 @@ def test_one_worker_and_four_write_the_same_bytes_and_this_process_the_same_numb
     assert sorted(path.name for path in (tmp_path / "4").iterdir()) == ["estimate.json", "rollouts.parquet"]
 
 
+@pytest.mark.parametrize(("samples", "each", "kills"), [(6, 3, 3), pytest.param(134, 12, 100, marks=pytest.mark.slow)])
 def test_kills_of_workers_and_of_the_whole_job_change_no_byte(
-    tmp_path: Path, pools: list[Unsteady], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pools: list[Unsteady], monkeypatch: pytest.MonkeyPatch, samples: int, each: int, kills: int
 ) -> None:
-    kb.compare(workers=2, output=tmp_path / "clean", **SMALL)
+    options = {**SMALL, "samples": samples}
+    shards = 3 * samples // 2
+    kb.compare(workers=2, output=tmp_path / "clean", **options)
     Unsteady.made_of["lost"] = 0.4  # type: ignore[attr-defined]
     commit, left = Shards.commit, 0
 
@@ -183,17 +186,16 @@ def test_kills_of_workers_and_of_the_whole_job_change_no_byte(
     monkeypatch.setattr(Shards, "commit", dying)
     killed = tmp_path / "killed"
     for life in range(20):
-        left = 3
+        left = each
         try:
-            found = kb.compare(workers=3, output=killed, resume=True, **SMALL)
+            found = kb.compare(workers=3, output=killed, resume=True, **options)
             break
         except SystemExit:
-            assert len(list((killed / "shards").glob("*.parquet"))) == 3 * (life + 1)
-    assert life == 2
-    assert sum(pool.kills for pool in pools) >= 3
+            assert len(list((killed / "shards").glob("*.parquet"))) == each * (life + 1)
+    assert life == shards // each - (shards % each == 0)
+    assert sum(pool.kills for pool in pools) >= kills
     assert found.complete
-    for name in ("rollouts.parquet",):
-        assert (killed / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
+    assert (killed / "rollouts.parquet").read_bytes() == (tmp_path / "clean" / "rollouts.parquet").read_bytes()
     assert record(killed) == record(tmp_path / "clean")
     assert not (killed / "shards").exists()
 

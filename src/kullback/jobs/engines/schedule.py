@@ -15,8 +15,8 @@ class Schedule:
     """What is to be done, who does it, and what is done.
 
     Batches are handed out in the plan's order, in which prompts of like length stand together; a worker goes on with
-    the prompt that it had. When nothing is left to hand out, what has been out for longest is handed out once more: of two
-    copies the first counts, and since a row's random numbers are its own, they are equal.
+    the prompt that it had. When nothing is left to hand out, what has been out for longest is handed out once more. Of
+    two copies the first counts, and since a row's random numbers are its own, they are equal.
 
     Args:
         batches: of the plan.
