@@ -48,7 +48,7 @@ test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, n
 	$(if $(TRL_TESTS),.venv-trl-old/bin/python tools/trl_tests.py $(TRL_TESTS))
 
 test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on this machine
-	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest -m servers tests/test_engines_ray.py $(ARGS)
+	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest --noconftest -m servers tests/test_engines_ray.py $(ARGS)
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py

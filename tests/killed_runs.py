@@ -65,14 +65,16 @@ def killed_to_the_end(
     shards, job, before = folder / "shards", begun(options), -1
     # A kill for every two shards, so that the kills are spread over the whole job.
     per_kill = SHARDS / (kills + 1)
-    while job.poll() is None or sum(counts[k] for k in ("worker", "driver", "ray")) < kills:
-        done = len(list(shards.glob("*.parquet")))
-        made = counts["worker"] + counts["driver"] + counts["ray"]
-        if job.poll() is not None:
-            if job.returncode == 0:
-                break
+    while True:
+        ended = job.poll()
+        if ended == 0:
+            return counts
+        if ended is not None:
+            assert ended < 0 or counts["ray"], f"the job ended with {ended}, and nobody killed it"
             job = begun(options)
             counts["lives"] += 1
+        done = len(list(shards.glob("*.parquet")))
+        made = counts["worker"] + counts["driver"] + counts["ray"]
         if made < kills and done > before and done >= per_kill * made:
             time.sleep(float(rng.uniform(0, 0.02)))
             what = _kill(job, rng, driver=driver, ray=ray, victim=victim)
@@ -80,8 +82,6 @@ def killed_to_the_end(
                 counts[what] += 1
                 before = done if what == "worker" else before
         time.sleep(0.005)
-    job.wait()
-    return counts
 
 
 def _kill(job: subprocess.Popen[bytes], rng: np.random.Generator, *, driver: float, ray: float, victim: str) -> str:

@@ -49,6 +49,11 @@ class LanguageModel:
         """The dtype of its weights, such as ``float32``."""
         return str(self.model.dtype).removeprefix("torch.")
 
+    @property
+    def split(self) -> bool:
+        """Whether its layers lie on several devices."""
+        return len(set(getattr(self.model, "hf_device_map", {"": ""}).values())) > 1
+
     @cached_property
     def accepts(self) -> frozenset[str]:
         """The arguments that its forward pass takes by name."""
@@ -126,8 +131,8 @@ class LanguageModel:
     @cached_property
     def reads_head(self) -> bool:
         """Whether its logits are those of an LM head that can be read, so that they need not all be made."""
-        # What changes the logits on their way out is asked for them.
-        return type(self).next_logits is LanguageModel.next_logits and reads_head(self)
+        # What changes the logits on their way out is asked for them, and so is a model whose head lies elsewhere.
+        return not self.split and type(self).next_logits is LanguageModel.next_logits and reads_head(self)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text as it is, or a list of messages through the chat template.
