@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-trl test-browser test-gpu test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-models test-slow test-trl test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -50,6 +50,9 @@ test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, n
 test-browser: .venv-browser/stamp  ## pages in Chromium (from Debian's package of that name, or CHROMIUM=its path)
 	.venv-browser/bin/python -m pytest --noconftest -m browser tests/test_page_browser.py $(ARGS)
 
+test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on this machine
+	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest --noconftest -m servers tests/test_engines_ray.py $(ARGS)
+
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py
 
@@ -62,7 +65,7 @@ lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-browser .venv-peers .venv-trl .venv-trl-old .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-browser .venv-peers .venv-trl .venv-trl-old .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -95,12 +98,17 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
 	touch $@
 
-# Two environments for TRL, the newest release and the oldest that is supported; torch as in the constraints.
+.venv-ray/stamp: pyproject.toml constraints.txt
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --editable '.[hf,dumps,ray,dev]'
+	touch $@
+
 .venv-browser/stamp: pyproject.toml
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --editable . axe-playwright-python playwright pytest
 	touch $@
 
+# Two environments for TRL, the newest release and the oldest that is supported; torch as in the constraints.
 .venv-trl/stamp .venv-trl-old/stamp: pyproject.toml constraints.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	grep '^torch==' constraints.txt > $(@D)/torch.txt

@@ -12,6 +12,10 @@ from kullback.documents import Record
 from kullback.errors import InputError
 from kullback.estimators import Estimator, Level
 from kullback.jobs.endings import handed_over
+from kullback.jobs.engines.asked import asked_engine, check_names, noted_rows, shift_of
+from kullback.jobs.engines.crew import Order
+from kullback.jobs.engines.run import Shift, run_workers
+from kullback.jobs.engines.shards import shards_in
 from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
@@ -58,8 +62,13 @@ def compare(
     device: str = "auto",
     dtype: str = "auto",
     allow_outside_mass: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
+    address: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_progress: OnProgress = unheard,
 ) -> Comparison:
     """KL(policy‖reference) of two language models, by sampling completions of prompts from the policy.
@@ -87,12 +96,17 @@ def compare(
         both: also sample from the reference, for KL(reference‖policy).
         estimators: pairs of an estimator and a level.
         batch_size: sequences at a time; "auto" by the memory their logits take.
-        seed: of the sampling; the result also depends on the batch size.
+        seed: of the sampling; each row has random numbers of its own, so that the batch size changes rounding alone.
         device, dtype: "auto", or as torch calls them; for models that are loaded here.
         allow_outside_mass: go on where a model gives more than rounding to tokens that the other lacks, and say how
             much: what is sampled is then kept to the shared tokens, and what it is compared with keeps its whole law.
+        engine: who the workers are: "local" processes of this machine, or actors of a "ray" cluster.
+        workers: how many, each of which loads the models by name once; None to do all in this process. The rows are
+            the same whatever their number.
+        gpus_per_worker, address: of Ray; see `kullback.jobs.engines.pool.Engine`.
         output: a folder for rollouts.parquet and estimate.json.
         overwrite: replace those files if they are there.
+        resume: go on from what the workers of a run with the same settings had finished in `output`; needs workers.
         on_progress: called as sequences and tokens are finished.
 
     Raises:
@@ -112,7 +126,10 @@ def compare(
     sampling = Sampling(temperature, top_p, top_k)
     other = None if sampler is None and sampler_law is None else sampler_law or sampling
     laws = Laws(sampling, sampling if process_reference else Sampling(), other)
-    check_output(output, overwrite=overwrite)
+    crew = asked_engine(engine, workers, gpus_per_worker, address, resume=resume, output=output)
+    if crew is not None:
+        check_names(policy, reference, sampler)
+    check_output(output, overwrite=overwrite, resume=resume)
     asked, told = asked_prompts(prompts, prompt_column, models=(policy, reference))
     check_total(len(asked), samples, 2 if both else 1)
     q, p = opened_pair(policy, reference, device=device, dtype=dtype)
@@ -127,7 +144,8 @@ def compare(
     _probe(models, encoded, vocab, allowed=allow_outside_mass)
     if vocab is not None and any(estimator.valued for estimator, _ in table):
         models = replace(models, bases=_bases(models, encoded, vocab))
-    rows = batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
+    noted = noted_rows(output) if resume and batch_size == "auto" else None
+    rows = noted or batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
     plan = Plan(
         prompts=encoded,
         samples=samples,
@@ -139,12 +157,21 @@ def compare(
         vocab=vocab,
         allow_outside_mass=allow_outside_mass,
     )
-    with results_in(output, overwrite=overwrite) as folder:
-        return _finished(plan, models, table, folder=folder, on_progress=on_progress, told=(*told, *turned))
+    shift = None
+    if crew is not None:
+        order = Order(plan, str(policy), str(reference), None if sampler is None else str(sampler), device, dtype)
+        shift = shift_of(crew, order, models)
+    with results_in(output, overwrite=overwrite, resume=resume) as folder:
+        if folder is not None and not resume:
+            shards_in(folder).remove()
+        found = _finished((plan, shift), models, table, folder=folder, on_progress=on_progress, told=(*told, *turned))
+        if folder is not None:
+            shards_in(folder).remove()
+        return found
 
 
 def _finished(
-    plan: Plan,
+    job: tuple[Plan, Shift | None],
     models: Models,
     table: Sequence[tuple[Estimator, Level]],
     *,
@@ -154,7 +181,11 @@ def _finished(
 ) -> Comparison:
     """The comparison, written; where something ended it early that error is raised, with what was finished in it."""
     started = time.perf_counter()
-    run, ended = run_here(plan, models, folder=folder, on_progress=on_progress)
+    plan, shift = job
+    if shift is None:
+        run, ended = run_here(plan, models, folder=folder, on_progress=on_progress)
+    else:
+        run, ended = run_workers(shift, models, folder=folder, on_progress=on_progress)
     if not run.rollouts:
         raise ended or InputError("no sequence was sampled")
     seconds = time.perf_counter() - started
