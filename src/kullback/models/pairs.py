@@ -154,7 +154,11 @@ def places(policy: Reader, reference: Reader) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for prefix, model in (("", policy), ("reference_", reference)):
-        if gives_distributions(model):
+        server: Mapping[str, object] | None = getattr(model, "server", None)
+        if server is not None:
+            found |= {f"{prefix}server_{name}": str(value) for name, value in server.items() if value is not None}
+            found |= {f"{prefix}device": "a server", f"{prefix}dtype": str(getattr(model, "dtype", "log-probs"))}
+        elif gives_distributions(model):
             found |= {f"{prefix}device": str(model.device), f"{prefix}dtype": model.dtype}
     if gives_distributions(policy) and gives_distributions(reference):
         read = all(getattr(model, "reads_head", False) for model in (policy, reference))
