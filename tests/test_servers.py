@@ -274,3 +274,51 @@ def test_a_url_with_a_key_is_refused_without_showing_it(url: str) -> None:
 def test_addresses(url: str, base: str, model: str) -> None:
     found = address_of(url)
     assert (found.base, found.model) == (base, model)
+
+
+# Between bounds.
+
+
+@pytest.mark.parametrize("who", ["policy", "reference", "both"])
+def test_a_bracket_contains_the_kl(fake: Fake, who: str) -> None:
+    other = Fake(law=table(2), most_words=20)
+    fake.most_words = 20
+    with serving(other) as url:
+        other.url = url
+        first = Local(fake.law) if who == "reference" else connected(fake)
+        second = Local(other.law) if who == "policy" else connected(other)
+        prompts, completions = rows(6)
+        found = score(first, second, prompts, completions)
+        exact = score(Local(fake.law), Local(other.law), prompts, completions)
+    for one, here in zip(found, exact, strict=True):
+        assert one.bracket is not None
+        assert np.allclose(one.logprobs, here.logprobs)
+        kl = here.column("token_kl")
+        assert (one.bracket.lower <= kl + 1e-6).all()
+        assert (kl <= one.bracket.upper + 1e-6).all()
+        assert (one.bracket.lower > 0).any()
+        assert np.isfinite(one.bracket.upper).all() == (who == "policy")
+
+
+def test_the_estimate_of_likely_words_is_unbiased(fake: Fake) -> None:
+    fake.most_words = 20
+    prompts, every = [[5]] * VOCAB, [[token] for token in range(VOCAB)]
+    found = score(connected(fake), Local(table(2)), prompts, every)
+    exact = score(Local(fake.law), Local(table(2)), [[5]], [[0]])[0].column("token_kl")[0]
+    mean = sum(np.exp(fake.law[5, token]) * one.bracket.estimate[0] for token, one in enumerate(found))
+    assert mean == pytest.approx(exact, abs=1e-6)
+
+
+def test_compare_prints_the_bracket(fake: Fake, tmp_path: Path) -> None:
+    fake.most_words = 20
+    found = kb.compare(fake.url, Local(table(2)), PROMPTS, samples=3, max_new_tokens=4, output=tmp_path)
+    bracket = found.brackets["policy"]
+    assert bracket.upper is not None
+    assert bracket.lower.value < bracket.estimate.value < bracket.upper.value
+    exact = score(
+        Local(fake.law), Local(table(2)), *zip(*((r.prompt_tokens, r.tokens) for r in found.rollouts), strict=True)
+    )
+    mean = np.mean([one.column("token_kl").sum() for one in exact])
+    assert bracket.lower.value <= mean <= bracket.upper.value
+    assert any("between bounds" in getattr(block, "title", "") for block in found.document().blocks)
+    assert json.loads((tmp_path / "estimate.json").read_text())["brackets"]["reverse"]["upper"]["value"] > 0

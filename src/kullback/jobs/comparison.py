@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from kullback.documents import Record
 from kullback.errors import InputError
 from kullback.estimators import Estimator, Level
+from kullback.jobs.bracketing import bracketed
 from kullback.jobs.endings import handed_over
 from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows
 from kullback.jobs.interrupts import safe_interrupts
@@ -220,6 +221,7 @@ def _outcome(
         rollouts=tuple(run.rollouts),
         seconds=seconds,
         complete=complete,
+        brackets={role: found for role in models.samplers if (found := bracketed(run.rollouts, role)) is not None},
         notes=tuple(dict.fromkeys([*_model_notes(run, models), *_notes(run.plan, models)])),
     )
 

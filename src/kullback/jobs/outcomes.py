@@ -10,9 +10,11 @@ import numpy as np
 from kullback.documents import Cell, Document, HeatMap, Interval, Note, Number, Record, Table, plain
 from kullback.estimation.means import Share
 from kullback.estimation.result import Estimate
-from kullback.jobs.estimates import Row
+from kullback.jobs.bracketing import Bracketed
+from kullback.jobs.estimates import DIRECTIONS, Row
 from kullback.jobs.excerpts import excerpts
 from kullback.jobs.hotspots import Hotspots, PositionMean, PromptMean, Site
+from kullback.jobs.plans import Role
 from kullback.rollouts import Rollout, count_tokens
 
 TITLES = {
@@ -37,6 +39,7 @@ class Comparison:
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
+        brackets: the KL between bounds, by the model that was sampled, where a server gave likely words only.
     """
 
     policy: str
@@ -48,6 +51,7 @@ class Comparison:
     seconds: float
     complete: bool
     notes: tuple[str, ...] = ()
+    brackets: Mapping[Role, Bracketed] = field(default_factory=dict)
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -70,6 +74,11 @@ class Comparison:
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "estimates": [record for row in self.rows for record in row.to_dicts()],
+            **(
+                {"brackets": {DIRECTIONS[role]: one.to_dict() for role, one in self.brackets.items()}}
+                if self.brackets
+                else {}
+            ),
             "differences": plain(self.hotspots.to_dict()),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
@@ -162,6 +171,7 @@ def comparison_document(found: Comparison) -> Document:
         subtitle=_settings(found),
         blocks=(
             *(block for direction in TITLES for block in _estimates(found, direction)),
+            *(one.table(f"{TITLES[DIRECTIONS[role]]}, between bounds") for role, one in found.brackets.items()),
             *(Note(sentence, tone="warning") for sentence in found.notes),
             *_differences(found),
             Note(

@@ -10,6 +10,7 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.errors import ModelError, shown
+from kullback.models.listing import TokenBracket, bracket_of, can_bracket, places_of
 from kullback.models.protocols import DistributionScorer, Reader, Scorer, Tokens
 from kullback.models.sampling import RAW, Sampling
 
@@ -34,6 +35,7 @@ class Scores:
             those of the whole law.
         state, deviation: numbers of each prefix, and of each token less their mean under q, (tokens, numbers); None
             without a basis.
+        bracket: bounds on each token's KL, where a server lists likely words; None elsewhere.
     """
 
     logprobs: Float64
@@ -47,6 +49,7 @@ class Scores:
     ref_outside: Float64 | None = None
     state: np.ndarray | None = None
     deviation: np.ndarray | None = None
+    bracket: TokenBracket | None = None
 
     def column(self, name: str) -> np.ndarray:
         """A column that has to be there.
@@ -103,10 +106,27 @@ def score(
         columns = token_columns(q, p, prompts, completions, vocab=shared, basis=basis)
         return [Scores(**{name: rows[i] for name, rows in columns.items()}) for i in range(len(completions))]
     check_same_tokens(policy, reference)
+    if can_bracket(policy, reference, sampling, ref_sampling):
+        return _bracketed(policy, reference, prompts, completions)
     # Never `drawn` for the second: what it truly excludes has −inf, and the KL is then infinite.
     first = policy.logprobs(prompts, completions, sampling, drawn=drawn)
     second = reference.logprobs(prompts, completions, ref_sampling, drawn=False)
     return [Scores(q, p) for q, p in zip(first, second, strict=True)]
+
+
+def _bracketed(
+    policy: Scorer, reference: Scorer, prompts: Sequence[Tokens], completions: Sequence[Tokens]
+) -> list[Scores]:
+    """Log-probs of both, and bounds on the token KLs, of one reading by each."""
+    first, second = (places_of(model, prompts, completions) for model in (policy, reference))
+    return [
+        Scores(
+            np.asarray([place.logprob for place in a], dtype=np.float64),
+            np.asarray([place.logprob for place in b], dtype=np.float64),
+            bracket=bracket_of(a, b, tokens),
+        )
+        for a, b, tokens in zip(first, second, completions, strict=True)
+    ]
 
 
 def gives_distributions(model: object) -> TypeGuard[DistributionScorer]:
