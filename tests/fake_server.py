@@ -180,6 +180,7 @@ class Handler(BaseHTTPRequestHandler):
 
     fake: Fake
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
 
     def log_message(self, *_: object) -> None:
         """Nothing on the screen."""

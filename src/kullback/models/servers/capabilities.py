@@ -37,6 +37,8 @@ class Capabilities:
         tokenizer: whether it says how it reads a text.
         ends: end tokens that were seen at the end of what it drew.
         rounding: the grid on which its log-probs lie, if they do.
+        reread: nats a token at most between two readings of one text with another between them; None without any.
+        redrawn: nats a token at most between the log-probs that tokens were drawn with and are scored with.
         notes: what a reader of its numbers should know.
     """
 
@@ -50,6 +52,8 @@ class Capabilities:
     tokenizer: bool = False
     ends: tuple[int, ...] = ()
     rounding: Rounding | None = None
+    reread: float | None = None
+    redrawn: float | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -73,13 +73,13 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
     probe = Probe(client, model, min(context, told or context), tokenizer, texts)
     asker, words, read = _scoring(probe)
     law: Law = "unknown"
+    reread = redrawn = None
     drawing, draws, ends = _drawing(probe, asker)
     if draws and drawing is not None:
         law = _law(probe, drawing)
     if asker is not None and read is not None:
-        _check_stale(probe, asker, words, read)
-        if draws:
-            _check_drawn(probe, asker, words)
+        reread = _check_stale(probe, asker, words, read)
+        redrawn = _check_drawn(probe, asker, words) if draws else None
     places = [one.top for one in (read or ()) if one.top]
     vocab = max((int(word) for place in places for word in place), default=0) + 1 if words == WHOLE else None
     numbers = [value for place in places for value in place.values()] or [
@@ -103,6 +103,8 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
         tokenizer=tokenizer is not None,
         ends=ends,
         rounding=rounding,
+        reread=reread,
+        redrawn=redrawn,
         notes=tuple(probe.notes),
     )
     if chosen is None:
@@ -168,7 +170,7 @@ def _fits(probe: Probe, read: Sequence[Drawn]) -> bool:
     return all(abs(mass - 1.0) < 1e-3 for mass in masses)
 
 
-def _check_stale(probe: Probe, asker: Asker, words: int, before: Sequence[Drawn]) -> None:
+def _check_stale(probe: Probe, asker: Asker, words: int, before: Sequence[Drawn]) -> float:
     """Refuse a server whose prompt log-probs change when another text is read between."""
     asker.score(probe.texts[1], words)
     after = asker.score(probe.texts[0], words)
@@ -183,6 +185,7 @@ def _check_stale(probe: Probe, asker: Asker, words: int, before: Sequence[Drawn]
         probe.notes.append(
             f"two readings of one text are up to {apart:.2g} nats a token apart: a KL below that is noise"
         )
+    return apart
 
 
 def _apart(first: Sequence[Drawn], second: Sequence[Drawn]) -> float:
@@ -247,13 +250,13 @@ def _with_words(request: tuple[str, Mapping[str, Any]]) -> tuple[str, Mapping[st
     return path, {**body, name: 5}
 
 
-def _check_drawn(probe: Probe, asker: Asker, words: int) -> None:
+def _check_drawn(probe: Probe, asker: Asker, words: int) -> float | None:
     """Refuse a server whose log-probs of given tokens are not those that it draws them with."""
     prompt = probe.texts[1]
     drawn = asker.draw(prompt, Sampling(), most=4, seed=1)
     tokens = [int(token.id) for token in drawn.tokens if token.id is not None]
     if not tokens:
-        return
+        return None
     scored = asker.score([*prompt, *tokens], words)[len(prompt) :]
     apart = _apart(drawn.tokens, scored)
     if apart > WRONG:
@@ -264,3 +267,4 @@ def _check_drawn(probe: Probe, asker: Asker, words: int) -> None:
         )
     if apart > NOISE:
         probe.notes.append(f"drawing and scoring are up to {apart:.2g} nats a token apart")
+    return apart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kullback.errors import InputError, ModelError
@@ -64,8 +65,16 @@ class ServerTokenizer:
 
     def decode(self, tokens: Tokens, *, special: bool = True) -> str:
         """The text of some tokens; what is special stays."""
-        answer = self.client.post(self.way.decode, {"model": self.model, "tokens": list(tokens)})
-        return str(answer.get(self.way.written, ""))
+        key = tuple(tokens)
+        if key not in self._known:
+            answer = self.client.post(self.way.decode, {"model": self.model, "tokens": list(tokens)})
+            self._known[key] = str(answer.get(self.way.written, ""))
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, ...], str]:
+        """Texts that were asked for: reports show the same few tokens again and again."""
+        return {}
 
 
 def tokens_in(answer: Mapping[str, Any]) -> list[int]:
