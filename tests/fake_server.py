@@ -92,6 +92,7 @@ class Fake:
     echoes_key: bool = False
     other_tokens: bool = False
     other_template: bool = False
+    dialect: str = "vLLM"
     keys: list[str | None] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     at_once: int = 0
@@ -113,7 +114,8 @@ def law_at(fake: Fake, last: int, body: dict[str, Any] | None = None) -> np.ndar
         if body.get("top_k"):
             row[row < np.sort(row)[-body["top_k"]]] = -np.inf
         row -= np.log(np.exp(row).sum())
-    return np.round(row * 16) / 16 if fake.gridded else row
+    gridded: np.ndarray = np.round(row * 16) / 16 if fake.gridded else row
+    return gridded
 
 
 def listed(row: np.ndarray, token: int, words: int) -> dict[str, dict[str, Any]]:
@@ -175,6 +177,44 @@ def scored(fake: Fake, prompt: list[int], words: int) -> list[Any]:
     return places[1:3] if fake.generated else places
 
 
+def sglang(fake: Fake, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer to SGLang's /generate, from the same law; its lists are [log-prob, id, text]."""
+    law, prompt, count = body["sampling_params"], body["input_ids"], body["top_logprobs_num"]
+    asked = {"model": "toy", "prompt": prompt, "max_tokens": law["max_new_tokens"], "logprobs": count, "top_k": 0}
+    seed = law.get("sampling_seed", 0)
+    [one] = completion(fake, {**law, **asked, "return_token_ids": True, "seed": seed})["choices"]
+    tops = [[[lp, int(key[9:]), None] for key, lp in top.items()] for top in one["logprobs"]["top_logprobs"]]
+    read = scored(fake, prompt, count) if "logprob_start_len" in body else []
+    given = [[at and at[str(token)]["logprob"], token, None] for at, token in zip(read, prompt, strict=False)]
+    meta = {
+        "finish_reason": {"type": one["finish_reason"]},
+        "output_token_logprobs": [
+            [lp, token, None] for lp, token in zip(one["logprobs"]["token_logprobs"], one["token_ids"], strict=True)
+        ],
+        "output_top_logprobs": tops,
+        "input_token_logprobs": given,
+        "input_top_logprobs": [at and [[word["logprob"], int(key), None] for key, word in at.items()] for at in read],
+    }
+    return {"text": one["text"], "meta_info": meta}
+
+
+def echoed(fake: Fake, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer of completions that know an echo, and neither ids nor prompt_logprobs."""
+    plain = {key: value for key, value in body.items() if key not in ("prompt_logprobs", "return_token_ids")}
+    found = completion(fake, plain)
+    table = found["choices"][0]["logprobs"]
+    if table is None:
+        return found
+    table["top_logprobs"] = [{chr(int(key[9:])): lp for key, lp in top.items()} for top in table["top_logprobs"]]
+    if body.get("echo") and not fake.generated:
+        prompt = body["prompt"]
+        given = [at and at[str(token)]["logprob"] for at, token in zip(scored(fake, prompt, 0), prompt, strict=True)]
+        table["tokens"] = [*map(chr, prompt), *table["tokens"]]
+        table["token_logprobs"] = [*given, *table["token_logprobs"]]
+        table["top_logprobs"] = [None, *({} for _ in prompt[1:]), *table["top_logprobs"]]
+    return found
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
@@ -204,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/detokenize":
             tokens = body["tokens"][::-1] if fake.other_tokens else body["tokens"]
             return self.answer(200, {"prompt": "".join(map(chr, tokens))})
-        if self.path != "/v1/completions":
+        if self.path != {"SGLang": "/generate"}.get(fake.dialect, "/v1/completions"):
             return self.answer(404, {"detail": "Not Found"})
         if body.get("prompt_logprobs", 0) not in range(fake.most_words + 1) and fake.most_words != -1:
             return self.answer(400, {"error": {"message": "Requested prompt logprobs exceed the maximum"}})
@@ -220,7 +260,7 @@ class Handler(BaseHTTPRequestHandler):
             if fake.slow:
                 fake.slow -= 1
                 time.sleep(0.5)
-            found = completion(fake, body)
+            found = {"SGLang": sglang, "echo": echoed}.get(fake.dialect, completion)(fake, body)
         finally:
             fake.at_once -= 1
         self.answer(200, found)

@@ -83,7 +83,7 @@ def bracket_of(first: Sequence[Place], second: Sequence[Place], tokens: Tokens) 
     from kullback.vocab import topk_kl
 
     lists = [_shared(a, b) for a, b in zip(first, second, strict=True)]
-    lower, _, estimate = topk_kl(
+    lower, _, sampled = topk_kl(
         [one for one, _ in lists],
         [other for _, other in lists],
         tokens=list(tokens),
@@ -91,7 +91,8 @@ def bracket_of(first: Sequence[Place], second: Sequence[Place], tokens: Tokens) 
         ref_logprobs=[place.logprob for place in second],
     )
     upper = [_upper(a, b, shared[0], float(low)) for a, b, shared, low in zip(first, second, lists, lower, strict=True)]
-    return TokenBracket(lower.double().numpy(), np.asarray(upper, dtype=np.float64), estimate.double().numpy())
+    columns = (np.asarray(one, dtype=np.float64) for one in (lower, upper, sampled))
+    return TokenBracket(*columns)
 
 
 def _likely(top: Mapping[Any, float], count: int) -> dict[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -104,7 +104,10 @@ def score(
         shared = check_vocabulary(policy, reference) if vocab is None else vocab
         q, p = Law(policy, sampling, drawn), Law(reference, ref_sampling)
         columns = token_columns(q, p, prompts, completions, vocab=shared, basis=basis)
-        return [Scores(**{name: rows[i] for name, rows in columns.items()}) for i in range(len(completions))]
+        of_rows: list[dict[str, Any]] = [
+            {name: rows[i] for name, rows in columns.items()} for i in range(len(completions))
+        ]
+        return [Scores(**row) for row in of_rows]
     check_same_tokens(policy, reference)
     if can_bracket(policy, reference, sampling, ref_sampling):
         return _bracketed(policy, reference, prompts, completions)

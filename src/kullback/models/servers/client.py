@@ -9,14 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kullback.errors import ModelError
 from kullback.models.packages import needed
 from kullback.models.servers.address import KEY, Address, headers
-
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
 
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
@@ -104,7 +101,7 @@ class Client:
         tenacity = needed("tenacity", "servers")
         backoff = tenacity.wait_random_exponential(multiplier=self.pause, max=30)
 
-        def wait(state: RetryCallState) -> float:
+        def wait(state: Any) -> float:
             error = state.outcome.exception() if state.outcome else None
             return max(float(backoff(state)), min(getattr(error, "wait", 0.0), LONGEST_WAIT))
 

@@ -15,10 +15,11 @@ from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import RAW, Sampling
 from kullback.models.servers.address import address_of
+from kullback.models.servers.asking import Asker
 from kullback.models.servers.capabilities import Capabilities
 from kullback.models.servers.client import Client
 from kullback.models.servers.dialects import VLLM, Continuation
-from kullback.models.servers.probing import Asker, probed
+from kullback.models.servers.probing import probed
 from kullback.rollouts.readers.responses import Drawn
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
     if asker is not None and read is not None:
         reread = _check_stale(probe, asker, words, read)
         redrawn = _check_drawn(probe, asker, words) if draws else None
-    places = [one.top for one in (read or ()) if one.top]
+    places = cast(list[Mapping[int, float]], [one.top for one in (read or ()) if one.top])
     vocab = max((int(word) for place in places for word in place), default=0) + 1 if words == WHOLE else None
     numbers = [value for place in places for value in place.values()] or [
         one.logprob for one in (read or ()) if one.logprob is not None
@@ -91,7 +91,11 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
             f"log-probs of {model} lie on a grid ({rounding.words}): a head in half precision; a KL of two such models "
             "cannot be told from rounding below it"
         )
-    chosen = drawing if asker is None else asker
+    if asker is None and not draws:
+        raise ModelError(
+            f"{client.address} neither scores given tokens nor draws any as a KL needs them: "
+            f"{'; '.join(probe.notes) or 'it gives no log-probs'}"
+        )
     found = Capabilities(
         model=model,
         dialect=None if asker is None else asker.dialect,
@@ -107,10 +111,6 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
         redrawn=redrawn,
         notes=tuple(probe.notes),
     )
-    if chosen is None:
-        raise ModelError(
-            f"{client.address} neither scores tokens nor draws any with log-probs: nothing can be compared"
-        )
     return found, tokenizer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from kullback.arrays.bounds import POSITIVE_ALLOWED, SENTINEL
 from kullback.errors import InputError
@@ -13,6 +14,7 @@ from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import (
     About,
     Drawn,
+    Word,
     body_of,
     ids_or_none,
     rollout_of,
@@ -106,7 +108,7 @@ def drawn_tokens(ids: object, dicts: object, name: str) -> list[Drawn]:
 def _token(number: int, value: object, name: str) -> Drawn:
     plain = _plain(value)
     if plain is not None and number in plain:
-        return Drawn(logprob=plain[number], id=number, text=_text(value, number), top=plain)
+        return Drawn(logprob=plain[number], id=number, text=_text(value, number), top=cast(dict[Word, float], plain))
     words = vllm_dict(value, name)
     mine = [(found, shown) for key, found, shown in words if key == number]
     if not mine or mine[0][0] is None:
@@ -120,7 +122,7 @@ def _plain(value: object) -> dict[int, float] | None:
     """A place's words where all are as they should be, in a tenth of the time that naming each takes; else None."""
     if not isinstance(value, dict):
         return None
-    numbers = [one.get("logprob") if isinstance(one, dict) else one for one in value.values()]
+    numbers: list[Any] = [one.get("logprob") if isinstance(one, dict) else one for one in value.values()]
     if not all(type(key) is str and key.isascii() and key.isdigit() and len(key) < 11 for key in value):
         return None
     if not all(type(one) is float and one <= POSITIVE_ALLOWED for one in numbers):
