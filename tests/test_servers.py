@@ -173,6 +173,22 @@ def test_a_server_samples_for_a_local_pair(fake: Fake) -> None:
     assert found.rollouts[0].behavior_logprobs is not None
     apart = [np.subtract(one.behavior_logprobs, one.logprobs) for one in found.rollouts]  # type: ignore[arg-type]
     assert max(np.abs(one).max() for one in apart) < 1e-5
+    assert found.mismatch is not None
+    assert found.mismatch.kl.value == pytest.approx(0, abs=1e-9)
+    assert found.mismatch.ess == pytest.approx(12)
+
+
+def test_the_mismatch_of_what_sampled_is_found_and_its_error_covers(fake: Fake) -> None:
+    # One token of one prompt: KL(sampler‖policy) is known, and the interval holds it.
+    fake.law, policy = table(1, 1.0), table(3, 1.0)
+    options: dict[str, Any] = {"samples": 300, "max_new_tokens": 1, "sampler": fake.url}
+    found = kb.compare(Local(policy, "policy"), Local(table(2, 1.0)), ["a"], **options).mismatch
+    assert found is not None
+    exact = float(np.exp(fake.law[ord("a")]) @ (fake.law[ord("a")] - policy[ord("a")]))
+    error = found.kl.stderr if found.kl.given_prompts is None else found.kl.given_prompts.stderr
+    assert abs(found.kl.value - exact) < 4 * error < 0.6 * exact
+    ratio = np.exp(policy[ord("a")] - fake.law[ord("a")])
+    assert found.ess / 300 == pytest.approx(1 / float(np.exp(fake.law[ord("a")]) @ ratio**2), rel=0.5)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +210,9 @@ def test_other_kinds_of_servers_give_the_same_log_probs(fake: Fake, dialect: str
 
 def test_drawn_tokens_in_place_of_echoed_ones_are_said(fake: Fake) -> None:
     fake.dialect, fake.generated = "echo", True
-    with pytest.raises(ModelError, match="neither scores given tokens nor draws.*drawn tokens in place of echoed ones"):
+    with pytest.raises(
+        ModelError, match=r"neither scores given tokens nor draws.*drawn tokens in place of echoed ones"
+    ):
         connected(fake)
 
 

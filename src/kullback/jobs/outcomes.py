@@ -14,6 +14,7 @@ from kullback.jobs.bracketing import Bracketed
 from kullback.jobs.estimates import DIRECTIONS, Row
 from kullback.jobs.excerpts import excerpts
 from kullback.jobs.hotspots import Hotspots, PositionMean, PromptMean, Site
+from kullback.jobs.mismatch import Mismatch
 from kullback.jobs.plans import Role
 from kullback.rollouts import Rollout, count_tokens
 
@@ -39,6 +40,7 @@ class Comparison:
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
+        mismatch: how far what sampled is from the policy; None where the policy drew for itself.
         brackets: the KL between bounds, by the model that was sampled, where a server gave likely words only.
     """
 
@@ -52,6 +54,7 @@ class Comparison:
     complete: bool
     notes: tuple[str, ...] = ()
     brackets: Mapping[Role, Bracketed] = field(default_factory=dict)
+    mismatch: Mismatch | None = None
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -79,6 +82,7 @@ class Comparison:
                 if self.brackets
                 else {}
             ),
+            **({} if self.mismatch is None else {"mismatch": self.mismatch.to_dict()}),
             "differences": plain(self.hotspots.to_dict()),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
@@ -172,6 +176,7 @@ def comparison_document(found: Comparison) -> Document:
         blocks=(
             *(block for direction in TITLES for block in _estimates(found, direction)),
             *(one.table(f"{TITLES[DIRECTIONS[role]]}, between bounds") for role, one in found.brackets.items()),
+            *(() if found.mismatch is None else (found.mismatch.table(),)),
             *(Note(sentence, tone="warning") for sentence in found.notes),
             *_differences(found),
             Note(
