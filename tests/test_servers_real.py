@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -123,6 +124,31 @@ def test_vllm_draws_for_a_local_pair_and_the_mismatch_is_found(vllm: str) -> Non
     found = kb.compare("builtin:tuned", "builtin:base", samples=4, max_new_tokens=24, sampler=vllm)
     log_ratio = np.concatenate([np.subtract(r.behavior_logprobs, r.logprobs) for r in found.rollouts])  # type: ignore[arg-type]
     assert 0 < np.abs(log_ratio).max() < 1e-3
+
+
+ENGINE = """
+import json, sys
+import kullback as kb
+if __name__ == "__main__":
+    pair = "builtin:tuned", "builtin:base"
+    found = kb.compare(*pair, samples=4, max_new_tokens=16, sampler="vllm", dtype="float32")
+    said = {**found.to_dict()["mismatch"], "ended": sum(one.finish == "end" for one in found.rollouts)}
+    json.dump(said, open(sys.argv[1], "w"))
+"""
+
+
+def test_vllm_as_an_engine_samples_and_its_mismatch_is_reported(tmp_path: Path) -> None:
+    if not VLLM.exists():
+        pytest.skip("make test-servers installs vLLM")
+    (tmp_path / "run.py").write_text(ENGINE)
+    command = [str(VLLM), str(tmp_path / "run.py"), str(tmp_path / "said.json")]
+    path = {"PYTHONPATH": str(ROOT / "src"), **QUIET}
+    done = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads((tmp_path / "said.json").read_text())
+    print("KL(vLLM‖policy) of float32 weights:", said["kl"]["value"], "ESS", said["ess"])
+    assert abs(said["kl"]["value"]) < 1e-6
+    assert said["ess"] > 0.999 * said["sequences"]
 
 
 def test_the_page_on_servers_runs(vllm: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,7 @@ def mismatch_of(rollouts: Sequence[Rollout]) -> Mismatch | None:
     if not part:
         return None
     batch = to_sequences(part)
+    assert batch.behavior_logprobs is not None
     kl = estimate(batch.behavior_logprobs, batch.logprobs, batch.mask, estimator=K3, level="token", groups=batch.groups)
     weighed = estimate(
         batch.logprobs,
