@@ -38,6 +38,9 @@ def compare(
     temperature: Annotated[float, typer.Option(help="Of the policy's sampling.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus of the policy's sampling; 1 keeps all.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Most likely tokens that are kept; 0 keeps all.", callback=within(0))] = 0,
+    sampler: Annotated[
+        str | None, typer.Option(help="What draws in POLICY's place: a model, a server's URL, or vllm for its engine.")
+    ] = None,
     process_reference: Annotated[bool, typer.Option(help="Apply the sampling settings to the reference too.")] = False,
     batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "auto",
     estimator: Annotated[
@@ -136,6 +139,7 @@ def compare(
             top_p=top_p,
             top_k=top_k,
             process_reference=process_reference,
+            sampler=sampler,
             both=both,
             allow_outside_mass=allow_outside_mass,
             estimators=asked or TABLE,
@@ -167,6 +171,7 @@ SAMPLED = (
     "top_p",
     "top_k",
     "process_reference",
+    "sampler",
     "estimator",
     "both",
     "seed",

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kullback.documents import Record
 from kullback.errors import InputError
 from kullback.estimators import Estimator, Level
+from kullback.jobs.bracketing import bracketed
 from kullback.jobs.endings import handed_over
 from kullback.jobs.engines.asked import asked_engine, check_names, noted_rows, shift_of
 from kullback.jobs.engines.crew import Order
@@ -20,6 +21,7 @@ from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_row
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
+from kullback.jobs.mismatch import mismatch_of
 from kullback.jobs.outcomes import Comparison
 from kullback.jobs.outputs import check_output, results_in
 from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
@@ -33,6 +35,8 @@ from kullback.models.pairs import check_same_tokens, gives_distributions, places
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
+from kullback.models.servers.address import is_address
+from kullback.models.vllm_engine import ENGINE, VLLMEngine
 
 if TYPE_CHECKING:
     from kullback.models.bases import Basis
@@ -90,8 +94,8 @@ def compare(
         max_new_tokens: tokens after which a completion is cut; the KL is that of the cut processes.
         temperature, top_p, top_k: the policy's sampling.
         process_reference: apply the same sampling settings to the reference.
-        sampler: what draws in the policy's place, named as models are or a `kullback.models.Sampler`; None for the
-            policy itself.
+        sampler: what draws in the policy's place, named as models are, a server's URL too, or a
+            `kullback.models.Sampler`; "vllm" for vLLM's engine with the policy's weights; None for the policy itself.
         sampler_law: the distribution it draws from; None for the policy's settings.
         both: also sample from the reference, for KL(reference‖policy).
         estimators: pairs of an estimator and a level.
@@ -133,7 +137,7 @@ def compare(
     asked, told = asked_prompts(prompts, prompt_column, models=(policy, reference))
     check_total(len(asked), samples, 2 if both else 1)
     q, p = opened_pair(policy, reference, device=device, dtype=dtype)
-    drawing = q if sampler is None else opened(sampler, device=device, dtype=dtype, tokenizer_from=q)
+    drawing = q if sampler is None else _sampler(sampler, policy, q, device=device, dtype=dtype)
     models = Models(q, p, _samplers(drawing, p if both else None))
     vocab = shared_vocab(q, p)
     check_same_tokens(q, models.samplers["policy"])
@@ -202,6 +206,17 @@ def _samplers(policy: Scorer | Sampler, reference: Scorer | None) -> Mapping[Rol
     return drawing
 
 
+def _sampler(sampler: str | Sampler, policy: object, scorer: Scorer, *, device: str, dtype: str) -> Any:
+    """What draws in the policy's place."""
+    if sampler != ENGINE:
+        return opened(sampler, device=device, dtype=dtype, tokenizer_from=scorer)
+    if not isinstance(policy, str) or is_address(policy):
+        raise InputError(
+            "sampler='vllm' came with a policy that is not named: vLLM loads the weights itself, by a folder or an id"
+        )
+    return VLLMEngine(policy, scorer, dtype if dtype != "auto" else getattr(scorer, "dtype", "auto"))
+
+
 def _drawing(model: Scorer | Sampler, advice: str) -> Sampler:
     if not isinstance(model, Sampler):
         raise InputError(f"{model.name} scores tokens but draws none, and it was to be sampled: {advice}")
@@ -251,6 +266,8 @@ def _outcome(
         rollouts=tuple(run.rollouts),
         seconds=seconds,
         complete=complete,
+        mismatch=mismatch_of(run.rollouts),
+        brackets={role: found for role in models.samplers if (found := bracketed(run.rollouts, role)) is not None},
         notes=tuple(dict.fromkeys([*_model_notes(run, models), *_notes(run.plan, models)])),
         words=run.words,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kullback.errors import InputError, ModelError
+from kullback.jobs.bracketing import sums
 from kullback.jobs.plans import ROLES, Batch, Draw, Plan, Role
 from kullback.models.outside import check_outside, outside_of
 from kullback.models.pairs import Scores, gives_distributions, score
@@ -151,4 +152,5 @@ def _rollout(plan: Plan, role: Role, draw: Draw, completion: Completion, found: 
         deviation=found.deviation,
         sampled_from=role,
         finish=completion.finish,
+        extra=sums(found.bracket) if plan.laws.on_policy(role) else {},
     )
