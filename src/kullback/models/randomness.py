@@ -43,3 +43,15 @@ class Randomness:
     def numpy(self) -> np.random.Generator:
         """For samplers that draw with NumPy, or hand a seed of their own to a server."""
         return np.random.default_rng(self.seed)
+
+
+def other_seed(seed: int) -> int:
+    """A seed whose streams have nothing to do with those of this one.
+
+    Example:
+        >>> from kullback.models.randomness import other_seed
+        >>> other_seed(0) == other_seed(0) != other_seed(1)
+        True
+    """
+    # By all bits: torch's generator on the CPU reads the lower 32 of a seed.
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0])
