@@ -31,7 +31,20 @@ def compare(
         typer.Option(help="Prompts: .txt (a line each), .jsonl, .json, .csv, .parquet, or an id of datasets."),
     ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Where in --prompts they are. Default: prompt, …")] = None,
-    samples: Annotated[int, typer.Option(help="Completions of each prompt.", callback=within(1, MOST["samples"]))] = 16,
+    samples: Annotated[
+        int | None, typer.Option(help="Completions of each prompt. Default: 16.", callback=within(1, MOST["samples"]))
+    ] = None,
+    stderr: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead: as many as this standard error for these prompts takes, nats a sequence.",
+            callback=within(0, above=True),
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Instead: as many as this time allows.", callback=within(0, above=True)),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Tokens after which a completion is cut.", callback=within(1, MOST["max_new_tokens"]))
     ] = 48,
@@ -134,6 +147,8 @@ def compare(
             prompts,
             prompt_column=prompt_column,
             samples=samples,
+            stderr=stderr,
+            seconds=seconds,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -166,6 +181,8 @@ SAMPLED = (
     "prompts",
     "prompt_column",
     "samples",
+    "stderr",
+    "seconds",
     "max_new_tokens",
     "temperature",
     "top_p",
@@ -192,13 +209,16 @@ def _check_together(context: typer.Context, policy: str, text: Path | None) -> N
         refuse(context, [name for name in SCORED if name in names], "without --text")
     if given(context, ["prompt_column"]) and not given(context, ["prompts"]):
         fail("--prompt-column came without --prompts: name the file that has that column")
+    choosing = given(context, ["stderr", "seconds"])
+    if choosing and given(context, ["samples"]):
+        fail(f"--samples came with {' and '.join(choosing)}, which chooses them: leave one of the two out")
     if given(context, ["overwrite"]) and not given(context, ["output"]):
         fail("--overwrite came without --output, and there is nothing to replace: leave it out")
     if policy != "builtin:tuned" and not given(context, ["reference"]):
         fail(f"{policy} came without what it is to be compared with: kullback compare {policy} REFERENCE")
 
 
-def _check_limit(limit: Limit, asked: Sequence[tuple[Estimator, Level]], *, samples: int, text: bool) -> None:
+def _check_limit(limit: Limit, asked: Sequence[tuple[Estimator, Level]], *, samples: int | None, text: bool) -> None:
     """Refuse a limit against which nothing could be held, before anything is loaded."""
     from kullback.jobs.estimates import QUOTED
 
@@ -208,7 +228,7 @@ def _check_limit(limit: Limit, asked: Sequence[tuple[Estimator, Level]], *, samp
         fail("--max-kl is in nats a token with --text, which has no sequences: leave out /sequence")
     if limit.these_prompts and text:
         fail("--these-prompts came with --text, which has no prompts: leave it out")
-    if limit.these_prompts and samples < 2:
+    if limit.these_prompts and samples == 1:
         fail("--these-prompts came with --samples 1, but two samples of a prompt are needed for its error")
 
 

@@ -96,6 +96,11 @@ class Plan:
         """Sequences asked for."""
         return sum(len(batch.draws) for batch in self.batches)
 
+    def resized(self, samples: int, seed: int, mixes_lengths: Mapping[Role, bool]) -> Plan:
+        """The same with another number of samples of each prompt, from another seed; `mixes_lengths` see `batches`."""
+        made = batches(self.prompts, samples, self.batch_rows, mixes_lengths)
+        return replace(self, samples=samples, seed=seed, batches=made)
+
     @property
     def settings(self) -> Record:
         """How the sequences are sampled and scored, for people and machines."""

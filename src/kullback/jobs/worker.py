@@ -39,6 +39,11 @@ class Models:
     samplers: Mapping[Role, Sampler]
     bases: Mapping[Role, Basis | None] = field(default_factory=dict)
 
+    @property
+    def mixes_lengths(self) -> Mapping[Role, bool]:
+        """By model to be sampled: whether prompts of different lengths may share a batch."""
+        return {role: sampler.mixes_lengths for role, sampler in self.samplers.items()}
+
     def pair(self, first: Role) -> tuple[Scorer, Scorer]:
         """A model and the other one."""
         return (self.policy, self.reference) if first == "policy" else (self.reference, self.policy)

@@ -100,3 +100,15 @@ def _stream(seed: int, row: Row) -> np.random.Generator:
     key = np.array([seed, row.role], dtype=np.uint64)
     counter = np.array([0, 0, row.sample, row.prompt], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def other_seed(seed: int) -> int:
+    """A seed whose streams have nothing to do with those of this one.
+
+    Example:
+        >>> from kullback.models.randomness import other_seed
+        >>> other_seed(0) == other_seed(0) != other_seed(1)
+        True
+    """
+    # By all bits: torch's generator on the CPU reads the lower 32 of a seed.
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0])
