@@ -19,17 +19,6 @@ def test_a_generated_page_is_fresh(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run `make docs`"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/audit.md", "docs/mismatch.md"])
-def test_examples_print_what_they_say(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert examples
-    for code in examples[: 1 if page != "docs/mismatch.md" else None]:
-        exec(code, {})
-        said = re.findall(r"print\(.*\) +# (.*)", code)
-        assert said
-        assert capsys.readouterr().out.splitlines() == said
-
-
 PAGES_OF_DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
 
 
@@ -60,3 +49,17 @@ def test_relative_variances_are_those_of_sampling() -> None:
         batch = at.sample(__import__("numpy").random.default_rng(0), 20_000)
         found = kb.Accumulator(estimator=estimator).update(batch).result()
         assert found.stderr**2 * 20_000 / exact**2 == pytest.approx(relative_variance(at, estimator, "token"), rel=0.1)
+
+
+def test_the_page_of_commands_names_every_option_that_the_parser_has() -> None:
+    import typer
+
+    from kullback.cli.app import app
+
+    page = (DOCS / "commands.md").read_text(encoding="utf-8")
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        for path, each in getattr(command, "commands", {"": command}).items():
+            section = page.split(f"\n## kullback {name} {path}".rstrip() + "\n")[1].split("\n## ")[0]
+            for parameter in each.params:
+                for option in parameter.opts:
+                    assert f"`{option if option.startswith('-') else option.upper()}`" in section
