@@ -37,6 +37,12 @@ class Comparison:
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare(prompts=["The dog", "A bird"], samples=2, max_new_tokens=4)
+        >>> found.rows[-1].per_sequence.estimator, len(found.rollouts), found.complete
+        ('rao_blackwell_controlled', 4, True)
     """
 
     policy: str
@@ -106,6 +112,12 @@ class TextComparison:
         seconds: wall time.
         complete: False where the job was stopped before its end.
         notes: sentences on how the models were loaded and what they do not share; empty when there is nothing to say.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare_text("builtin:tuned", "builtin:base", ["The dog went to the lake."])
+        >>> found.tokens, found.forward.value > 0, 0 <= found.same_top.value <= 1
+        (8, True, True)
     """
 
     policy: str
