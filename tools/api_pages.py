@@ -118,4 +118,5 @@ def _paragraphs(text: str) -> Iterator[Block]:
         if paragraph.startswith("    "):
             yield Code(inspect.cleandoc("\n" + paragraph), "text")
         elif paragraph:
-            yield Note(re.sub(r"``([^`]+)``", r"`\1`", " ".join(paragraph.split())))
+            text = " ".join(paragraph.split()).replace("](", "&#93;(")  # a formula, and no link
+            yield Note(re.sub(r"``([^`]+)``", r"`\1`", text))
