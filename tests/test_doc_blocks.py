@@ -27,7 +27,7 @@ def said(code: str) -> list[str]:
 
 PAGES = [
     page
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for page in (ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md")))
     if page.name not in GENERATED and blocks(page)
 ]
 
