@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-trl test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-models test-slow test-trl test-servers test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers docs-site clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -62,13 +62,27 @@ docs: .venv/dev.stamp  ## write the generated parts of the docs again
 docs-numbers: .venv/dev.stamp  ## compute the numbers and pictures of the docs again (ARGS="gaussian …" for some)
 	$(BIN)/python tools/make_numbers.py $(ARGS)
 
+# One folder, two projects: the second is built into the first. SITE=mkdocs builds the same with MkDocs.
+SITE ?= zensical
+docs-site: .venv/dev.stamp .venv-site/stamp  ## build the site, English and Chinese, into out/site; warnings are errors
+	$(BIN)/python tools/make_site.py sources out/pages
+	rm -rf out/site
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/$(SITE) build --strict -f mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/$(SITE) build --strict -f mkdocs.zh.yml
+	$(BIN)/python tools/make_site.py twins out/pages out/site
+
+.venv-site/stamp: Makefile
+	test -x .venv-site/bin/python || $(PYTHON) -m venv .venv-site
+	PIP_CONSTRAINT= .venv-site/bin/python -m pip install --quiet zensical==0.0.73 mkdocs==1.6.1 mkdocs-material==9.8.2
+	touch $@
+
 lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-browser .venv-peers .venv-trl .venv-trl-old .venv-vllm .venv-llama .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-browser .venv-peers .venv-site .venv-trl .venv-trl-old .venv-vllm .venv-llama .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -43,6 +43,12 @@ class Comparison:
         words: the text of every sampled token, by its id.
         mismatch: how far what sampled is from the policy; None where the policy drew for itself.
         brackets: the KL between bounds, by the model that was sampled, where a server gave likely words only.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare(prompts=["The dog", "A bird"], samples=2, max_new_tokens=4)
+        >>> found.rows[-1].per_sequence.estimator, len(found.rollouts), found.complete
+        ('rao_blackwell_controlled', 4, True)
     """
 
     policy: str
@@ -127,6 +133,12 @@ class TextComparison:
         seconds: wall time.
         complete: False where the job was stopped before its end.
         notes: sentences on how the models were loaded and what they do not share; empty when there is nothing to say.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare_text("builtin:tuned", "builtin:base", ["The dog went to the lake."])
+        >>> found.tokens, found.forward.value > 0, 0 <= found.same_top.value <= 1
+        (8, True, True)
     """
 
     policy: str

@@ -31,6 +31,12 @@ class LanguageModel:
         model: a transformers causal language model in evaluation mode.
         tokenizer: its transformers tokenizer.
         notes: sentences on how it was loaded that a reader of its numbers should know.
+
+    Example:
+        >>> from kullback import models
+        >>> model = models.load("builtin:base")
+        >>> type(model).__name__, model.name
+        ('LanguageModel', 'builtin:base')
     """
 
     name: str
