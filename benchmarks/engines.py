@@ -77,7 +77,8 @@ def model_of(size: Size, seed: int = 0) -> LanguageModel:
 
 def parameters(model: LanguageModel) -> int:
     """Weights that every token is multiplied by: all but the embeddings."""
-    return sum(p.numel() for p in model.model.parameters()) - model.model.get_input_embeddings().weight.numel()
+    every = sum(int(p.numel()) for p in model.model.parameters())
+    return every - int(model.model.get_input_embeddings().weight.numel())
 
 
 def processor(call: Callable[[], object], runs: int = 2) -> float:
@@ -93,7 +94,8 @@ def processor(call: Callable[[], object], runs: int = 2) -> float:
 
 def prompts_of(size: Size) -> list[list[int]]:
     """Token ids."""
-    return np.random.default_rng(0).integers(3, 500, (size.rows, PROMPT)).tolist()
+    found: list[list[int]] = np.random.default_rng(0).integers(3, 500, (size.rows, PROMPT)).tolist()
+    return found
 
 
 def drawing(model: LanguageModel, size: Size) -> float:
@@ -137,8 +139,8 @@ def speed() -> Iterator[str]:
 def features(size: Size, weights: int) -> tuple[list[float], list[float]]:
     """Of drawing: layer calls, and multiplications; of scoring likewise, for two models."""
     read = size.rows * (PROMPT + size.new)
-    draw = [size.layers * size.new, (read - size.rows) * weights]
-    return draw, [2 * size.layers, 2 * read * weights]
+    draw = [float(size.layers * size.new), float((read - size.rows) * weights)]
+    return draw, [2.0 * size.layers, 2.0 * read * weights]
 
 
 def model() -> Iterator[str]:
@@ -201,12 +203,12 @@ def run(options: dict[str, Any]) -> dict[str, float]:
 
 def workers(counts: Sequence[int], *, ray: bool) -> Iterator[str]:
     """The same comparison by 1, 2 and 4 workers."""
-    yield f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; 64 batches of 32 sequences of 64 tokens."
+    yield f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; 32 batches of 32 sequences of 32 tokens."
     yield ""
-    yield "| engine | workers | until the first batch, s | the other 63, s | workers' processor s | peak MB of one |"
+    yield "| engine | workers | until the first batch, s | the other 31, s | workers' processor s | peak MB of one |"
     yield "|---|---:|---:|---:|---:|---:|"
-    task = {"prompts": [f"One day {name}" for name in ("Ann", "Bob", "Cy", "Di")], "samples": 512}
-    task |= {"max_new_tokens": 64, "batch_size": 32}
+    task = {"prompts": [f"One day {name}" for name in ("Ann", "Bob", "Cy", "Di")], "samples": 256}
+    task |= {"max_new_tokens": 32, "batch_size": 32}
     for engine in ("local", "ray") if ray else ("local",):
         for count in counts:
             found = run({**task, "engine": engine, "workers": count})
@@ -232,7 +234,7 @@ def _bytes(task: dict[str, Any]) -> str:
     shards.Shards.commit = commit  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            found = compare(workers=1, output=folder, **{**task, "samples": 64})
+            found = compare(workers=1, output=folder, **{**task, "samples": 32})
             file = (Path(folder) / "rollouts.parquet").stat().st_size
     finally:
         shards.Shards.commit = packed  # type: ignore[method-assign]
