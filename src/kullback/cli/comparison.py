@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -111,11 +111,18 @@ def compare(
     """
     _check_together(context, policy, text)
     check_file("--report", report)
-    size = size_of(batch_size)
     asked = list(dict.fromkeys(_estimator(name) for name in estimator or ()))
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
     if limit is not None:
         _check_limit(limit, asked, samples=samples, text=text is not None)
+    kept: dict[str, Any] = {
+        "allow_outside_mass": allow_outside_mass,
+        "batch_size": size_of(batch_size),
+        "device": device,
+        "dtype": dtype,
+        "output": output,
+        "overwrite": overwrite,
+    }
     if text is not None:
         with shown(as_json, "windows") as (on_progress, show):
             from kullback.jobs.text import compare_text  # the bar is there before what takes time to load
@@ -127,13 +134,8 @@ def compare(
                 context_length=context_length,
                 text_column=text_column,
                 windows=windows,
-                allow_outside_mass=allow_outside_mass,
-                batch_size=size,
-                device=device,
-                dtype=dtype,
-                output=output,
-                overwrite=overwrite,
                 on_progress=on_progress,
+                **kept,
             )
             settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show, report)
         return
@@ -156,20 +158,15 @@ def compare(
             process_reference=process_reference,
             sampler=sampler,
             both=both,
-            allow_outside_mass=allow_outside_mass,
             estimators=asked or TABLE,
-            batch_size=size,
             seed=seed,
-            device=device,
-            dtype=dtype,
             engine=engine,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
             address=address,
-            output=output,
-            overwrite=overwrite,
             resume=resume,
             on_progress=on_progress,
+            **kept,
         )
         settle(found, None if limit is None else _gate(found, limit), limit, show, report)
 

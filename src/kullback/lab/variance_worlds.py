@@ -101,6 +101,11 @@ def variance(
 
     Raises:
         InputError: a world with too many sequences, or none to look at.
+
+    Example:
+        >>> from kullback import lab
+        >>> type(lab.variance([0.3], vocab=3, horizon=3, worlds=2)).__name__
+        'Variances'
     """
     if vocab < 2 or horizon < 2 or worlds < 1 or not distances or min(distances) <= 0:
         raise InputError(
