@@ -31,6 +31,7 @@ USES: Mapping[str, str] = {
     "trl": "kullback.integrations.trl",
     "tensorboard": "watch --log tensorboard:FOLDER",
     "wandb": "watch --log wandb:PROJECT",
+    "ray": "compare --engine ray",
     "trackio": "watch --log trackio:PROJECT",
 }
 """What each extra is for."""

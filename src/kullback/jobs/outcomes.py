@@ -40,8 +40,15 @@ class Comparison:
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
+        words: the text of every sampled token, by its id.
         mismatch: how far what sampled is from the policy; None where the policy drew for itself.
         brackets: the KL between bounds, by the model that was sampled, where a server gave likely words only.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare(prompts=["The dog", "A bird"], samples=2, max_new_tokens=4)
+        >>> found.rows[-1].per_sequence.estimator, len(found.rollouts), found.complete
+        ('rao_blackwell_controlled', 4, True)
     """
 
     policy: str
@@ -53,6 +60,7 @@ class Comparison:
     seconds: float
     complete: bool
     notes: tuple[str, ...] = ()
+    words: Mapping[int, str] = field(default_factory=dict, repr=False)
     brackets: Mapping[Role, Bracketed] = field(default_factory=dict)
     mismatch: Mismatch | None = None
 
@@ -91,6 +99,12 @@ class Comparison:
         """What it has to say to people."""
         return comparison_document(self)
 
+    def page(self) -> Document:
+        """The same with the answer before it, and behind it every prompt and single tokens, for ``--report``."""
+        from kullback.jobs.pages import comparison_page  # it reads this module's records
+
+        return comparison_page(self)
+
     def __str__(self) -> str:
         lines = [f"{self.policy} against {self.reference}, {len(self.rollouts)} sequences"]
         lines += [
@@ -119,6 +133,12 @@ class TextComparison:
         seconds: wall time.
         complete: False where the job was stopped before its end.
         notes: sentences on how the models were loaded and what they do not share; empty when there is nothing to say.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare_text("builtin:tuned", "builtin:base", ["The dog went to the lake."])
+        >>> found.tokens, found.forward.value > 0, 0 <= found.same_top.value <= 1
+        (8, True, True)
     """
 
     policy: str

@@ -36,6 +36,12 @@ class Scores:
         state, deviation: numbers of each prefix, and of each token less their mean under q, (tokens, numbers); None
             without a basis.
         bracket: bounds on each token's KL, where a server lists likely words; None elsewhere.
+
+    Example:
+        >>> import numpy as np
+        >>> found = Scores(logprobs=np.array([-0.5, -1.0]), ref_logprobs=np.array([-0.75, -1.5]))
+        >>> found.logprobs - found.ref_logprobs
+        array([0.25, 0.5 ])
     """
 
     logprobs: Float64
@@ -158,6 +164,11 @@ def check_vocabulary(policy: DistributionScorer, reference: DistributionScorer) 
 
     Raises:
         ModelError: their tokenizers differ, so that log-probs of the same text are not of the same tokens.
+
+    Example:
+        >>> from kullback import models
+        >>> check_vocabulary(models.load("builtin:tuned"), models.load("builtin:base"))
+        512
     """
     check_same_tokens(policy, reference)
     return min(policy.vocab, reference.vocab)

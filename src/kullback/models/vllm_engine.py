@@ -100,12 +100,12 @@ class VLLMEngine:
                 top_k=sampling.top_k,
                 max_tokens=max_new_tokens,
                 logprobs=0,
-                seed=int(seed),
+                seed=int(uniform * (1 << 31)),
                 stop_token_ids=list(self.end_tokens),
                 allowed_token_ids=allowed,
                 detokenize=False,
             )
-            for seed in randomness.numpy.integers(1 << 31, size=len(prompts))
+            for uniform in next(randomness.uniforms(len(prompts)))
         ]
         found = self._engine.generate([{"prompt_token_ids": list(one)} for one in prompts], asked, use_tqdm=False)
         completions = [self._completion(one.outputs[0]) for one in found]
