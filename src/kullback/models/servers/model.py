@@ -107,7 +107,7 @@ class ServerModel:
         """
         own = self._check_law(sampling)
         asker = Asker(self.client, self.capabilities.model, self.capabilities.dialect or VLLM())
-        seeds = [int(seed) for seed in randomness.numpy.integers(1 << 31, size=len(prompts))]
+        seeds = [int(u * (1 << 31)) for u in next(randomness.uniforms(len(prompts)))]
         asked = [
             asker.dialect.drawing(asker.model, prompt, sampling, most=max_new_tokens, seed=seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
