@@ -80,7 +80,7 @@ def compare(
         typer.Option("--allow-outside-mass", help="Go on where a model gives probability to tokens the other lacks."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …, or split.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="What the workers are: processes here, or actors of Ray.")
