@@ -51,6 +51,9 @@ def compare(
     temperature: Annotated[float, typer.Option(help="Of the policy's sampling.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus of the policy's sampling; 1 keeps all.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Most likely tokens that are kept; 0 keeps all.", callback=within(0))] = 0,
+    sampler: Annotated[
+        str | None, typer.Option(help="What draws in POLICY's place: a model, a server's URL, or vllm for its engine.")
+    ] = None,
     process_reference: Annotated[bool, typer.Option(help="Apply the sampling settings to the reference too.")] = False,
     batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "auto",
     estimator: Annotated[
@@ -79,12 +82,23 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="What the workers are: processes here, or actors of Ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Workers, each with the models. Default: this process.", callback=within(1, 4096))
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that Ray keeps for each.", callback=within(0, 64))] = 0.0,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster: auto, ray://host:10001, …")] = None,
     max_kl: MaxKL = None,
     undecided: Undecided = "pass",
     these_prompts: ThesePrompts = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report here: .html, .md or .json.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for rollouts.parquet and estimate.json.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what the workers had finished in --output.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """How far POLICY is from REFERENCE: samples the policy, scores under both, and estimates the KL in every way.
@@ -140,6 +154,7 @@ def compare(
             top_p=top_p,
             top_k=top_k,
             process_reference=process_reference,
+            sampler=sampler,
             both=both,
             allow_outside_mass=allow_outside_mass,
             estimators=asked or TABLE,
@@ -147,12 +162,20 @@ def compare(
             seed=seed,
             device=device,
             dtype=dtype,
+            engine=engine,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            address=address,
             output=output,
             overwrite=overwrite,
+            resume=resume,
             on_progress=on_progress,
         )
         settle(found, None if limit is None else _gate(found, limit), limit, show, report)
 
+
+ENGINE = ("engine", "workers", "gpus_per_worker", "address", "resume")
+"""Who does the work."""
 
 SAMPLED = (
     "prompts",
@@ -165,9 +188,11 @@ SAMPLED = (
     "top_p",
     "top_k",
     "process_reference",
+    "sampler",
     "estimator",
     "both",
     "seed",
+    *ENGINE,
 )
 """What has to do with sampling, and with --text nothing."""
 

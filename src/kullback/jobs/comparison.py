@@ -6,17 +6,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kullback.documents import Record
 from kullback.errors import InputError
 from kullback.estimation.result import Estimate
 from kullback.estimators import Estimator, Level
+from kullback.jobs.bracketing import bracketed
 from kullback.jobs.endings import handed_over
+from kullback.jobs.engines.asked import asked_engine, check_names, noted_rows, shift_of
+from kullback.jobs.engines.crew import Order
+from kullback.jobs.engines.run import Shift, run_workers
+from kullback.jobs.engines.shards import shards_in
 from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows, quoted
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
+from kullback.jobs.mismatch import mismatch_of
 from kullback.jobs.outcomes import Comparison
 from kullback.jobs.outputs import check_output, results_in
 from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
@@ -31,6 +37,8 @@ from kullback.models.pairs import check_same_tokens, gives_distributions, places
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness, other_seed
 from kullback.models.sampling import Sampling
+from kullback.models.servers.address import is_address
+from kullback.models.vllm_engine import ENGINE, VLLMEngine
 
 if TYPE_CHECKING:
     from kullback.models.bases import Basis
@@ -62,8 +70,13 @@ def compare(
     device: str = "auto",
     dtype: str = "auto",
     allow_outside_mass: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
+    address: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_progress: OnProgress = unheard,
 ) -> Comparison:
     """KL(policy‖reference) of two language models, by sampling completions of prompts from the policy.
@@ -91,18 +104,23 @@ def compare(
         max_new_tokens: tokens after which a completion is cut; the KL is that of the cut processes.
         temperature, top_p, top_k: the policy's sampling.
         process_reference: apply the same sampling settings to the reference.
-        sampler: what draws in the policy's place, named as models are or a `kullback.models.Sampler`; None for the
-            policy itself.
+        sampler: what draws in the policy's place, named as models are, a server's URL too, or a
+            `kullback.models.Sampler`; "vllm" for vLLM's engine with the policy's weights; None for the policy itself.
         sampler_law: the distribution it draws from; None for the policy's settings.
         both: also sample from the reference, for KL(reference‖policy).
         estimators: pairs of an estimator and a level.
         batch_size: sequences at a time; "auto" by the memory their logits take.
-        seed: of the sampling; the result also depends on the batch size.
+        seed: of the sampling; each row has random numbers of its own, so that the batch size changes rounding alone.
         device, dtype: "auto", or as torch calls them; for models that are loaded here.
         allow_outside_mass: go on where a model gives more than rounding to tokens that the other lacks, and say how
             much: what is sampled is then kept to the shared tokens, and what it is compared with keeps its whole law.
+        engine: who the workers are: "local" processes of this machine, or actors of a "ray" cluster.
+        workers: how many, each of which loads the models by name once; None to do all in this process. The rows are
+            the same whatever their number.
+        gpus_per_worker, address: of Ray; see `kullback.jobs.engines.pool.Engine`.
         output: a folder for rollouts.parquet and estimate.json.
         overwrite: replace those files if they are there.
+        resume: go on from what the workers of a run with the same settings had finished in `output`; needs workers.
         on_progress: called as sequences and tokens are finished.
 
     Raises:
@@ -123,12 +141,17 @@ def compare(
     sampling = Sampling(temperature, top_p, top_k)
     other = None if sampler is None and sampler_law is None else sampler_law or sampling
     laws = Laws(sampling, sampling if process_reference else Sampling(), other)
-    check_output(output, overwrite=overwrite)
+    crew = asked_engine(engine, workers, gpus_per_worker, address, resume=resume, output=output)
+    if crew is not None:
+        check_names(policy, reference, sampler)
+    check_output(output, overwrite=overwrite, resume=resume)
     asked, told = asked_prompts(prompts, prompt_column, models=(policy, reference))
     asked_for = wish(samples, stderr, seconds, prompts=len(asked))
+    if crew is not None and asked_for.piloted:
+        raise InputError("stderr or seconds came with workers, but a pilot runs in this process: give samples instead")
     check_total(len(asked), asked_for.samples, 2 if both else 1)
     q, p = opened_pair(policy, reference, device=device, dtype=dtype)
-    drawing = q if sampler is None else opened(sampler, device=device, dtype=dtype, tokenizer_from=q)
+    drawing = q if sampler is None else _sampler(sampler, policy, q, device=device, dtype=dtype)
     models = Models(q, p, _samplers(drawing, p if both else None))
     vocab = shared_vocab(q, p)
     check_same_tokens(q, models.samplers["policy"])
@@ -139,7 +162,8 @@ def compare(
     _probe(models, encoded, vocab, allowed=allow_outside_mass)
     if vocab is not None and any(estimator.valued for estimator, _ in table):
         models = replace(models, bases=_bases(models, encoded, vocab))
-    rows = batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
+    noted = noted_rows(output) if resume and batch_size == "auto" else None
+    rows = noted or batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
     plan = Plan(
         prompts=encoded,
         samples=asked_for.samples,
@@ -151,9 +175,18 @@ def compare(
         vocab=vocab,
         allow_outside_mass=allow_outside_mass,
     )
-    with results_in(output, overwrite=overwrite) as folder:
-        work = _Work(plan, models, table, asked_for)
-        return _finished(work, folder=folder, on_progress=on_progress, told=(*told, *turned))
+    shift = None
+    if crew is not None:
+        order = Order(plan, str(policy), str(reference), None if sampler is None else str(sampler), device, dtype)
+        shift = shift_of(crew, order, models)
+    with results_in(output, overwrite=overwrite, resume=resume) as folder:
+        if folder is not None and not resume:
+            shards_in(folder).remove()
+        work = _Work(plan, models, table, asked_for, shift)
+        found = _finished(work, folder=folder, on_progress=on_progress, told=(*told, *turned))
+        if folder is not None:
+            shards_in(folder).remove()
+        return found
 
 
 @dataclass(frozen=True)
@@ -164,6 +197,13 @@ class _Work:
     models: Models
     table: Sequence[tuple[Estimator, Level]]
     asked_for: Wish
+    shift: Shift | None = None
+
+    def run(self, folder: Path | None, on_progress: OnProgress) -> tuple[Run, BaseException | None]:
+        """What is finished of the plan, here or by workers, and what ended it early."""
+        if self.shift is None:
+            return run_here(self.plan, self.models, folder=folder, on_progress=on_progress)
+        return run_workers(self.shift, self.models, folder=folder, on_progress=on_progress)
 
     def outcome(self, run: Run, seconds: float, *, complete: bool) -> Comparison:
         """The comparison that rests on a run."""
@@ -209,7 +249,7 @@ def _finished(work: _Work, *, folder: Path | None, on_progress: OnProgress, told
         pilots = time.perf_counter() - started
     pilots_ended = ended is not None
     if not pilots_ended:
-        run, ended = run_here(work.plan, work.models, folder=folder, on_progress=on_progress)
+        run, ended = work.run(folder, on_progress)
     if not run.rollouts:
         raise ended or InputError("no sequence was sampled")
     seconds = time.perf_counter() - started
@@ -227,6 +267,17 @@ def _samplers(policy: Scorer | Sampler, reference: Scorer | None) -> Mapping[Rol
     if reference is not None:
         drawing["reference"] = _drawing(reference, "leave out both=True")
     return drawing
+
+
+def _sampler(sampler: str | Sampler, policy: object, scorer: Scorer, *, device: str, dtype: str) -> Any:
+    """What draws in the policy's place."""
+    if sampler != ENGINE:
+        return opened(sampler, device=device, dtype=dtype, tokenizer_from=scorer)
+    if not isinstance(policy, str) or is_address(policy):
+        raise InputError(
+            "sampler='vllm' came with a policy that is not named: vLLM loads the weights itself, by a folder or an id"
+        )
+    return VLLMEngine(policy, scorer, dtype if dtype != "auto" else getattr(scorer, "dtype", "auto"))
 
 
 def _drawing(model: Scorer | Sampler, advice: str) -> Sampler:
@@ -278,7 +329,10 @@ def _outcome(
         rollouts=tuple(run.rollouts),
         seconds=seconds,
         complete=complete,
+        mismatch=mismatch_of(run.rollouts),
+        brackets={role: found for role in models.samplers if (found := bracketed(run.rollouts, role)) is not None},
         notes=tuple(dict.fromkeys([*_model_notes(run, models), *_notes(run.plan, models)])),
+        words=run.words,
     )
 
 

@@ -39,6 +39,10 @@ class Basis:
     words: Tensor
     directions: Tensor | None
 
+    def to(self, device: torch.device | str) -> Basis:
+        """The same directions on another device."""
+        return Basis(self.words.to(device), None if self.directions is None else self.directions.to(device))
+
     def state(self, hidden: Tensor) -> Tensor | None:
         """Numbers of the prefixes, (tokens, numbers), rounded to bfloat16 for the room that they take in a file.
 

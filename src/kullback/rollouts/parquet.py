@@ -146,6 +146,15 @@ def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], metadata: Meta
     Raises:
         FileError: the file cannot be written.
         InputError: no rollout, or one that does not fit the columns.
+
+    Example:
+        >>> import tempfile
+        >>> from kullback.rollouts import Rollout, read_rollouts
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_rollouts(f"{folder}/rollouts.parquet", [Rollout(logprobs=[-0.5], ref_logprobs=[-0.75])])
+        ...     [row] = read_rollouts(f"{folder}/rollouts.parquet")
+        >>> row.logprobs, row.ref_logprobs
+        (array([-0.5], dtype=float32), array([-0.75], dtype=float32))
     """
     if not len(rollouts):
         raise InputError(f"no rollout came for {path}, but a table holds at least one")
