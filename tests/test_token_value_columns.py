@@ -84,7 +84,7 @@ def test_a_model_that_shows_no_states_has_its_end_token(pair: tuple[LanguageMode
 
 def test_a_file_says_the_same_again_and_without_its_columns_rao_blackwell(tmp_path: Path) -> None:
     run = kb.compare(
-        prompts=["One day", "The cat", "She"], samples=8, max_new_tokens=8, estimators=BOTH, both=True, output=tmp_path
+        prompts=["One day", "The cat", "She"], samples=12, max_new_tokens=8, estimators=BOTH, both=True, output=tmp_path
     )
     valued = [row for row in run.rows if row.per_sequence.estimator == "rao_blackwell_controlled"]
     assert [row.direction for row in valued] == ["reverse", "forward"]

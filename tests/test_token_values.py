@@ -183,8 +183,8 @@ def test_parts_merge_restore_and_lie_end_to_end(unit: str) -> None:
 
 def test_lists_and_arrays_are_taken_and_what_is_none_is_refused() -> None:
     world = random_world(8, vocab=3, horizon=3)
-    rows = world.policy.sample(np.random.default_rng(4), 24)
-    one, known = world.sample(np.random.default_rng(4), 24), world.features()
+    rows = world.policy.sample(np.random.default_rng(4), 40)
+    one, known = world.sample(np.random.default_rng(4), 40), world.features()
     arrays = {name: values[rows] for name, values in known.items()}
     lengths = one["mask"].sum(axis=1)
     ragged = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kullback.documents import Chart, Document, Panel, Series, Table
+from kullback.documents import Cell, Chart, Document, Panel, Series, Table
 from kullback.errors import InputError, shown
 from kullback.lab.cells import numbers, settled
 from kullback.lab.outcome import ExperimentOutcome
@@ -185,5 +185,5 @@ def _document(found: Variances) -> Document:
 
 def _table(found: Variances, title: str, note: str, number: Callable[[Way], float]) -> Table:
     places = tuple(f"{distance:g} apart" for distance in dict.fromkeys(way.distance for way in found.ways))
-    rows = tuple((name, *numbers(map(number, found.of(name)))) for name in WAYS)
-    return Table(title=title, note=note, columns=("", *places), rows=rows, right=places)
+    rows: list[tuple[Cell, ...]] = [(name, *numbers(map(number, found.of(name)))) for name in WAYS]
+    return Table(title=title, note=note, columns=("", *places), rows=tuple(rows), right=places)
