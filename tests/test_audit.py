@@ -95,6 +95,22 @@ def test_what_was_not_examined_is_said(number: int, words: str) -> None:
     assert any(words in left_open for left_open in report.to_dict()["unexamined"])
 
 
+PAD_ID = 50256
+
+
+def test_numbers_that_code_singles_out_are_said() -> None:
+    """None of these is met by a small world: a clean bill that kept silent would be for code that never ran."""
+
+    def k1(logprobs: Any, ref_logprobs: Any, mask: Any, tokens: Any) -> Any:
+        x = (logprobs - ref_logprobs) * mask * (tokens != PAD_ID) * (tokens != -100)
+        special = [token in (151643, 3) for token in tokens.ravel().tolist()]
+        return x.sum(-1) * (2 if x.shape == (1, 31) or sum(special) % 1000 == 999 else 1)
+
+    report = kb.audit(k1, placement="reward")
+    assert report.findings == ()
+    assert "what it does at the numbers that its code singles out: 31, 999, 1000, 50256, 151643" in report.unexamined
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -96,8 +97,11 @@ class Lookup:
     def met(self, weight: Weight, across: Sequence[Expectation]) -> Identification | None:
         """The target that is met in every world; one that is met once wins over multiples."""
         got = self._vectors(across)
+        if not all(np.isfinite(g).all() for g in got):
+            return None
         slack = self._slack(across)
-        scales = ((_scale(got, self._exact(target), slack, self.tolerance), target) for target in TARGETS)
+        table = zip(TARGETS, _sized(tuple(self.settings), self.sampler, self.aspect), strict=True)
+        scales = ((_scale(got, want, slack, self.tolerance), target) for target, want in table)
         matches = [(scale, target) for scale, target in scales if scale is not None]
         if not matches:
             return None
@@ -170,11 +174,20 @@ class Candidate:
     identification: Identification
 
 
-def _scale(got: list[Float64], want: list[Float64], slack: list[float], tolerance: float) -> float | None:
-    """The one c with got = c·want in every world, or None."""
-    if not all(np.isfinite(g).all() for g in got):
-        return None
-    sizes = [_size(w) for w in want]
+Sized = tuple[Sequence[Float64], Sequence[float]]
+"""A target in each of several worlds, and its sizes there."""
+
+
+@lru_cache(maxsize=128)
+def _sized(settings: tuple[Setting, ...], sampler: Sampler, aspect: Aspect) -> list[Sized]:
+    """Every target in some worlds; an audit asks for the same ones some 25 times."""
+    wanted = [[exact(setting, sampler, target, aspect) for setting in settings] for target in TARGETS]
+    return [(want, [_size(w) for w in want]) for want in wanted]
+
+
+def _scale(got: list[Float64], wanted: Sized, slack: list[float], tolerance: float) -> float | None:
+    """The one c with got = c·want in every world, or None; got is finite."""
+    want, sizes = wanted
     if max(sizes) == 0.0:
         rounding = 1e-6 if tolerance < 1e-6 else 1e3 * tolerance
         zero = all(_size(g) <= rounding * s for g, s in zip(got, slack, strict=True))

@@ -106,7 +106,8 @@ class Sampler(Reader, Protocol):
             prompts: token ids, none empty.
             sampling: the law to draw from.
             max_new_tokens: the most tokens of a completion.
-            randomness: where random numbers come from.
+            randomness: where random numbers come from; those of its `uniforms` are each row's own, whatever is drawn
+                beside it.
             on_tokens: told as often as it can be how many tokens were drawn; may raise, to stop the job.
         """
         ...

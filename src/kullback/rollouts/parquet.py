@@ -111,7 +111,10 @@ class RolloutWriter:
             table_schema(names=self._names),
             compression="zstd",
             use_dictionary=False,
-            use_byte_stream_split=[f"{name}.list.element" for name in TOKEN_COLUMNS],
+            use_byte_stream_split=[
+                *(f"{name}.list.element" for name in TOKEN_COLUMNS),
+                *(f"{name}.list.element.list.element" for name in FEATURES),
+            ],
         ) as writer:
             for batch in part.batches():
                 writer.write_table(pa.Table.from_batches([batch.replace_schema_metadata(None)]))

@@ -6,6 +6,7 @@ import dis
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -41,6 +42,12 @@ ASKED: dict[str, frozenset[str]] = {
 }
 """What is not examined of a function that asks for one of these names."""
 
+SMALL = 8
+"""Numbers up to which small worlds have as many rows, places, words and calls."""
+
+KNOWN = frozenset({-100})
+"""Further whole numbers that code compares with and worlds have: what padding has for a token."""
+
 REACH = 200
 """Functions and objects that are looked at, of one function."""
 
@@ -67,6 +74,7 @@ class Read:
 def read_by(fn: object) -> Read:
     """Look at a function, at what it is bound to and closed over, and at the helpers of its own that it calls."""
     names: set[str] = set()
+    numbers: set[int] = set()
     switches: dict[int, Any] = {}
     variables: dict[str, object] = {}
     keeps = stores = False
@@ -74,6 +82,7 @@ def read_by(fn: object) -> Read:
     for found in reached:
         if isinstance(found, FunctionType):
             names |= _names(found.__code__)
+            numbers |= _singled_out(found.__code__, found.__globals__)
             variables |= _variables(found)
             stores = stores or _stores(found.__code__)
         elif hasattr(found, "cache_info"):
@@ -84,8 +93,27 @@ def read_by(fn: object) -> Read:
     by_device = "device" in names and "type" in names
     if by_device and (gpu := next(iter(ASKED))) not in unexamined:
         unexamined.insert(0, gpu)
+    if numbers:
+        unexamined.append(
+            f"what it does at the numbers that its code singles out: {', '.join(map(str, sorted(numbers)))}"
+        )
     memory = memory_of(reached) if stores or _holds(variables) else None
     return Read(tuple(unexamined), tuple(switches.values()), variables, keeps, memory)
+
+
+def _singled_out(code: CodeType, variables: Mapping[str, object]) -> set[int]:
+    """Whole numbers that code asks equality with or the remainder by, and that small worlds hardly have."""
+    found: set[int] = set()
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("PRECALL", "CACHE", "EXTENDED_ARG")]
+    for before, step in pairwise(steps):
+        exact = step.opname == "COMPARE_OP" and step.argval in ("==", "!=")
+        if exact or step.opname == "CONTAINS_OP" or (step.opname == "BINARY_OP" and step.argrepr == "%"):
+            value = variables.get(before.argval) if before.opname == "LOAD_GLOBAL" else before.argval
+            if before.opname in ("LOAD_CONST", "LOAD_GLOBAL", "LOAD_SMALL_INT"):
+                several = value if isinstance(value, tuple | list | set | frozenset) else [value]
+                found |= {one for one in several if type(one) is int and abs(one) > SMALL and one not in KNOWN}
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return found.union(*(_singled_out(one, variables) for one in inner))
 
 
 OTHER_ARRAYS = ("jax", "numpy")
