@@ -101,6 +101,11 @@ def variance(
 
     Raises:
         InputError: a world with too many sequences, or none to look at.
+
+    Example:
+        >>> found = variance((0.3,), worlds=1)
+        >>> found.worlds, found.vocab, found.horizon
+        (1, 4, 5)
     """
     if vocab < 2 or horizon < 2 or worlds < 1 or not distances or min(distances) <= 0:
         raise InputError(
