@@ -103,9 +103,9 @@ def variance(
         InputError: a world with too many sequences, or none to look at.
 
     Example:
-        >>> from kullback import lab
-        >>> type(lab.variance([0.3], vocab=3, horizon=3, worlds=2)).__name__
-        'Variances'
+        >>> found = variance((0.3,), worlds=1)
+        >>> found.worlds, found.vocab, found.horizon
+        (1, 4, 5)
     """
     if vocab < 2 or horizon < 2 or worlds < 1 or not distances or min(distances) <= 0:
         raise InputError(
