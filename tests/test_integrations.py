@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from trainer_worlds import relative_error, small_world
 
 import kullback as kb
 from kullback.errors import InputError
-from kullback.integrations import replacing, terms, verl
+from kullback.integrations import replacing, slime, terms, verl
 from kullback.integrations.options import options
 from kullback.targets import Target
 
@@ -143,3 +145,88 @@ def test_verl_installs_where_it_knows_the_source(module: Any, monkeypatch: pytes
         verl.install(**right, kl_estimator=kb.RAO_BLACKWELL)
     with pytest.raises(InputError, match="kl_beta_unit=None"):
         verl.install(kl_objective=kb.REVERSE_KL, kl_beta_unit=None)  # type: ignore[arg-type]
+
+
+def slime_stands_in(module: Any, *, parallel: int = 1) -> None:
+    """As much of slime as its loss is: logits that are log-probs already, one row a sample."""
+
+    def policy_loss_function(args: Any, batch: Any, logits: Any, sum_of_sample_mean: Any) -> Any:
+        assert not args.use_kl_loss
+        return logits.sum() * 0, {"loss": torch.zeros(()), "pg_loss": torch.zeros(())}
+
+    def get_log_probs_and_entropy(logits: Any, *, args: Any, response_lengths: Any, **_: Any) -> Any:
+        return torch.empty(0), {"log_probs": [row[:n] for row, n in zip(logits, response_lengths, strict=True)]}
+
+    module(
+        "slime.backends.megatron_utils.loss",
+        mpu=SimpleNamespace(get_context_parallel_world_size=lambda: parallel),
+        policy_loss_function=policy_loss_function,
+        get_log_probs_and_entropy=get_log_probs_and_entropy,
+        get_rollout_top_p_logprob_kwargs=lambda args, batch: {},
+    )
+
+
+def slime_args(**changed: Any) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{
+            "use_kl_loss": True,
+            "kl_loss_coef": 0.5,
+            "calculate_per_token_loss": False,
+            "use_rollout_logprobs": False,
+            **changed,
+        }
+    )
+
+
+@pytest.mark.parametrize("rollout", [False, True])
+@pytest.mark.parametrize(("unit", "per_token"), [("sequence", False), ("token", True)])
+def test_slime(module: Any, unit: str, per_token: bool, rollout: bool) -> None:
+    slime_stands_in(module)
+    args = slime_args(calculate_per_token_loss=per_token, use_rollout_logprobs=rollout)
+    ours = slime.policy_loss(kl_objective=kb.REVERSE_KL, kl_beta_unit=unit)
+
+    def loss(logprobs: Any, ref_logprobs: Any, mask: Any, behavior_logprobs: Any) -> Any:
+        lengths = mask.sum(-1).tolist()
+
+        def rows(x: Any) -> list[Any]:
+            return [row[:n] for row, n in zip(x, lengths, strict=True)]
+
+        batch = {"unconcat_tokens": [], "total_lengths": lengths, "response_lengths": lengths}
+        batch |= {"ref_log_probs": rows(ref_logprobs), "loss_masks": rows(mask.long())}
+        batch["rollout_log_probs" if rollout else "log_probs"] = rows(behavior_logprobs)
+        value, logged = ours(args, batch, logprobs, lambda x: x.sum())
+        assert float(value.detach()) == pytest.approx(0.5 * float(logged["kl_loss"]))
+        return value
+
+    assert relative_error(small_world(staleness=0.4), loss, kb.REVERSE_KL, scale=0.5) < 1e-10
+    assert args.use_kl_loss
+
+
+@pytest.mark.parametrize(
+    ("changed", "parallel", "said"),
+    [
+        ({"use_kl_loss": False}, 1, "pass --use-kl-loss"),
+        ({}, 2, "context_parallel_size above 1"),
+        ({"calculate_per_token_loss": True}, 1, "kl_beta_unit='sequence' came with calculate_per_token_loss=True"),
+    ],
+)
+def test_slime_refuses(module: Any, changed: dict[str, Any], parallel: int, said: str) -> None:
+    slime_stands_in(module, parallel=parallel)
+    ours = slime.policy_loss(kl_objective=kb.REVERSE_KL, kl_beta_unit="sequence")
+    with pytest.raises(InputError, match=said):
+        ours(slime_args(**changed), {}, torch.zeros(1, 1), lambda x: x.sum())
+    with pytest.raises(InputError, match="log-probs and not its logits"):
+        slime.policy_loss(kl_objective=kb.REVERSE_KL, kl_beta_unit="token", kl_estimator="rao_blackwell")
+
+
+@pytest.mark.parametrize("name", ["verl", "slime"])
+def test_the_code_of_the_pages(name: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[1] / f"docs/{name}.md").read_text(encoding="utf-8")
+    change, audit = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    module("verl.workers.utils.losses", ppo_loss=stock)
+    monkeypatch.setattr(verl, "KNOWN", {replacing.fingerprint(stock): "this file"})
+    exec(change, {})
+    space: dict[str, Any] = {}
+    exec(audit, space)
+    assert space["report"].gradient.target is kb.REVERSE_KL
+    assert space["report"].findings == ()

@@ -1,8 +1,8 @@
 """verl: the actor's loss with a KL whose gradient is that of a named objective.
 
 verl's registries (`register_policy_loss`, `register_adv_est`) are not shown the reference's log-probs, and
-`kl_penalty`, which is, has none. So `install` stands a function in the place of `verl.workers.utils.losses.ppo_loss`: verl's own with
-its KL switched off, and the term beside it.
+`kl_penalty`, which is, has none. So `install` stands a function in the place of `verl.workers.utils.losses.ppo_loss`:
+verl's own with its KL switched off, and the term beside it.
 """
 
 from __future__ import annotations
