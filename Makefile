@@ -47,8 +47,8 @@ test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, n
 	.venv-trl-old/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py $(ARGS)
 	$(if $(TRL_TESTS),.venv-trl-old/bin/python tools/trl_tests.py $(TRL_TESTS))
 
-test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages
-	.venv-peers/bin/python -m pytest --noconftest -m peers tests/test_trainers_verl.py $(ARGS)
+test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with slime's checkout
+	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_trainers_verl.py tests/test_trainers_source.py $(ARGS)
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py
