@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-trl test-servers test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers docs-site clean help
+.PHONY: audit-peers check compare test test-models test-slow test-trainers test-trl test-servers test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers docs-site clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -55,6 +55,9 @@ test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on th
 
 test-servers: .venv/dev.stamp .venv-vllm/stamp  ## models behind vLLM's CPU build, for real
 	$(BIN)/python -m pytest -s -m servers tests/test_servers_real.py $(ARGS)
+
+test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with slime's checkout
+	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_trainers_verl.py tests/test_trainers_source.py $(ARGS)
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kullback.errors import InputError
 from kullback.estimators import K1, Estimator
+from kullback.integrations.options import Options, options
 from kullback.integrations.trl.batches import (
     OLD,
     REFERENCE,
@@ -24,7 +25,6 @@ from kullback.integrations.trl.batches import (
     reference,
 )
 from kullback.integrations.trl.hidden import Heads, HiddenTap, predicting
-from kullback.integrations.trl.options import Options, options
 from kullback.integrations.trl.recorder import Recorder
 from kullback.integrations.units import sequence_coefficient
 from kullback.losses import kl_loss, kl_reward

@@ -57,7 +57,7 @@ def options(
     unit: str | None,
     truncate: Truncation | float | str | None = None,
 ) -> Options:
-    """The options, as `KLMixin` takes them.
+    """The options, as every integration takes them.
 
     Raises:
         InputError: nothing says whose gradient or which unit, or what came fits no term.

@@ -1,0 +1,78 @@
+"""What a KL adds to the loss of a micro-batch, where trainers divide by the tokens or sequences of a whole step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kullback.integrations.options import Options
+from kullback.integrations.units import BetaUnit
+from kullback.losses import kl_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """What a step's sums are divided by.
+
+    Attributes:
+        tokens: counted tokens of the step.
+        sequences: sequences of the step that have one.
+        scale: what the trainer multiplies by to undo an average of its own, data-parallel ranks say.
+    """
+
+    tokens: Tensor | float
+    sequences: Tensor | float
+    scale: float = 1.0
+
+    def of(self, total: Tensor, unit: BetaUnit) -> Tensor:
+        """Nats summed over a micro-batch, as its part of the step's nats a token or a sequence; 0 where none counts."""
+        count = self.tokens if unit == "token" else self.sequences
+        return total * self.scale / max(float(count), 1.0)
+
+
+def nats(
+    wanted: Options,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    mask: Tensor,
+    *,
+    behavior_logprobs: Tensor | None = None,
+    token_kl: Tensor | None = None,
+) -> Tensor:
+    """Σ_i of `kullback.kl_loss`'s rows: a scalar in nats, to be divided by what the whole step has.
+
+    Sums of micro-batches add up to the sum of the step, whatever its split, unless weights are self-normalised or a
+    baseline is the other rows': both know the micro-batch alone.
+
+    Args:
+        wanted: whose gradient, by what estimate.
+        logprobs: log q of the sampled tokens, (batch, time), differentiable.
+        ref_logprobs: log p of the same.
+        mask: True where a token counts.
+        behavior_logprobs: of what drew them.
+        token_kl: exact KL at each prefix, for `RAO_BLACKWELL`.
+
+    Example:
+        >>> import torch, kullback as kb
+        >>> from kullback.integrations.options import options
+        >>> from kullback.integrations.terms import Shares, nats
+        >>> wanted = options(0.1, objective=kb.REVERSE_KL, unit="token")
+        >>> total = nats(wanted, torch.tensor([[-0.5, -1.0]]), torch.tensor([[-0.7, -1.5]]), torch.ones(1, 2).bool())
+        >>> round(float(total), 4), round(float(Shares(tokens=2, sequences=1).of(total, "token")), 4)
+        (0.7, 0.35)
+    """
+    found = kl_loss(
+        logprobs,
+        ref_logprobs,
+        mask,
+        objective=wanted.objective,
+        estimator=wanted.estimator,
+        behavior_logprobs=behavior_logprobs,
+        token_kl=token_kl,
+        baseline=wanted.baseline,
+        truncate=wanted.truncate,
+    )
+    return found * logprobs.shape[0]
