@@ -140,4 +140,5 @@ def _title(text: str) -> str:
 
 if __name__ == "__main__":
     step, *folders = sys.argv[1:]
-    {"sources": lay_out, "twins": twins}[step](*map(Path, folders))
+    steps: dict[str, Callable[..., None]] = {"sources": lay_out, "twins": twins}
+    steps[step](*map(Path, folders))
