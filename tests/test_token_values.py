@@ -114,7 +114,7 @@ def test_a_long_world_has_less_variance_and_the_error_says_so(unit: str) -> None
 def test_a_control_that_is_too_good_for_its_sequences_is_subtracted_in_part() -> None:
     rng = np.random.default_rng(0)
     total = rng.normal(size=240)
-    for rows, left in ((16, 1.0), (80, 0.2), (240, 16 / 240)):
+    for rows, left in ((24, 1.0), (80, 0.3), (240, 0.1)):
         y, one = total[:rows], np.zeros(rows, dtype=int)
         control = y - y.mean() + 1e-3 * rng.normal(size=rows)
         weight = choose(y, one, control[:, None]).weight
@@ -183,8 +183,8 @@ def test_parts_merge_restore_and_lie_end_to_end(unit: str) -> None:
 
 def test_lists_and_arrays_are_taken_and_what_is_none_is_refused() -> None:
     world = random_world(8, vocab=3, horizon=3)
-    rows = world.policy.sample(np.random.default_rng(4), 24)
-    one, known = world.sample(np.random.default_rng(4), 24), world.features()
+    rows = world.policy.sample(np.random.default_rng(4), 40)
+    one, known = world.sample(np.random.default_rng(4), 40), world.features()
     arrays = {name: values[rows] for name, values in known.items()}
     lengths = one["mask"].sum(axis=1)
     ragged = {

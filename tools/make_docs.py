@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from command_pages import commands
+
 from kullback.auditing.rules import RULES
 from kullback.auditing.rules.record import Rule
 from kullback.claims import index as claims
@@ -66,6 +68,7 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "estimators.md": estimators,
     **claims.PAGES,
     "rules.md": rules,
+    "commands.md": commands,
 }
 """What each generated page says."""
 

@@ -48,7 +48,7 @@ if _typing.TYPE_CHECKING:
     from kullback.claims import CLAIMS
     from kullback.monitoring import controllers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ON_DEMAND = {
     "CLAIMS": "kullback.claims",

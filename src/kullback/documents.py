@@ -320,7 +320,86 @@ class HeatMap:
         return (known - low) / (high - low) if high > low else np.where(np.isnan(known), np.nan, 0.0)
 
 
-Block = Heading | Verdict | Note | Facts | Item | Code | Fold | Table | Chart | HeatMap
+@dataclass(frozen=True)
+class Channel:
+    """What is known of every token of a passage.
+
+    Attributes:
+        name, unit: what it is called, and what it is in.
+        signed: whether 0 stands in the middle of its numbers.
+    """
+
+    name: str
+    unit: str
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One sequence, token by token.
+
+    Attributes:
+        group: the number of its group.
+        name: what tells it from the others of its group.
+        tokens: their texts.
+        values: (channels, tokens); nan where there is no number.
+    """
+
+    group: int
+    name: str
+    tokens: tuple[str, ...]
+    values: Float64
+
+
+@dataclass(frozen=True)
+class PassageGroup:
+    """What several passages share, such as their prompt: its text, its number, and how many there are in all."""
+
+    text: str
+    value: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Sequences to be read token by token, for a face that can be pointed at; the others leave them out.
+
+    Attributes:
+        title, note: what they are, and which of how many.
+        channels: what is known of every token.
+        groups: in the order of their passages.
+        unit: of the groups' numbers.
+        passages: those of a group one after another.
+    """
+
+    title: str
+    note: str
+    channels: tuple[Channel, ...]
+    groups: tuple[PassageGroup, ...]
+    unit: str
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Amounts beside each other, as along positions or of a distribution.
+
+    Attributes:
+        title, note: what they show.
+        x, y: what the axes are.
+        labels: of each bar.
+        heights: none is negative; nan where there is none.
+    """
+
+    title: str
+    note: str
+    x: str
+    y: str
+    labels: tuple[str, ...]
+    heights: Float64
+
+
+Block = Heading | Verdict | Note | Facts | Item | Code | Fold | Table | Chart | HeatMap | Passages | Bars
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,14 @@ class KullbackError(Exception):
 
     Attributes:
         result: what a job had finished when the error ended it, or None.
+
+    Example:
+        >>> import kullback as kb
+        >>> try:
+        ...     kb.estimate([[0.5]], [[-1.0]], estimator="k1")
+        ... except kb.errors.KullbackError as error:
+        ...     print(type(error).__name__, isinstance(error, ValueError))
+        InputError True
     """
 
     result: Any = None
@@ -66,31 +74,82 @@ class KullbackError(Exception):
 
 
 class InputError(KullbackError, ValueError):
-    """Values or options that cannot be right."""
+    """Values or options that cannot be right.
+
+    Example:
+        >>> import kullback as kb
+        >>> try:
+        ...     kb.estimate([[-1.0]], [[-1.0]], estimator="k1", unit="word")
+        ... except kb.errors.InputError as error:
+        ...     print(error)
+        unit='word' came, but a unit is 'sequence' or 'token'
+    """
 
 
 class ShapeError(InputError):
-    """Arrays whose shapes do not fit together."""
+    """Arrays whose shapes do not fit together.
+
+    Example:
+        >>> import kullback as kb
+        >>> try:
+        ...     kb.estimate([[-1.0, -2.0]], [[-1.0]], estimator="k1")
+        ... except kb.errors.ShapeError as error:
+        ...     print(str(error).partition(":")[0])
+        row 0 has 2 tokens in logprobs and 1 in ref_logprobs
+    """
 
 
 class NameUnknownError(KullbackError, KeyError):
-    """No member of a family has the name that was asked for."""
+    """No member of a family has the name that was asked for.
+
+    Example:
+        >>> import kullback as kb
+        >>> try:
+        ...     kb.ESTIMATORS["k7"]
+        ... except kb.errors.NameUnknownError as error:
+        ...     print(str(error).split(";")[0])
+        there is no 'k7'
+    """
 
 
 class ModelError(KullbackError, OSError):
-    """A model or tokenizer that cannot be loaded or used."""
+    """A model or tokenizer that cannot be loaded or used.
+
+    Example:
+        >>> isinstance(ModelError("no model there"), OSError)
+        True
+    """
 
 
 class FileError(KullbackError, OSError):
-    """A file that cannot be read or written."""
+    """A file that cannot be read or written.
+
+    Example:
+        >>> import kullback as kb
+        >>> try:
+        ...     kb.read_rollouts("nowhere.parquet")
+        ... except kb.errors.FileError as error:
+        ...     print(error)
+        nowhere.parquet cannot be read as rollouts: there is no such file, check the path
+    """
 
 
 class UnfinishedError(FileError):
-    """A file that ends in the middle: it is still being written, or its writer was stopped."""
+    """A file that ends in the middle: it is still being written, or its writer was stopped.
+
+    Example:
+        >>> issubclass(UnfinishedError, FileError)
+        True
+    """
 
 
 class MissingPackageError(KullbackError, ImportError):
-    """An optional package that is not installed."""
+    """An optional package that is not installed.
+
+    Example:
+        >>> str(MissingPackageError("numba", "fast")).startswith("numba is needed for this and is not installed: ")
+        True
+    """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is needed for this and is not installed: {install_line(extra)}")
@@ -180,4 +239,9 @@ def _noted(name: str) -> str:
 
 
 class StoppedError(KullbackError, KeyboardInterrupt):
-    """A job that its user stopped."""
+    """A job that its user stopped.
+
+    Example:
+        >>> isinstance(StoppedError("stopped after 3 of 20 prompts"), KeyboardInterrupt)
+        True
+    """

@@ -85,6 +85,12 @@ class AuditReport:
         wires: which parameter got which column; None where that could not be decided.
         place: file and line of the function, "" and 0 where they are not known.
         default: whether it is what a trainer does where nobody says otherwise.
+
+    Example:
+        >>> import kullback as kb
+        >>> report = kb.audit(lambda logprobs, ref_logprobs: logprobs - ref_logprobs, placement="reward")
+        >>> print(report.status, report.value.target, report.gradient.target, report.findings)
+        ok REVERSE_KL REVERSE_KL ()
     """
 
     subject: str

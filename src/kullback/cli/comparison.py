@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,13 +31,29 @@ def compare(
         typer.Option(help="Prompts: .txt (a line each), .jsonl, .json, .csv, .parquet, or an id of datasets."),
     ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Where in --prompts they are. Default: prompt, …")] = None,
-    samples: Annotated[int, typer.Option(help="Completions of each prompt.", callback=within(1, MOST["samples"]))] = 16,
+    samples: Annotated[
+        int | None, typer.Option(help="Completions of each prompt. Default: 16.", callback=within(1, MOST["samples"]))
+    ] = None,
+    stderr: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead: as many as this standard error for these prompts takes, nats a sequence.",
+            callback=within(0, above=True),
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Instead: as many as this time allows.", callback=within(0, above=True)),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Tokens after which a completion is cut.", callback=within(1, MOST["max_new_tokens"]))
     ] = 48,
     temperature: Annotated[float, typer.Option(help="Of the policy's sampling.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus of the policy's sampling; 1 keeps all.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Most likely tokens that are kept; 0 keeps all.", callback=within(0))] = 0,
+    sampler: Annotated[
+        str | None, typer.Option(help="What draws in POLICY's place: a model, a server's URL, or vllm for its engine.")
+    ] = None,
     process_reference: Annotated[bool, typer.Option(help="Apply the sampling settings to the reference too.")] = False,
     batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "auto",
     estimator: Annotated[
@@ -64,14 +80,25 @@ def compare(
         typer.Option("--allow-outside-mass", help="Go on where a model gives probability to tokens the other lacks."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …, or split.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="What the workers are: processes here, or actors of Ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="Workers, each with the models. Default: this process.", callback=within(1, 4096))
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that Ray keeps for each.", callback=within(0, 64))] = 0.0,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster: auto, ray://host:10001, …")] = None,
     max_kl: MaxKL = None,
     undecided: Undecided = "pass",
     these_prompts: ThesePrompts = False,
     report: Annotated[Path | None, typer.Option(help="Also write the report here: .html, .md or .json.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for rollouts.parquet and estimate.json.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what the workers had finished in --output.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """How far POLICY is from REFERENCE: samples the policy, scores under both, and estimates the KL in every way.
@@ -84,11 +111,18 @@ def compare(
     """
     _check_together(context, policy, text)
     check_file("--report", report)
-    size = size_of(batch_size)
     asked = list(dict.fromkeys(_estimator(name) for name in estimator or ()))
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
     if limit is not None:
         _check_limit(limit, asked, samples=samples, text=text is not None)
+    kept: dict[str, Any] = {
+        "allow_outside_mass": allow_outside_mass,
+        "batch_size": size_of(batch_size),
+        "device": device,
+        "dtype": dtype,
+        "output": output,
+        "overwrite": overwrite,
+    }
     if text is not None:
         with shown(as_json, "windows") as (on_progress, show):
             from kullback.jobs.text import compare_text  # the bar is there before what takes time to load
@@ -100,13 +134,8 @@ def compare(
                 context_length=context_length,
                 text_column=text_column,
                 windows=windows,
-                allow_outside_mass=allow_outside_mass,
-                batch_size=size,
-                device=device,
-                dtype=dtype,
-                output=output,
-                overwrite=overwrite,
                 on_progress=on_progress,
+                **kept,
             )
             settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show, report)
         return
@@ -120,37 +149,47 @@ def compare(
             prompts,
             prompt_column=prompt_column,
             samples=samples,
+            stderr=stderr,
+            seconds=seconds,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
             process_reference=process_reference,
+            sampler=sampler,
             both=both,
-            allow_outside_mass=allow_outside_mass,
             estimators=asked or TABLE,
-            batch_size=size,
             seed=seed,
-            device=device,
-            dtype=dtype,
-            output=output,
-            overwrite=overwrite,
+            engine=engine,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            address=address,
+            resume=resume,
             on_progress=on_progress,
+            **kept,
         )
         settle(found, None if limit is None else _gate(found, limit), limit, show, report)
 
+
+ENGINE = ("engine", "workers", "gpus_per_worker", "address", "resume")
+"""Who does the work."""
 
 SAMPLED = (
     "prompts",
     "prompt_column",
     "samples",
+    "stderr",
+    "seconds",
     "max_new_tokens",
     "temperature",
     "top_p",
     "top_k",
     "process_reference",
+    "sampler",
     "estimator",
     "both",
     "seed",
+    *ENGINE,
 )
 """What has to do with sampling, and with --text nothing."""
 
@@ -167,13 +206,16 @@ def _check_together(context: typer.Context, policy: str, text: Path | None) -> N
         refuse(context, [name for name in SCORED if name in names], "without --text")
     if given(context, ["prompt_column"]) and not given(context, ["prompts"]):
         fail("--prompt-column came without --prompts: name the file that has that column")
+    choosing = given(context, ["stderr", "seconds"])
+    if choosing and given(context, ["samples"]):
+        fail(f"--samples came with {' and '.join(choosing)}, which chooses them: leave one of the two out")
     if given(context, ["overwrite"]) and not given(context, ["output"]):
         fail("--overwrite came without --output, and there is nothing to replace: leave it out")
     if policy != "builtin:tuned" and not given(context, ["reference"]):
         fail(f"{policy} came without what it is to be compared with: kullback compare {policy} REFERENCE")
 
 
-def _check_limit(limit: Limit, asked: Sequence[tuple[Estimator, Level]], *, samples: int, text: bool) -> None:
+def _check_limit(limit: Limit, asked: Sequence[tuple[Estimator, Level]], *, samples: int | None, text: bool) -> None:
     """Refuse a limit against which nothing could be held, before anything is loaded."""
     from kullback.jobs.estimates import QUOTED
 
@@ -183,7 +225,7 @@ def _check_limit(limit: Limit, asked: Sequence[tuple[Estimator, Level]], *, samp
         fail("--max-kl is in nats a token with --text, which has no sequences: leave out /sequence")
     if limit.these_prompts and text:
         fail("--these-prompts came with --text, which has no prompts: leave it out")
-    if limit.these_prompts and samples < 2:
+    if limit.these_prompts and samples == 1:
         fail("--these-prompts came with --samples 1, but two samples of a prompt are needed for its error")
 
 

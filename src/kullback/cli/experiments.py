@@ -33,6 +33,7 @@ Seed = Annotated[int, typer.Option(help="Of the random numbers.", callback=withi
 SHIFTS = [0.1, 1.0]
 SIZES = [2, 3, 5, 10, 20, 50, 100]
 BETAS = [0.5, 1.0]
+APART = [0.1, 0.3, 1.0]
 MODELS = ["builtin:tuned", "builtin:base"]
 
 
@@ -254,6 +255,40 @@ def _numbers(text: str) -> list[float]:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise InputError(f"{shown(text)} came, but probabilities with commas are needed, such as 0.5,0.3,0.2") from None
+
+
+@lab.command()
+def variance(
+    distance: Annotated[
+        list[float],
+        typer.Option(help="Of the two models' logits; may be repeated.", callback=within(1e-3, 100)),
+    ] = APART,
+    vocab: Annotated[int, typer.Option(help="Tokens of a world.", callback=within(2, 1000))] = 4,
+    horizon: Annotated[int, typer.Option(help="Tokens of a sequence, at most.", callback=within(2, 1000))] = 5,
+    worlds: Annotated[int, typer.Option(help="Random pairs a distance.", callback=within(1, 10_000))] = 20,
+    seed: Seed = 0,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """What controls, strata, branching, lattices and others gain over Rao-Blackwell, exactly, and what they cost.
+
+    For example:
+
+        kullback lab variance --vocab 3 --horizon 6 --distance 0.5
+    """
+    from kullback.lab import variance as run
+
+    _run(
+        "variance",
+        lambda on_progress: run(
+            distance, vocab=vocab, horizon=horizon, worlds=worlds, seed=seed, on_setting=_steps(on_progress)
+        ),
+        as_json=as_json,
+        output=output,
+        overwrite=overwrite,
+        unit="worlds",
+    )
 
 
 @lab.command()

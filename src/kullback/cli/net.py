@@ -33,6 +33,8 @@ EXTRAS = {
     "bitsandbytes": "quantised",
     "matplotlib": "report",
     "jax": "jax",
+    "httpx2": "servers",
+    "tenacity": "servers",
 }
 """By package, the extra that installs it."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kullback.cli.screen import fail
 
 if TYPE_CHECKING:
-    from kullback.documents import Outcome
+    from kullback.documents import Document, Outcome
 
 SUFFIXES = (".md", ".html", ".json")
 
@@ -29,10 +29,11 @@ def write_outcome(found: Outcome, path: Path) -> None:
     from kullback.documents import json_of
     from kullback.report import html, markdown
 
+    page: Callable[[], Document] = getattr(found, "page", found.document)
     write_one(
         {
-            ".md": lambda: markdown.render(found.document()),
-            ".html": lambda: html.render(found.document()),
+            ".md": lambda: markdown.render(page()),
+            ".html": lambda: html.render(page()),
             ".json": lambda: json_of(found.to_dict(), indent=2) + "\n",
         },
         path,

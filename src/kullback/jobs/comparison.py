@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kullback.documents import Record
 from kullback.errors import InputError
+from kullback.estimation.result import Estimate
 from kullback.estimators import Estimator, Level
+from kullback.jobs.bracketing import bracketed
 from kullback.jobs.endings import handed_over
-from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows
+from kullback.jobs.engines.asked import asked_engine, check_names, noted_rows, shift_of
+from kullback.jobs.engines.crew import Order
+from kullback.jobs.engines.run import Shift, run_workers
+from kullback.jobs.engines.shards import shards_in
+from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows, quoted
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
+from kullback.jobs.mismatch import mismatch_of
 from kullback.jobs.outcomes import Comparison
 from kullback.jobs.outputs import check_output, results_in
 from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
 from kullback.jobs.progress import OnProgress, unheard
 from kullback.jobs.prompts import asked_prompts, fitted
 from kullback.jobs.run import Run
+from kullback.jobs.wishes import Wish, answer, chosen, wish
 from kullback.jobs.worker import Models, check_mass, check_tokens
 from kullback.models.opening import opened, opened_pair
 from kullback.models.outside import OUTSIDE, pair_notes
 from kullback.models.pairs import check_same_tokens, gives_distributions, places, score, shared_vocab
 from kullback.models.protocols import Prompt, Sampler, Scorer
-from kullback.models.randomness import Randomness
+from kullback.models.randomness import Randomness, other_seed
 from kullback.models.sampling import Sampling
+from kullback.models.servers.address import is_address
+from kullback.models.vllm_engine import ENGINE, VLLMEngine
 
 if TYPE_CHECKING:
     from kullback.models.bases import Basis
@@ -43,7 +53,9 @@ def compare(
     prompts: str | Path | Sequence[Prompt] | None = None,
     *,
     prompt_column: str | None = None,
-    samples: int = 16,
+    samples: int | None = None,
+    stderr: float | None = None,
+    seconds: float | None = None,
     max_new_tokens: int = 48,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -58,8 +70,13 @@ def compare(
     device: str = "auto",
     dtype: str = "auto",
     allow_outside_mass: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
+    address: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_progress: OnProgress = unheard,
 ) -> Comparison:
     """KL(policy‖reference) of two language models, by sampling completions of prompts from the policy.
@@ -77,22 +94,33 @@ def compare(
         prompts: a file (.txt, .jsonl, .json, .csv, .tsv, .parquet, each also as .gz), an id or folder of `datasets`, as
             ``openai/gsm8k:main:test``, a list of texts, chat messages or rows, or None for built-in ones.
         prompt_column: where in the rows the prompt is; None to look for prompt, messages, question and the like.
-        samples: completions of each prompt.
+        samples: completions of each prompt; 16 where neither `stderr` nor `seconds` chooses them.
+        stderr: the standard error that is wanted for these prompts, in nats a sequence, of the estimate to quote. A
+            pilot of 64 sequences or more says how many samples that takes; no estimate rests on it, so that all are
+            as unbiased as with a number that was fixed. Reached in four of five runs where summands are normal, in
+            two of three where they are skewed; a note says what came, and what it would take otherwise.
+        seconds: the time that sampling and scoring may take, likewise, the pilot's included; with `stderr` the fewer
+            samples are drawn.
         max_new_tokens: tokens after which a completion is cut; the KL is that of the cut processes.
         temperature, top_p, top_k: the policy's sampling.
         process_reference: apply the same sampling settings to the reference.
-        sampler: what draws in the policy's place, named as models are or a `kullback.models.Sampler`; None for the
-            policy itself.
+        sampler: what draws in the policy's place, named as models are, a server's URL too, or a
+            `kullback.models.Sampler`; "vllm" for vLLM's engine with the policy's weights; None for the policy itself.
         sampler_law: the distribution it draws from; None for the policy's settings.
         both: also sample from the reference, for KL(reference‖policy).
         estimators: pairs of an estimator and a level.
         batch_size: sequences at a time; "auto" by the memory their logits take.
-        seed: of the sampling; the result also depends on the batch size.
+        seed: of the sampling; each row has random numbers of its own, so that the batch size changes rounding alone.
         device, dtype: "auto", or as torch calls them; for models that are loaded here.
         allow_outside_mass: go on where a model gives more than rounding to tokens that the other lacks, and say how
             much: what is sampled is then kept to the shared tokens, and what it is compared with keeps its whole law.
+        engine: who the workers are: "local" processes of this machine, or actors of a "ray" cluster.
+        workers: how many, each of which loads the models by name once; None to do all in this process. The rows are
+            the same whatever their number.
+        gpus_per_worker, address: of Ray; see `kullback.jobs.engines.pool.Engine`.
         output: a folder for rollouts.parquet and estimate.json.
         overwrite: replace those files if they are there.
+        resume: go on from what the workers of a run with the same settings had finished in `output`; needs workers.
         on_progress: called as sequences and tokens are finished.
 
     Raises:
@@ -106,17 +134,24 @@ def compare(
         >>> found.rows[0].per_sequence.estimator, found.complete
         ('k1', True)
     """
-    check_counts({"samples": samples, "max_new_tokens": max_new_tokens})
+    check_counts({"max_new_tokens": max_new_tokens})
+    asked_for = wish(samples, stderr, seconds, prompts=1)  # refuses what is no number before anything is read
     check_levels(estimators)
     Randomness(seed)  # refuses what is no seed before anything is loaded
     sampling = Sampling(temperature, top_p, top_k)
     other = None if sampler is None and sampler_law is None else sampler_law or sampling
     laws = Laws(sampling, sampling if process_reference else Sampling(), other)
-    check_output(output, overwrite=overwrite)
+    crew = asked_engine(engine, workers, gpus_per_worker, address, resume=resume, output=output)
+    if crew is not None:
+        check_names(policy, reference, sampler)
+    check_output(output, overwrite=overwrite, resume=resume)
     asked, told = asked_prompts(prompts, prompt_column, models=(policy, reference))
-    check_total(len(asked), samples, 2 if both else 1)
+    asked_for = wish(samples, stderr, seconds, prompts=len(asked))
+    if crew is not None and asked_for.piloted:
+        raise InputError("stderr or seconds came with workers, but a pilot runs in this process: give samples instead")
+    check_total(len(asked), asked_for.samples, 2 if both else 1)
     q, p = opened_pair(policy, reference, device=device, dtype=dtype)
-    drawing = q if sampler is None else opened(sampler, device=device, dtype=dtype, tokenizer_from=q)
+    drawing = q if sampler is None else _sampler(sampler, policy, q, device=device, dtype=dtype)
     models = Models(q, p, _samplers(drawing, p if both else None))
     vocab = shared_vocab(q, p)
     check_same_tokens(q, models.samplers["policy"])
@@ -127,39 +162,102 @@ def compare(
     _probe(models, encoded, vocab, allowed=allow_outside_mass)
     if vocab is not None and any(estimator.valued for estimator, _ in table):
         models = replace(models, bases=_bases(models, encoded, vocab))
-    rows = batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
+    noted = noted_rows(output) if resume and batch_size == "auto" else None
+    rows = noted or batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
     plan = Plan(
         prompts=encoded,
-        samples=samples,
+        samples=asked_for.samples,
         max_new_tokens=max_new_tokens,
         laws=laws.within(vocab) if cut else laws,
-        batches=batches(encoded, samples, rows, {role: m.mixes_lengths for role, m in models.samplers.items()}),
+        batches=batches(encoded, asked_for.samples, rows, models.mixes_lengths),
         batch_rows=rows,
         seed=seed,
         vocab=vocab,
         allow_outside_mass=allow_outside_mass,
     )
-    with results_in(output, overwrite=overwrite) as folder:
-        return _finished(plan, models, table, folder=folder, on_progress=on_progress, told=(*told, *turned))
+    shift = None
+    if crew is not None:
+        order = Order(plan, str(policy), str(reference), None if sampler is None else str(sampler), device, dtype)
+        shift = shift_of(crew, order, models)
+    with results_in(output, overwrite=overwrite, resume=resume) as folder:
+        if folder is not None and not resume:
+            shards_in(folder).remove()
+        work = _Work(plan, models, table, asked_for, shift)
+        found = _finished(work, folder=folder, on_progress=on_progress, told=(*told, *turned))
+        if folder is not None:
+            shards_in(folder).remove()
+        return found
 
 
-def _finished(
-    plan: Plan,
-    models: Models,
-    table: Sequence[tuple[Estimator, Level]],
-    *,
-    folder: Path | None,
-    on_progress: OnProgress,
-    told: Sequence[str],
-) -> Comparison:
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done: a plan, or the plan of a pilot that says how large the plan is."""
+
+    plan: Plan
+    models: Models
+    table: Sequence[tuple[Estimator, Level]]
+    asked_for: Wish
+    shift: Shift | None = None
+
+    def run(self, folder: Path | None, on_progress: OnProgress) -> tuple[Run, BaseException | None]:
+        """What is finished of the plan, here or by workers, and what ended it early."""
+        if self.shift is None:
+            return run_here(self.plan, self.models, folder=folder, on_progress=on_progress)
+        return run_workers(self.shift, self.models, folder=folder, on_progress=on_progress)
+
+    def outcome(self, run: Run, seconds: float, *, complete: bool) -> Comparison:
+        """The comparison that rests on a run."""
+        found = _outcome(run, self.models, self.table, seconds=seconds, complete=complete)
+        return replace(found, settings={**found.settings, **self.asked_for.settings})
+
+    def sized(self, samples: int, seed: int) -> Plan:
+        """The plan with so many samples of each prompt."""
+        return self.plan.resized(samples, seed, self.models.mixes_lengths)
+
+    def piloted(self, started: float, on_progress: OnProgress) -> tuple[_Work, Run, BaseException | None]:
+        """With the plan whose samples a pilot chose; the pilot's run, and what ended it early.
+
+        The stream of random numbers stays that of the seed asked for: what is then drawn is what samples= draws.
+        """
+        work, seed, directions = self, self.plan.seed, self.plan.total // self.plan.samples
+        while True:
+            seed, begun = other_seed(seed), time.perf_counter()
+            pilot = work.sized(work.asked_for.samples, seed)
+            run, ended = run_here(pilot, work.models, folder=None, on_progress=on_progress)
+            if ended is not None:
+                return replace(work, plan=pilot), run, ended
+            now = time.perf_counter()
+            found = _quoted(work.outcome(run, 0.0, complete=True))
+            samples = chosen(work.asked_for, found, taken=now - begun, elapsed=now - started, prompts=directions)
+            work = replace(work, plan=work.sized(samples, self.plan.seed))
+            again = work.asked_for.again(samples)
+            if again is None or work.asked_for != self.asked_for:
+                return work, run, None
+            work = replace(work, asked_for=again)
+
+
+def _quoted(found: Comparison) -> Estimate:
+    truncated = found.settings["top_p"] < 1 or found.settings["top_k"] > 0
+    return quoted(found.rows, truncated=truncated).per_sequence
+
+
+def _finished(work: _Work, *, folder: Path | None, on_progress: OnProgress, told: Sequence[str]) -> Comparison:
     """The comparison, written; where something ended it early that error is raised, with what was finished in it."""
-    started = time.perf_counter()
-    run, ended = run_here(plan, models, folder=folder, on_progress=on_progress)
+    started, ended, pilots = time.perf_counter(), None, 0.0
+    if work.asked_for.piloted:
+        work, run, ended = work.piloted(started, on_progress)
+        pilots = time.perf_counter() - started
+    pilots_ended = ended is not None
+    if not pilots_ended:
+        run, ended = work.run(folder, on_progress)
     if not run.rollouts:
         raise ended or InputError("no sequence was sampled")
     seconds = time.perf_counter() - started
     with safe_interrupts():  # the seconds that the estimates take are too late to stop
-        found = _outcome(run, models, table, seconds=seconds, complete=len(run.rollouts) == plan.total)
+        found = work.outcome(run, seconds, complete=not pilots_ended and len(run.rollouts) == work.plan.total)
+        if work.asked_for.piloted and found.complete and ended is None:
+            taken = {"pilot": pilots, "all": seconds}
+            told = (answer(work.asked_for, _quoted(found), samples=work.plan.samples, seconds=taken), *told)
         return handed_over(replace(found, notes=(*told, *found.notes)), folder, ended)
 
 
@@ -169,6 +267,17 @@ def _samplers(policy: Scorer | Sampler, reference: Scorer | None) -> Mapping[Rol
     if reference is not None:
         drawing["reference"] = _drawing(reference, "leave out both=True")
     return drawing
+
+
+def _sampler(sampler: str | Sampler, policy: object, scorer: Scorer, *, device: str, dtype: str) -> Any:
+    """What draws in the policy's place."""
+    if sampler != ENGINE:
+        return opened(sampler, device=device, dtype=dtype, tokenizer_from=scorer)
+    if not isinstance(policy, str) or is_address(policy):
+        raise InputError(
+            "sampler='vllm' came with a policy that is not named: vLLM loads the weights itself, by a folder or an id"
+        )
+    return VLLMEngine(policy, scorer, dtype if dtype != "auto" else getattr(scorer, "dtype", "auto"))
 
 
 def _drawing(model: Scorer | Sampler, advice: str) -> Sampler:
@@ -220,7 +329,10 @@ def _outcome(
         rollouts=tuple(run.rollouts),
         seconds=seconds,
         complete=complete,
+        mismatch=mismatch_of(run.rollouts),
+        brackets={role: found for role in models.samplers if (found := bracketed(run.rollouts, role)) is not None},
         notes=tuple(dict.fromkeys([*_model_notes(run, models), *_notes(run.plan, models)])),
+        words=run.words,
     )
 
 

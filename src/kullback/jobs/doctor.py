@@ -25,11 +25,13 @@ USES: Mapping[str, str] = {
     "gguf": "compare: GGUF files",
     "peft": "compare: adapters (LoRA)",
     "quantised": "compare: checkpoints of torchao and bitsandbytes",
+    "servers": "compare, score: models behind vLLM, SGLang and other servers",
     "datasets": "compare: prompts out of data sets",
     "triton": "full-vocabulary KL on a GPU",
     "trl": "kullback.integrations.trl",
     "tensorboard": "watch --log tensorboard:FOLDER",
     "wandb": "watch --log wandb:PROJECT",
+    "ray": "compare --engine ray",
     "trackio": "watch --log trackio:PROJECT",
 }
 """What each extra is for."""

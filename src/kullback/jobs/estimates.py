@@ -27,6 +27,7 @@ from kullback.estimators import (
     Level,
 )
 from kullback.jobs.plans import Role
+from kullback.jobs.wishes import error_here
 from kullback.rollouts import Rollout, to_sequences
 
 TABLE: tuple[tuple[Estimator, Level], ...] = (
@@ -146,15 +147,10 @@ def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estima
                 direction=direction,
                 per_sequence=value,
                 per_token=_per_token(value) if estimator.link else _estimate(batch, estimator, level, "token", outside),
-                relative_variance=(_error_here(value) / _error_here(baseline)) ** 2 if baseline.stderr else nan,
-                sequences_for_one_percent=_times_for_one_percent(value, _error_here(value)) * value.n,
+                relative_variance=(error_here(value) / error_here(baseline)) ** 2 if baseline.stderr else nan,
+                sequences_for_one_percent=_times_for_one_percent(value, error_here(value)) * value.n,
                 prompts_for_one_percent=_times_for_one_percent(value, value.stderr) * value.clusters,
             )
-
-
-def _error_here(found: Estimate) -> float:
-    """For these prompts where it is known, since no estimator can do anything about which prompts were drawn."""
-    return found.stderr if found.given_prompts is None else found.given_prompts.stderr
 
 
 def _times_for_one_percent(found: Estimate, stderr: float) -> float:

@@ -10,9 +10,12 @@ import numpy as np
 from kullback.documents import Cell, Document, HeatMap, Interval, Note, Number, Record, Table, plain
 from kullback.estimation.means import Share
 from kullback.estimation.result import Estimate
-from kullback.jobs.estimates import Row
+from kullback.jobs.bracketing import Bracketed
+from kullback.jobs.estimates import DIRECTIONS, Row
 from kullback.jobs.excerpts import excerpts
 from kullback.jobs.hotspots import Hotspots, PositionMean, PromptMean, Site
+from kullback.jobs.mismatch import Mismatch
+from kullback.jobs.plans import Role
 from kullback.rollouts import Rollout, count_tokens
 
 TITLES = {
@@ -37,6 +40,15 @@ class Comparison:
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
+        words: the text of every sampled token, by its id.
+        mismatch: how far what sampled is from the policy; None where the policy drew for itself.
+        brackets: the KL between bounds, by the model that was sampled, where a server gave likely words only.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare(prompts=["The dog", "A bird"], samples=2, max_new_tokens=4)
+        >>> found.rows[-1].per_sequence.estimator, len(found.rollouts), found.complete
+        ('rao_blackwell_controlled', 4, True)
     """
 
     policy: str
@@ -48,6 +60,9 @@ class Comparison:
     seconds: float
     complete: bool
     notes: tuple[str, ...] = ()
+    words: Mapping[int, str] = field(default_factory=dict, repr=False)
+    brackets: Mapping[Role, Bracketed] = field(default_factory=dict)
+    mismatch: Mismatch | None = None
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -70,6 +85,12 @@ class Comparison:
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "estimates": [record for row in self.rows for record in row.to_dicts()],
+            **(
+                {"brackets": {DIRECTIONS[role]: one.to_dict() for role, one in self.brackets.items()}}
+                if self.brackets
+                else {}
+            ),
+            **({} if self.mismatch is None else {"mismatch": self.mismatch.to_dict()}),
             "differences": plain(self.hotspots.to_dict()),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
@@ -77,6 +98,12 @@ class Comparison:
     def document(self) -> Document:
         """What it has to say to people."""
         return comparison_document(self)
+
+    def page(self) -> Document:
+        """The same with the answer before it, and behind it every prompt and single tokens, for ``--report``."""
+        from kullback.jobs.pages import comparison_page  # it reads this module's records
+
+        return comparison_page(self)
 
     def __str__(self) -> str:
         lines = [f"{self.policy} against {self.reference}, {len(self.rollouts)} sequences"]
@@ -106,6 +133,12 @@ class TextComparison:
         seconds: wall time.
         complete: False where the job was stopped before its end.
         notes: sentences on how the models were loaded and what they do not share; empty when there is nothing to say.
+
+    Example:
+        >>> import kullback as kb
+        >>> found = kb.compare_text("builtin:tuned", "builtin:base", ["The dog went to the lake."])
+        >>> found.tokens, found.forward.value > 0, 0 <= found.same_top.value <= 1
+        (8, True, True)
     """
 
     policy: str
@@ -162,6 +195,8 @@ def comparison_document(found: Comparison) -> Document:
         subtitle=_settings(found),
         blocks=(
             *(block for direction in TITLES for block in _estimates(found, direction)),
+            *(one.table(f"{TITLES[DIRECTIONS[role]]}, between bounds") for role, one in found.brackets.items()),
+            *(() if found.mismatch is None else (found.mismatch.table(),)),
             *(Note(sentence, tone="warning") for sentence in found.notes),
             *_differences(found),
             Note(

@@ -11,15 +11,24 @@ from kullback.documents import Record, json_of
 from kullback.errors import FileError
 
 ROLLOUTS, ESTIMATE = "rollouts.parquet", "estimate.json"
+SHARDS = "shards"
+"""The folder of what workers have finished, until the job ends; `resume` goes on from it."""
+
 PART = f"{ROLLOUTS}.part"
 """What is finished of the rollouts until the job ends; `kullback.read_rollouts` reads it."""
 
 
 @contextmanager
 def results_in(
-    output: str | Path | None, *, overwrite: bool, names: Sequence[str] = (ROLLOUTS, ESTIMATE)
+    output: str | Path | None,
+    *,
+    overwrite: bool,
+    names: Sequence[str] = (ROLLOUTS, ESTIMATE),
+    resume: bool = False,
 ) -> Iterator[Path | None]:
     """The folder, made, tried and held against other runs before any work is done; None where none was asked for.
+
+    With `resume` what is there of a run that has shards is no obstacle.
 
     Raises:
         FileError: it cannot be written to, holds results already, or another run is writing to it.
@@ -39,14 +48,31 @@ def results_in(
             f"{folder} cannot be written to ({error.strerror or error}): choose another --output"
         ) from error
     with _held(folder):
-        _check_free(folder, names, overwrite=overwrite)
+        _check_free(folder, names, overwrite=overwrite or (resume and (folder / SHARDS).is_dir()))
+        _check_shards(folder, names, overwrite=overwrite, resume=resume)
         yield folder
 
 
-def check_output(output: str | Path | None, *, overwrite: bool, names: Sequence[str] = (ROLLOUTS, ESTIMATE)) -> None:
+def check_output(
+    output: str | Path | None,
+    *,
+    overwrite: bool,
+    names: Sequence[str] = (ROLLOUTS, ESTIMATE),
+    resume: bool = False,
+) -> None:
     """Refuse a folder that could not be written to, before any work is done; raises as `results_in`."""
-    with results_in(output, overwrite=overwrite, names=names):
+    with results_in(output, overwrite=overwrite, names=names, resume=resume):
         pass
+
+
+def _check_shards(folder: Path, names: Sequence[str], *, overwrite: bool, resume: bool) -> None:
+    shards = folder / SHARDS
+    if ROLLOUTS not in names or resume or overwrite or not shards.is_dir():
+        return
+    raise FileError(
+        f"{folder} holds the {SHARDS} of a run that did not come to its end: go on with --resume, choose another "
+        "--output, or pass --overwrite"
+    )
 
 
 def _check_free(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:

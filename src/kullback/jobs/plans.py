@@ -15,6 +15,9 @@ from kullback.models.sampling import Sampling
 Role = Literal["policy", "reference"]
 """Which of the two models was to be sampled."""
 
+ROLES: tuple[Role, ...] = ("policy", "reference")
+"""Their numbers are those of `kullback.models.randomness.Row`."""
+
 
 class Draw(NamedTuple):
     """One completion that is asked for: of which prompt, and the how-manieth of it."""
@@ -73,7 +76,7 @@ class Plan:
         laws: the distributions that are meant.
         batches: what is drawn together, in order.
         batch_rows: sequences at a time, at most.
-        seed: of the sampling; one stream of random numbers goes through all batches.
+        seed: of the sampling; each row has random numbers of its own, whatever batch it is in.
         vocab: logits that both models share; None where one of them gives log-probs only.
         allow_outside_mass: whether one model may give more than rounding to tokens that the other lacks.
     """
@@ -92,6 +95,11 @@ class Plan:
     def total(self) -> int:
         """Sequences asked for."""
         return sum(len(batch.draws) for batch in self.batches)
+
+    def resized(self, samples: int, seed: int, mixes_lengths: Mapping[Role, bool]) -> Plan:
+        """The same with another number of samples of each prompt, from another seed; `mixes_lengths` see `batches`."""
+        made = batches(self.prompts, samples, self.batch_rows, mixes_lengths)
+        return replace(self, samples=samples, seed=seed, batches=made)
 
     @property
     def settings(self) -> Record:

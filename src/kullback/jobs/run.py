@@ -23,6 +23,7 @@ class Run:
         hotspots: where the models differ most on the policy's rollouts; empty where there are no exact token KLs.
         tokens: drawn so far, in batches that are not finished too.
         outside: what each model gives to tokens that the other lacks.
+        words: the text of every drawn token, by its id.
     """
 
     plan: Plan
@@ -30,6 +31,7 @@ class Run:
     hotspots: Hotspots = field(default_factory=Hotspots)
     tokens: int = 0
     outside: dict[Role, Outside] = field(default_factory=lambda: {"policy": Outside(), "reference": Outside()})
+    words: dict[int, str] = field(default_factory=dict)
 
     @property
     def progress(self) -> Progress:
@@ -41,6 +43,8 @@ class Run:
         self.rollouts += finished.rollouts
         # Row by row rather than by adding a batch's own hotspots: so the sums do not round by the batch size.
         for rollout, scores in zip(finished.rollouts, finished.scores, strict=True):
+            for token in {*(rollout.tokens or ())} - self.words.keys():
+                self.words[token] = decode([token])
             other: Role = "reference" if rollout.sampled_from == "policy" else "policy"
             self.outside[rollout.sampled_from] += outside_of([scores.outside])
             self.outside[other] += outside_of([scores.ref_outside])
@@ -61,4 +65,5 @@ class Run:
             hotspots=self.hotspots + other.hotspots,
             tokens=self.tokens + other.tokens,
             outside={role: found + other.outside[role] for role, found in self.outside.items()},
+            words={**self.words, **other.words},
         )

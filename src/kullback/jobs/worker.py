@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kullback.errors import InputError, ModelError
-from kullback.jobs.plans import Batch, Draw, Plan, Role
+from kullback.jobs.bracketing import sums
+from kullback.jobs.plans import ROLES, Batch, Draw, Plan, Role
 from kullback.models.outside import check_outside, outside_of
 from kullback.models.pairs import Scores, gives_distributions, score
 from kullback.models.protocols import Completion, Sampler, Scorer, Tokens
@@ -38,6 +39,11 @@ class Models:
     samplers: Mapping[Role, Sampler]
     bases: Mapping[Role, Basis | None] = field(default_factory=dict)
 
+    @property
+    def mixes_lengths(self) -> Mapping[Role, bool]:
+        """By model to be sampled: whether prompts of different lengths may share a batch."""
+        return {role: sampler.mixes_lengths for role, sampler in self.samplers.items()}
+
     def pair(self, first: Role) -> tuple[Scorer, Scorer]:
         """A model and the other one."""
         return (self.policy, self.reference) if first == "policy" else (self.reference, self.policy)
@@ -54,7 +60,7 @@ class Finished:
 def finish_batch(
     plan: Plan, batch: Batch, models: Models, randomness: Randomness, *, on_tokens: Callable[[int], None]
 ) -> Finished:
-    """Draw and score a batch; nothing is changed but the state of `randomness`.
+    """Draw and score a batch: the same whoever does it, and whatever was done before.
 
     Raises:
         InputError: a model gave a log-prob that cannot be one, such as nan, or something drew a token that the models
@@ -66,7 +72,7 @@ def finish_batch(
         prompts,
         plan.laws.drawn(batch.sampled_from),
         max_new_tokens=plan.max_new_tokens,
-        randomness=randomness,
+        randomness=randomness.of([(ROLES.index(batch.sampled_from), *draw) for draw in batch.draws]),
         on_tokens=on_tokens,
     )
     check_tokens(plan.vocab, models.samplers[batch.sampled_from].name, [c.tokens for c in completions])
@@ -151,4 +157,5 @@ def _rollout(plan: Plan, role: Role, draw: Draw, completion: Completion, found: 
         deviation=found.deviation,
         sampled_from=role,
         finish=completion.finish,
+        extra=sums(found.bracket) if plan.laws.on_policy(role) else {},
     )

@@ -12,6 +12,7 @@ from kullback.lab.gradient_bias import Gradients, gradients
 from kullback.lab.language_models import language
 from kullback.lab.sample_plan import Plan, plan
 from kullback.lab.training_runs import Training, training
+from kullback.lab.variance_worlds import Variances, variance
 
 __all__ = [
     "Accuracies",
@@ -21,6 +22,7 @@ __all__ = [
     "Gradients",
     "Plan",
     "Training",
+    "Variances",
     "categorical",
     "coefficients",
     "gaussian",
@@ -28,4 +30,5 @@ __all__ = [
     "language",
     "plan",
     "training",
+    "variance",
 ]

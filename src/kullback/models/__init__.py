@@ -8,6 +8,7 @@ from kullback.models.pairs import Scores, check_vocabulary, score
 from kullback.models.protocols import Completion, DistributionScorer, NextLogits, Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
+from kullback.models.servers.model import connect
 from kullback.models.shipped import BUILTIN_PROMPTS
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "Scorer",
     "Scores",
     "check_vocabulary",
+    "connect",
     "load",
     "sample",
     "score",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from kullback.models.evaluation import evaluating
@@ -43,9 +44,8 @@ def sample(
         >>> len(drawn[0])
         3
     """
-    completions = draw(
-        model, prompts, sampling, max_new_tokens=max_new_tokens, generator=generator, on_tokens=on_tokens
-    )
+    uniforms = uniforms_of(generator, len(prompts))
+    completions = draw(model, prompts, sampling, max_new_tokens=max_new_tokens, uniforms=uniforms, on_tokens=on_tokens)
     return [completion.tokens for completion in completions]
 
 
@@ -55,12 +55,16 @@ def draw(
     sampling: Sampling,
     *,
     max_new_tokens: int,
-    generator: torch.Generator,
+    uniforms: Iterator[np.ndarray],
     on_tokens: Callable[[int], None],
 ) -> list[Completion]:
     """As `sample`, with the log-probs that the tokens had when they were drawn.
 
     Prompts of different lengths are padded on the left, masked, and numbered from their own first token.
+
+    Args:
+        model, prompts, sampling, max_new_tokens, on_tokens: as of `sample`.
+        uniforms: step after step a number from [0, 1) for each row, (rows,).
     """
     step, mask = _left_padded(model, prompts)
     # Counted from a row's first real token: models with absolute positions would else see the padding's length.
@@ -74,12 +78,10 @@ def draw(
         for _ in range(max_new_tokens):
             logits, cache = _next_logits(model, step, mask, positions=positions, cache=cache)
             law = sampling.logprobs(logits)
-            # The CPU's generator: one seed draws the same tokens wherever the model runs, up to its rounding.
-            token = torch.multinomial(law.exp().cpu(), 1, generator=generator).to(model.device)
+            token = _token(law, next(uniforms))
             drawn.append(torch.where(going[:, None], token, model.pad_token))
             logprobs.append(law.gather(-1, token))
             on_tokens(int(going.sum()))
-            # Rows that ended go on drawing, so that the stream of random numbers is the same whoever ends first.
             going = going & ~torch.isin(token[:, 0], ends)
             if not going.any():
                 break
@@ -90,6 +92,27 @@ def draw(
             mask = torch.cat([mask, torch.ones_like(token)], dim=-1)
     rows = zip(torch.cat(drawn, dim=-1).tolist(), torch.cat(logprobs, dim=-1).cpu(), strict=True)
     return [_completion(row, chances, model.end_tokens) for row, chances in rows]
+
+
+def uniforms_of(generator: torch.Generator, rows: int) -> Iterator[np.ndarray]:
+    """Step after step a number from [0, 1) for each row, (rows,), of one stream for all rows."""
+    while True:
+        yield torch.rand(rows, generator=generator, dtype=torch.float64).numpy()
+
+
+def _token(law: torch.Tensor, uniforms: np.ndarray) -> torch.Tensor:
+    """One token a row, (rows, 1), where the sum of probabilities passes the row's number.
+
+    A row's token depends on its own law and number alone, wherever the model runs and whatever is drawn beside it, but
+    for the rounding of the law.
+    """
+    # In float64, which MPS lacks: in float32 the sum over a large vocabulary loses the rare tokens at its end.
+    mass = (law.cpu() if law.device.type == "mps" else law).double().exp().cumsum(dim=-1)
+    whole = mass[:, -1:]
+    goal = torch.as_tensor(uniforms, dtype=mass.dtype).to(mass.device)[:, None] * whole
+    goal = torch.minimum(goal, torch.nextafter(whole, torch.zeros_like(whole)))  # a product rounded up to the whole
+    # A law that is nan passes no number; scoring refuses it.
+    return torch.searchsorted(mass, goal, right=True).clamp(max=law.shape[-1] - 1).to(law.device)
 
 
 def _left_padded(model: LanguageModel, prompts: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,7 +58,9 @@ def place_of(name: str) -> Place:
     if not name:
         raise ModelError("a model without a name came: name a folder, a Hugging Face id or builtin:base")
     if name.startswith(("http://", "https://")):
-        raise ModelError(f"{name} is a server, and compare reads models from a folder or the hub: name one of those")
+        raise ModelError(
+            f"{name} is a server, and models are loaded from a folder or the hub: kullback.models.connect(…)"
+        )
     if name.startswith("builtin:"):
         if name.removeprefix("builtin:") not in BUILTINS:
             raise ModelError(f"{name} came, but the built-in models are builtin:base and builtin:tuned")

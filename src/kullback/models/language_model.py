@@ -13,7 +13,7 @@ import torch
 from kullback.arrays import Float64
 from kullback.errors import InputError, ModelError
 from kullback.models.caches import CACHES, cache_holds, cached_step, padding_holds
-from kullback.models.drawing import draw
+from kullback.models.drawing import draw, uniforms_of
 from kullback.models.evaluation import evaluating
 from kullback.models.hidden import HiddenStates, hidden_states, reads_head
 from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
@@ -31,6 +31,12 @@ class LanguageModel:
         model: a transformers causal language model in evaluation mode.
         tokenizer: its transformers tokenizer.
         notes: sentences on how it was loaded that a reader of its numbers should know.
+
+    Example:
+        >>> from kullback import models
+        >>> model = models.load("builtin:base")
+        >>> type(model).__name__, model.name
+        ('LanguageModel', 'builtin:base')
     """
 
     name: str
@@ -48,6 +54,11 @@ class LanguageModel:
     def dtype(self) -> str:
         """The dtype of its weights, such as ``float32``."""
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def split(self) -> bool:
+        """Whether its layers lie on several devices."""
+        return len(set(getattr(self.model, "hf_device_map", {"": ""}).values())) > 1
 
     @cached_property
     def accepts(self) -> frozenset[str]:
@@ -126,8 +137,8 @@ class LanguageModel:
     @cached_property
     def reads_head(self) -> bool:
         """Whether its logits are those of an LM head that can be read, so that they need not all be made."""
-        # What changes the logits on their way out is asked for them.
-        return type(self).next_logits is LanguageModel.next_logits and reads_head(self)
+        # What changes the logits on their way out is asked for them, and so is a model whose head lies elsewhere.
+        return not self.split and type(self).next_logits is LanguageModel.next_logits and reads_head(self)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text as it is, or a list of messages through the chat template.
@@ -162,12 +173,15 @@ class LanguageModel:
         on_tokens: Callable[[int], None] = lambda count: None,
     ) -> list[Completion]:
         """One completion for each prompt; see `kullback.models.protocols.Sampler`."""
+        rows = len(prompts)
+        alone = randomness.rows is None
+        uniforms = uniforms_of(randomness.torch, rows) if alone else randomness.uniforms(rows)
         return draw(
             self,
             prompts,
             sampling,
             max_new_tokens=max_new_tokens,
-            generator=randomness.torch,
+            uniforms=uniforms,
             on_tokens=on_tokens,
         )
 

@@ -17,7 +17,7 @@ from kullback.models.failures import one_sentence, tried
 from kullback.models.folders import Place, adapter_base, place_of
 from kullback.models.language_model import LanguageModel
 from kullback.models.packages import needed
-from kullback.models.places import device_named, dtype_named
+from kullback.models.places import SPLIT, device_named, dtype_named
 from kullback.models.soundness import check_finite, check_loaded, listed
 from kullback.models.splits import split_as_said, unknown_split
 
@@ -35,7 +35,8 @@ def load(
     Args:
         name: what to load. A folder with adapter_config.json is loaded on the model that it names, with peft; a GGUF
             file is dequantised by transformers.
-        device: "auto" takes cuda, then mps, then the CPU.
+        device: "auto" takes cuda, then mps, then the CPU; "split" shares the layers of a model that is too big for one
+            device out among all of them, as accelerate does.
         dtype: "auto" takes the checkpoint's dtype on an accelerator and float32 on the CPU.
         tokenizer: a transformers tokenizer, or the name of a model that has one; None for the model's own.
 
@@ -95,6 +96,9 @@ def _weights(name: str, place: Place, device: str, dtype: torch.dtype | str) -> 
     if quantised:
         needed("accelerate", "quantised")
         options["device_map"] = {"": device}  # quantised weights are packed for the device they are loaded on
+    if device == SPLIT:
+        needed("accelerate", "quantised")
+        options["device_map"] = "auto"
     model, info = HF.AutoModelForCausalLM.from_pretrained(
         place.path,
         dtype=dtype,
@@ -104,7 +108,7 @@ def _weights(name: str, place: Place, device: str, dtype: torch.dtype | str) -> 
         **options,
     )
     check_loaded(name, info)
-    return model.eval() if quantised else model.eval().to(device)
+    return model.eval() if quantised or device == SPLIT else model.eval().to(device)
 
 
 def _adapted(name: str, place: Place, device: str, dtype: torch.dtype | str, tokenizer: Any) -> LanguageModel:
@@ -112,7 +116,7 @@ def _adapted(name: str, place: Place, device: str, dtype: torch.dtype | str, tok
     base = adapter_base(name, Path(place.path))
     below = loaded(base, device=device, dtype=dtype, tokenizer=tokenizer)
     with _reading(name, place):
-        model = peft.PeftModel.from_pretrained(below.model, place.path, torch_device=device).eval()
+        model = peft.PeftModel.from_pretrained(below.model, place.path, torch_device=str(below.device)).eval()
         if model.active_peft_config.is_prompt_learning:
             raise ModelError(
                 f"{name} is an adapter of virtual prompt tokens ({model.peft_type}), which have no log-probs of their "

@@ -11,6 +11,9 @@ from kullback.errors import InputError, ModelError
 from kullback.models.folders import place_of
 from kullback.models.packages import needed
 from kullback.models.protocols import Sampler, Scorer
+from kullback.models.servers.address import is_address
+from kullback.models.servers.model import connect
+from kullback.models.servers.readings import check_readings
 from kullback.models.shipped import shipped
 
 if TYPE_CHECKING:
@@ -39,7 +42,9 @@ def opened_pair(policy: object, reference: object, *, device: str, dtype: str) -
     """Two models; where one has no tokenizer it takes the other's, and its notes say so. Raises as `opened`."""
     q, p = (_found(model, device=device, dtype=dtype) for model in (policy, reference))
     lacking = [getattr(model, "tokenizer", model) is None for model in (q, p)]
-    return (_with_tokenizer(q, p) if lacking[0] else q), (_with_tokenizer(p, q) if lacking[1] else p)
+    pair = (_with_tokenizer(q, p) if lacking[0] else q), (_with_tokenizer(p, q) if lacking[1] else p)
+    check_readings(*pair)
+    return pair
 
 
 def _found(model: object, *, device: str, dtype: str) -> Any:
@@ -58,7 +63,9 @@ def _found(model: object, *, device: str, dtype: str) -> Any:
     )
 
 
-def _named(name: str, *, device: str, dtype: str) -> LanguageModel:
+def _named(name: str, *, device: str, dtype: str) -> Any:
+    if is_address(name):
+        return connect(name)
     if name.startswith("builtin:"):
         return shipped(name, Path(place_of(name).path), device=device, dtype=dtype)
     for package in ("torch", "transformers"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from kullback.arrays import Float64
 from kullback.errors import ModelError, shown
+from kullback.models.listing import TokenBracket, bracket_of, can_bracket, places_of
 from kullback.models.protocols import DistributionScorer, Reader, Scorer, Tokens
 from kullback.models.sampling import RAW, Sampling
 
@@ -34,6 +35,13 @@ class Scores:
             those of the whole law.
         state, deviation: numbers of each prefix, and of each token less their mean under q, (tokens, numbers); None
             without a basis.
+        bracket: bounds on each token's KL, where a server lists likely words; None elsewhere.
+
+    Example:
+        >>> import numpy as np
+        >>> found = Scores(logprobs=np.array([-0.5, -1.0]), ref_logprobs=np.array([-0.75, -1.5]))
+        >>> found.logprobs - found.ref_logprobs
+        array([0.25, 0.5 ])
     """
 
     logprobs: Float64
@@ -47,6 +55,7 @@ class Scores:
     ref_outside: Float64 | None = None
     state: np.ndarray | None = None
     deviation: np.ndarray | None = None
+    bracket: TokenBracket | None = None
 
     def column(self, name: str) -> np.ndarray:
         """A column that has to be there.
@@ -101,12 +110,32 @@ def score(
         shared = check_vocabulary(policy, reference) if vocab is None else vocab
         q, p = Law(policy, sampling, drawn), Law(reference, ref_sampling)
         columns = token_columns(q, p, prompts, completions, vocab=shared, basis=basis)
-        return [Scores(**{name: rows[i] for name, rows in columns.items()}) for i in range(len(completions))]
+        of_rows: list[dict[str, Any]] = [
+            {name: rows[i] for name, rows in columns.items()} for i in range(len(completions))
+        ]
+        return [Scores(**row) for row in of_rows]
     check_same_tokens(policy, reference)
+    if can_bracket(policy, reference, sampling, ref_sampling):
+        return _bracketed(policy, reference, prompts, completions)
     # Never `drawn` for the second: what it truly excludes has −inf, and the KL is then infinite.
     first = policy.logprobs(prompts, completions, sampling, drawn=drawn)
     second = reference.logprobs(prompts, completions, ref_sampling, drawn=False)
     return [Scores(q, p) for q, p in zip(first, second, strict=True)]
+
+
+def _bracketed(
+    policy: Scorer, reference: Scorer, prompts: Sequence[Tokens], completions: Sequence[Tokens]
+) -> list[Scores]:
+    """Log-probs of both, and bounds on the token KLs, of one reading by each."""
+    first, second = (places_of(model, prompts, completions) for model in (policy, reference))
+    return [
+        Scores(
+            np.asarray([place.logprob for place in a], dtype=np.float64),
+            np.asarray([place.logprob for place in b], dtype=np.float64),
+            bracket=bracket_of(a, b, tokens),
+        )
+        for a, b, tokens in zip(first, second, completions, strict=True)
+    ]
 
 
 def gives_distributions(model: object) -> TypeGuard[DistributionScorer]:
@@ -135,6 +164,11 @@ def check_vocabulary(policy: DistributionScorer, reference: DistributionScorer) 
 
     Raises:
         ModelError: their tokenizers differ, so that log-probs of the same text are not of the same tokens.
+
+    Example:
+        >>> from kullback import models
+        >>> check_vocabulary(models.load("builtin:tuned"), models.load("builtin:base"))
+        512
     """
     check_same_tokens(policy, reference)
     return min(policy.vocab, reference.vocab)
@@ -154,7 +188,11 @@ def places(policy: Reader, reference: Reader) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for prefix, model in (("", policy), ("reference_", reference)):
-        if gives_distributions(model):
+        server: Mapping[str, object] | None = getattr(model, "server", None)
+        if server is not None:
+            found |= {f"{prefix}server_{name}": str(value) for name, value in server.items() if value is not None}
+            found |= {f"{prefix}device": "a server", f"{prefix}dtype": str(getattr(model, "dtype", "log-probs"))}
+        elif gives_distributions(model):
             found |= {f"{prefix}device": str(model.device), f"{prefix}dtype": model.dtype}
     if gives_distributions(policy) and gives_distributions(reference):
         read = all(getattr(model, "reads_head", False) for model in (policy, reference))

@@ -10,18 +10,24 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 """Dtypes in which a whole model can run, by name."""
 
 
+SPLIT = "split"
+"""The layers of a model on all devices of the machine, as accelerate shares them out."""
+
+
 def device_named(device: object) -> str:
-    """A device that is there and works; "auto" takes cuda, then mps, then the CPU.
+    """A device that is there and works; "auto" takes cuda, then mps, then the CPU, and "split" all of them.
 
     Raises:
         ModelError: torch does not know it, or this machine or this build of torch has none.
     """
     name = str(device)
+    if name == SPLIT:
+        return name
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    advice = "name auto, cpu, cuda, cuda:1 or mps"
+    advice = "name auto, cpu, cuda, cuda:1, mps or split"
     try:
         found = torch.device(name)
     except (RuntimeError, ValueError):
@@ -47,7 +53,8 @@ def dtype_named(dtype: object, device: str) -> torch.dtype | str:
     """
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
-        return torch.float32 if device == "cpu" else "auto"
+        none = device == SPLIT and not torch.cuda.is_available()
+        return torch.float32 if device == "cpu" or none else "auto"
     if name not in DTYPES:
         raise ModelError(f"dtype={shown(name)} came, but a dtype is float32, bfloat16, float16, float64 or auto")
     return DTYPES[name]

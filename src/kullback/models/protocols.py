@@ -31,6 +31,12 @@ class Completion:
         tokens: token ids, the end token included.
         logprobs: log-probs of the law they were drawn from, as the sampler knew them, (tokens,), nats.
         finish: "end" by an end token, or "length" where it was cut.
+
+    Example:
+        >>> import numpy as np
+        >>> drawn = Completion(tokens=[5, 2], logprobs=np.array([-0.5, -0.1]), finish="end")
+        >>> len(drawn.tokens) == len(drawn.logprobs)
+        True
     """
 
     tokens: list[int]
@@ -67,7 +73,13 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Sampler(Reader, Protocol):
-    """What draws completions."""
+    """What draws completions.
+
+    Example:
+        >>> from kullback import models
+        >>> isinstance(models.load("builtin:base"), models.Sampler)
+        True
+    """
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -94,7 +106,8 @@ class Sampler(Reader, Protocol):
             prompts: token ids, none empty.
             sampling: the law to draw from.
             max_new_tokens: the most tokens of a completion.
-            randomness: where random numbers come from.
+            randomness: where random numbers come from; those of its `uniforms` are each row's own, whatever is drawn
+                beside it.
             on_tokens: told as often as it can be how many tokens were drawn; may raise, to stop the job.
         """
         ...
@@ -102,7 +115,13 @@ class Sampler(Reader, Protocol):
 
 @runtime_checkable
 class Scorer(Reader, Protocol):
-    """What says how likely given tokens are."""
+    """What says how likely given tokens are.
+
+    Example:
+        >>> from kullback import models
+        >>> isinstance(models.load("builtin:base"), models.Scorer)
+        True
+    """
 
     def logprobs(
         self, prompts: Sequence[Tokens], completions: Sequence[Tokens], sampling: Sampling, *, drawn: bool
@@ -119,7 +138,14 @@ class Scorer(Reader, Protocol):
 
 
 class NextLogits(Protocol):
-    """Next-token logits at every token of a batch of completions, in their order, read a slice at a time."""
+    """Next-token logits at every token of a batch of completions, in their order, read a slice at a time.
+
+    Example:
+        >>> from kullback import models
+        >>> logits = models.load("builtin:base").next_logits([[1, 2]], [[3, 4, 5]])
+        >>> tuple(logits[0:2].shape)
+        (2, 512)
+    """
 
     def __getitem__(self, at: slice, /) -> torch.Tensor:
         """(tokens of the slice, vocab), any float dtype."""
@@ -128,7 +154,13 @@ class NextLogits(Protocol):
 
 @runtime_checkable
 class DistributionScorer(Scorer, Protocol):
-    """A scorer that has the whole next-token distribution, so that exact token KLs come out of the same pass."""
+    """A scorer that has the whole next-token distribution, so that exact token KLs come out of the same pass.
+
+    Example:
+        >>> from kullback import models
+        >>> isinstance(models.load("builtin:base"), models.DistributionScorer)
+        True
+    """
 
     @property
     def vocab(self) -> int:

@@ -30,9 +30,9 @@ def shipped(name: str, folder: Path, *, device: str, dtype: str) -> LanguageMode
     from kullback.models.failures import one_sentence, tried
     from kullback.models.language_model import LanguageModel
     from kullback.models.llama import Llama
-    from kullback.models.places import device_named, dtype_named
+    from kullback.models.places import SPLIT, device_named, dtype_named
 
-    where = device_named(device)
+    where = device_named("auto" if device == SPLIT else device)
     wanted = dtype_named(dtype, where)
     with one_sentence(name, "could not be loaded", "try another device or dtype, or install the package anew"):
         weights = files.load_file(folder / "model.safetensors")

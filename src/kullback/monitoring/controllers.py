@@ -38,6 +38,12 @@ class Controller(ABC):
             themselves, and what an interval passes over includes every small excess.
         least, most: what β is kept between.
         updates, held: estimates that came, and those at which β stayed because their interval held the target.
+
+    Example:
+        >>> import kullback as kb
+        >>> controller = kb.controllers.Adaptive(0.1, 6.0, "sequence")
+        >>> isinstance(controller, kb.controllers.Controller), controller.coefficient, controller.unit
+        (True, 0.1, 'sequence')
     """
 
     coefficient: float

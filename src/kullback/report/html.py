@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from html import escape
+from importlib.resources import files
 from itertools import zip_longest
 from typing import assert_never
 
 from kullback.documents import (
+    Bars,
     Block,
     Chart,
     Code,
@@ -18,38 +21,16 @@ from kullback.documents import (
     HeatMap,
     Item,
     Note,
+    Passages,
     Table,
     Verdict,
     text_of,
     visible,
 )
 from kullback.errors import MissingPackageError
+from kullback.report import bars, passages
 from kullback.report.heat import colours
 from kullback.report.pictures import svg
-
-STYLE = """\
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-table { border-collapse: collapse; margin: 0.5rem 0; }
-th, td { padding: 0.2rem 0.7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
-thead th { border-bottom: 2px solid #888; }
-.right { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: bold; }
-figure, .wide { margin: 1rem 0; overflow-x: auto; }
-figure svg { max-width: 100%; height: auto; }
-pre { background: #f5f5f5; padding: 0.7rem; overflow-x: auto; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.5rem; }
-dt { color: #666; }
-dd { margin: 0; }
-p, dd, td { white-space: pre-line; }
-.verdict { font-size: 1.15rem; font-weight: bold; }
-.item p { margin: 0.2rem 0 0.2rem 2rem; }
-.item .label { margin-left: 0; font-weight: bold; }
-.quiet { color: #666; }
-.good { color: #1a7f37; }
-.warning { color: #8a5a00; }
-.bad { color: #b31d28; }
-.hint { color: #0b6e8a; }
-"""
 
 PAGE = """\
 <!DOCTYPE html>
@@ -62,7 +43,11 @@ PAGE = """\
 {style}</style>
 </head>
 <body>
+<main>
 {body}
+</main>
+<script>
+{script}</script>
 </body>
 </html>
 """
@@ -73,7 +58,14 @@ def render(document: Document) -> str:
     head = [f"<h1>{_safe(document.title)}</h1>"] if document.title else []
     head += [_paragraph(document.subtitle, "quiet")] if document.subtitle else []
     blocks = [_written(block, f"b{number}-") for number, block in enumerate(document.blocks)]
-    return PAGE.format(title=_safe(document.title or "kullback"), style=STYLE, body="\n".join([*head, *blocks]))
+    title, body = _safe(document.title or "kullback"), "\n".join([*head, *blocks])
+    return PAGE.format(title=title, style=_file("page.css"), body=body, script=_file("page.js"))
+
+
+@cache
+def _file(name: str) -> str:
+    """What stands in a page as it is."""
+    return (files("kullback.report") / "page" / name).read_text(encoding="utf-8")
 
 
 def _written(block: Block, ids: str) -> str:
@@ -104,13 +96,21 @@ def _written(block: Block, ids: str) -> str:
             return _chart(block, ids)
         case HeatMap():
             return _table(block.table, [("", *map(_shade, row)) for row in colours(block)])
+        case Passages():
+            return passages.written(block)
+        case Bars():
+            head = f"<h2>{_safe(block.title)}</h2>"
+            return "\n".join(
+                [head, "<figure>", bars.svg(block), f"<figcaption>{_safe(block.note)}</figcaption>", "</figure>"]
+            )
         case _:
             assert_never(block)
 
 
 def _table(table: Table, styles: Sequence[Sequence[str]] = ()) -> str:
     sides = [' class="right"' if name in table.right else "" for name in table.columns]
-    head = "".join(f"<th{side}>{_safe(name)}</th>" for name, side in zip(table.columns, sides, strict=True))
+    names = zip(table.columns, sides, strict=True)
+    head = "".join(f"<th{side}>{_safe(name)}</th>" if name else "<td></td>" for name, side in names)
     rows = []
     for row, looks in zip_longest(table.rows, styles, fillvalue=()):
         cells = zip_longest(row, sides, looks, fillvalue="")
@@ -126,7 +126,7 @@ def _chart(chart: Chart, ids: str) -> str:
         picture = svg(chart, ids)
     except MissingPackageError as error:
         picture = _paragraph(f"The picture is left out: {error}", "quiet")
-    return "\n".join(["<figure>", picture, f"<figcaption>{_safe(chart.text)}</figcaption>", "</figure>"])
+    return "\n".join(['<figure class="drawn">', picture, f"<figcaption>{_safe(chart.text)}</figcaption>", "</figure>"])
 
 
 def _shade(colour: tuple[str, str] | None) -> str:

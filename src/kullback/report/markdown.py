@@ -11,6 +11,7 @@ from html import escape
 from typing import assert_never
 
 from kullback.documents import (
+    Bars,
     Block,
     Cell,
     Chart,
@@ -22,6 +23,7 @@ from kullback.documents import (
     HeatMap,
     Item,
     Note,
+    Passages,
     Table,
     Verdict,
     text_of,
@@ -36,7 +38,7 @@ def render(document: Document) -> str:
     """A document as a page that begins with its title."""
     head = [f"# {_line(document.title)}"] if document.title else []
     head += [_words(document.subtitle)] if document.subtitle else []
-    return "\n\n".join([*head, *map(_written, document.blocks)]) + "\n"
+    return "\n\n".join([*head, *filter(None, map(_written, document.blocks))]) + "\n"
 
 
 def table(table: Table) -> str:
@@ -74,6 +76,8 @@ def _written(block: Block) -> str:
             return table(block)
         case HeatMap():
             return table(block.table)
+        case Passages() | Bars():
+            return ""  # of no use where nothing can be pointed at
         case _:
             assert_never(block)
 

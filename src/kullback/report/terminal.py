@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kullback.documents import (
+    Bars,
     Block,
     Chart,
     Code,
@@ -25,6 +26,7 @@ from kullback.documents import (
     HeatMap,
     Item,
     Note,
+    Passages,
     Table,
     Tone,
     Verdict,
@@ -101,6 +103,8 @@ def _drawn(block: Block) -> Iterator[RenderableType]:
         case HeatMap():
             shades = tuple(("", *map(_shade, row)) for row in colours(block))
             yield from _titled(block, _Grid(block.table, shades))
+        case Passages() | Bars():
+            return  # of a page that is looked through
         case _:
             assert_never(block)
 

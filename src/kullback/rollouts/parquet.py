@@ -111,7 +111,10 @@ class RolloutWriter:
             table_schema(names=self._names),
             compression="zstd",
             use_dictionary=False,
-            use_byte_stream_split=[f"{name}.list.element" for name in TOKEN_COLUMNS],
+            use_byte_stream_split=[
+                *(f"{name}.list.element" for name in TOKEN_COLUMNS),
+                *(f"{name}.list.element.list.element" for name in FEATURES),
+            ],
         ) as writer:
             for batch in part.batches():
                 writer.write_table(pa.Table.from_batches([batch.replace_schema_metadata(None)]))
@@ -143,6 +146,15 @@ def write_rollouts(path: str | Path, rollouts: Sequence[Rollout], metadata: Meta
     Raises:
         FileError: the file cannot be written.
         InputError: no rollout, or one that does not fit the columns.
+
+    Example:
+        >>> import tempfile
+        >>> from kullback.rollouts import Rollout, read_rollouts
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_rollouts(f"{folder}/rollouts.parquet", [Rollout(logprobs=[-0.5], ref_logprobs=[-0.75])])
+        ...     [row] = read_rollouts(f"{folder}/rollouts.parquet")
+        >>> row.logprobs, row.ref_logprobs
+        (array([-0.5], dtype=float32), array([-0.75], dtype=float32))
     """
     if not len(rollouts):
         raise InputError(f"no rollout came for {path}, but a table holds at least one")

@@ -27,6 +27,14 @@ class LogRatios(NamedTuple):
         ref_logprobs: log p(y).
         token_kl: KL(q‖p) of the two next-token distributions.
         entropy: H(q).
+
+    Example:
+        >>> import torch
+        >>> import kullback as kb
+        >>> hidden, weight, tokens = torch.ones(2, 3), torch.eye(4, 3), torch.tensor([0, 3])
+        >>> found = kb.vocab.linear_log_ratio(hidden, weight, 2 * hidden, weight, tokens)
+        >>> found.log_ratio.shape, bool(torch.allclose(found.log_ratio, found.logprobs - found.ref_logprobs))
+        (torch.Size([2]), True)
     """
 
     log_ratio: Tensor

@@ -33,6 +33,13 @@ class TopKKL(NamedTuple):
         lower: a lower bound: the words, and all others as one.
         upper: an upper bound; inf where the log-probs allow none.
         estimate: unbiased over the sampled token, in value and gradient; None where no sample was given.
+
+    Example:
+        >>> import kullback as kb
+        >>> q, p = [{0: -0.5, 1: -1.5}], [{0: -0.7, 1: -1.3}]
+        >>> found = kb.vocab.topk_kl(q, p)
+        >>> bool(0 <= found.lower[0] <= found.upper[0]), found.estimate
+        (True, None)
     """
 
     lower: Tensor

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
+from kullback.arrays.bounds import POSITIVE_ALLOWED, SENTINEL
 from kullback.errors import InputError
 from kullback.rollouts.metadata import Metadata
-from kullback.rollouts.readers.checked import at, count, excerpt, listed
+from kullback.rollouts.readers.checked import LARGEST_ID, at, count, excerpt, listed
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import (
     About,
     Drawn,
+    Word,
     body_of,
     ids_or_none,
     rollout_of,
@@ -103,6 +106,9 @@ def drawn_tokens(ids: object, dicts: object, name: str) -> list[Drawn]:
 
 
 def _token(number: int, value: object, name: str) -> Drawn:
+    plain = _plain(value)
+    if plain is not None and number in plain:
+        return Drawn(logprob=plain[number], id=number, text=_text(value, number), top=cast(dict[Word, float], plain))
     words = vllm_dict(value, name)
     mine = [(found, shown) for key, found, shown in words if key == number]
     if not mine or mine[0][0] is None:
@@ -110,6 +116,26 @@ def _token(number: int, value: object, name: str) -> Drawn:
     return Drawn(
         logprob=mine[0][0], id=number, text=mine[0][1], top=top_of(((k, v) for k, v, _ in words if v is not None), name)
     )
+
+
+def _plain(value: object) -> dict[int, float] | None:
+    """A place's words where all are as they should be, in a tenth of the time that naming each takes; else None."""
+    if not isinstance(value, dict):
+        return None
+    numbers: list[Any] = [one.get("logprob") if isinstance(one, dict) else one for one in value.values()]
+    if not all(type(key) is str and key.isascii() and key.isdigit() and len(key) < 11 for key in value):
+        return None
+    if not all(type(one) is float and one <= POSITIVE_ALLOWED for one in numbers):
+        return None
+    found = {int(key): one for key, one in zip(value, numbers, strict=True) if one > SENTINEL}
+    return (
+        found if len(found) == sum(one > SENTINEL for one in numbers) and max(found, default=0) <= LARGEST_ID else None
+    )
+
+
+def _text(value: object, number: int) -> str | None:
+    shown = at(value, str(number), "decoded_token")
+    return shown if isinstance(shown, str) else None
 
 
 def _scored(body: Record) -> object:
@@ -124,14 +150,23 @@ def _of_prompt(body: Record) -> Rollout:
     dicts = listed(_scored(body), "prompt_logprobs")
     ids = body.get("prompt_token_ids") or at(body, "choices", 0, "prompt_token_ids")
     numbers: Sequence[int | None] = ids_or_none(ids, "prompt_token_ids") or [_only_id(one) for one in dicts]
+    first = 0 if numbers and numbers[0] is not None else 1
+    tokens = prompt_tokens(numbers, dicts)
+    return rollout_of(tokens[first:], About(extra={**said(body, "model"), "scored": "prompt"}))
+
+
+def prompt_tokens(numbers: Sequence[int | None], dicts: Sequence[object]) -> list[Drawn]:
+    """A prompt's ids and the dicts of its places side by side; the first token has no log-prob.
+
+    Raises:
+        InputError: more of the one than of the other, or a token that is not in its dict.
+    """
     if len(numbers) != len(dicts):
         raise InputError(f"prompt_token_ids has {len(numbers)} ids and prompt_logprobs {len(dicts)} places")
-    first = 0 if numbers and numbers[0] is not None else 1
-    tokens = [
+    return [
         Drawn(logprob=None, id=number) if place == 0 else _token(number or 0, dicts[place], f"prompt_logprobs[{place}]")
         for place, number in enumerate(numbers)
     ]
-    return rollout_of(tokens[first:], About(extra={**said(body, "model"), "scored": "prompt"}))
 
 
 def _only_id(value: object) -> int | None:

@@ -1,0 +1,1 @@
+"""Who runs a plan past one process: workers on this machine, or on a Ray cluster."""

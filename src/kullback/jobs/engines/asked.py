@@ -1,0 +1,77 @@
+"""What a user asks of an engine, and what it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from kullback.errors import InputError
+from kullback.jobs.engines.crew import Order
+from kullback.jobs.engines.pool import Engine
+from kullback.jobs.engines.run import Shift
+from kullback.jobs.engines.shards import settings_of, shards_in
+from kullback.jobs.worker import Models
+from kullback.models.pairs import score
+
+
+def asked_engine(
+    name: Literal["local", "ray"],
+    workers: int | None,
+    gpus_per_worker: float,
+    address: str | None,
+    *,
+    resume: bool,
+    output: str | Path | None,
+) -> Engine | None:
+    """The engine, or None where all is to be done in this process.
+
+    Raises:
+        InputError: options that would do nothing.
+        MissingPackageError: Ray is asked for and not installed.
+    """
+    if resume and output is None:
+        raise InputError("resume came without output: name the folder whose shards are to be gone on from")
+    if workers is None and name == "local":
+        if resume:
+            raise InputError("resume came without workers, and only a run with workers leaves shards: pass --workers 1")
+        if gpus_per_worker or address:
+            raise InputError("gpus_per_worker or address came without engine='ray', which alone knows them")
+        return None
+    engine = Engine(name, 1 if workers is None else workers, gpus_per_worker, address)
+    if name == "ray":
+        from kullback.jobs.engines.cluster import ray
+
+        ray()
+    return engine
+
+
+def check_names(*models: object) -> None:
+    """Refuse models that a worker could not load by name.
+
+    Raises:
+        InputError: by their type.
+    """
+    for model in models:
+        if model is not None and not isinstance(model, str | Path):
+            raise InputError(
+                f"a {type(model).__name__} came as a model, but workers load models by name: save it in a folder and "
+                "pass that, or leave out workers"
+            )
+
+
+def noted_rows(output: str | Path | None) -> int | None:
+    """The batch size of the run that is to be gone on from, where there is one."""
+    noted = None if output is None else shards_in(Path(output)).noted()
+    return None if noted is None else noted.get("batch_size")
+
+
+def shift_of(engine: Engine, order: Order, models: Models) -> Shift:
+    """The order with the bases of the models that are loaded here, and what its rows depend on."""
+    plan = order.plan
+    bases = {role: None if basis is None else basis.to("cpu") for role, basis in models.bases.items()}
+    prompt = plan.prompts[0]
+    found = score(models.policy, models.reference, [prompt], [prompt[:1]], vocab=plan.vocab, drawn=False)[0]
+    names = {"policy": order.policy, "reference": order.reference, "sampler": order.sampler, "dtype": order.dtype}
+    fingerprint = [float(found.logprobs[0]), float(found.ref_logprobs[0])]
+    return Shift(engine, replace(order, bases=bases), settings_of(plan, names, fingerprint))

@@ -1,0 +1,90 @@
+"""One question to a server, and its answer held against what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kullback.errors import InputError, ModelError
+from kullback.models.protocols import Tokens
+from kullback.models.sampling import Sampling
+from kullback.models.servers.client import Client, RefusedError
+from kullback.models.servers.dialects import Continuation, Dialect
+from kullback.rollouts.readers.checked import at
+from kullback.rollouts.readers.responses import Drawn
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A client and the dialect that it speaks."""
+
+    client: Client
+    model: str
+    dialect: Dialect
+
+    def score(self, tokens: Tokens, words: int) -> list[Drawn]:
+        """A record a token.
+
+        Raises:
+            RefusedError: the server does not do this.
+            ModelError: its answer cannot be right.
+        """
+        answer = self.client.post(*self.dialect.scoring(self.model, tokens, words))
+        return self.read(answer, tokens)
+
+    def read(self, answer: Mapping[str, Any], tokens: Tokens) -> list[Drawn]:
+        """An answer's records, held against the tokens that were sent."""
+        if self.dialect.name == "vLLM" and at(answer, "choices", 0, "prompt_logprobs") is None:
+            raise RefusedError("it has no prompt_logprobs", 400)
+        with understood(self.client):
+            if at(answer, "choices", 0, "prompt_logprobs", 0) is not None:
+                raise InputError("the first place has log-probs, though nothing stands before it: places are shifted")
+            found = self.dialect.scored(answer, tokens)
+            _check(found, tokens)
+        return found
+
+    def draw(self, prompt: Tokens, sampling: Sampling, *, most: int, seed: int) -> Continuation:
+        """A completion; raises as `score`."""
+        answer = self.client.post(*self.dialect.drawing(self.model, prompt, sampling, most=most, seed=seed))
+        return self.drawn(answer)
+
+    def drawn(self, answer: Mapping[str, Any]) -> Continuation:
+        """What an answer says was drawn."""
+        with understood(self.client):
+            return self.dialect.drawn(answer)
+
+
+def _check(found: Sequence[Drawn], tokens: Tokens) -> None:
+    """Hold that every token has its own log-prob, but for the first."""
+    if len(found) != len(tokens):
+        raise InputError(
+            f"{len(tokens)} tokens were sent and {len(found)} came back: drawn tokens in place of the prompt's, or an "
+            "end token left out"
+        )
+    for place, (one, token) in enumerate(zip(found, tokens, strict=True)):
+        if one.id is not None and one.id != token:
+            raise InputError(f"token {place} was {token}, and its log-prob is of {one.id}: places are shifted")
+        if (one.logprob is None) != (place == 0):
+            raise InputError(
+                f"token {place} of {len(tokens)} has {'no' if place else 'a'} log-prob: places are shifted"
+            )
+
+
+@contextmanager
+def understood(client: Client) -> Iterator[None]:
+    """What a reader refuses, as a ModelError that names the server."""
+    try:
+        yield
+    except InputError as error:
+        raise ModelError(f"{client.address} cannot be believed: {error}{_advice(str(error))}") from None
+
+
+def _advice(said: str) -> str:
+    if "is at most 0" in said:
+        return (
+            "; numbers above 0 are logits (--logprobs-mode), or come of a head in bfloat16: vLLM takes "
+            '--hf-overrides \'{"head_dtype":"float32"}\''
+        )
+    return ""
