@@ -1,4 +1,4 @@
-"""slime's own loss, from a checkout, with the KL of `kullback.integrations.slime`: ``make test-trainers SOURCES=FOLDER``.
+"""slime's own loss, from a checkout, with `kullback.integrations.slime`: ``make test-trainers SOURCES=FOLDER``.
 
 Of what slime stands on, Megatron's groups alone are stood in for: one rank.
 """
