@@ -230,3 +230,11 @@ def test_the_code_of_the_pages(name: str, module: Any, monkeypatch: pytest.Monke
     exec(audit, space)
     assert space["report"].gradient.target is kb.REVERSE_KL
     assert space["report"].findings == ()
+
+
+def test_without_verl_installing_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "verl"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "verl", None)
+    with pytest.raises(InputError, match="verl's losses cannot be imported .*VERL_USE_EXTERNAL_MODULES"):
+        verl.install(kl_objective=kb.REVERSE_KL, kl_beta_unit="token")

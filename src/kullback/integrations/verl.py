@@ -67,7 +67,13 @@ def install(
         unit=kl_beta_unit,
         truncate=kl_truncate,
     )
-    from verl.workers.utils import losses
+    try:
+        from verl.workers.utils import losses
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"verl's losses cannot be imported ({error}): call install where verl runs, as in a module that "
+            "VERL_USE_EXTERNAL_MODULES names"
+        ) from None
 
     refuse_unknown(losses.ppo_loss, KNOWN)
     return replace(losses.ppo_loss, with_kl(losses.ppo_loss, wanted))
