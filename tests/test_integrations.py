@@ -236,5 +236,5 @@ def test_without_verl_installing_is_refused_in_a_sentence(monkeypatch: pytest.Mo
     for name in [name for name in sys.modules if name.partition(".")[0] == "verl"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "verl", None)
-    with pytest.raises(InputError, match="verl's losses cannot be imported .*VERL_USE_EXTERNAL_MODULES"):
+    with pytest.raises(InputError, match=r"verl's losses cannot be imported .*VERL_USE_EXTERNAL_MODULES"):
         verl.install(kl_objective=kb.REVERSE_KL, kl_beta_unit="token")

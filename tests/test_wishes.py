@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,3 +137,8 @@ def test_the_command_line_refuses(
     with pytest.raises(SystemExit):
         cli.main()
     assert said in capsys.readouterr().err
+
+
+def test_a_pilot_and_workers_are_refused_together(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a pilot runs in this process: give samples instead"):
+        kb.compare(stderr=0.1, workers=2, output=tmp_path / "out", max_new_tokens=4)
