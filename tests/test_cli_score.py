@@ -84,7 +84,11 @@ LINES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     (f"{{f}}/a.parquet {BOTH} --output {{t}}/o.parquet --dtype int4", 2, ("dtype='int4' came",)),
     ("{f}/a.parquet --policy ./nowhere --output {t}/o.parquet", 2, ("./nowhere is no folder",)),
     ("{f}/a.parquet --policy builtin:huge --output {t}/o.parquet", 2, ("builtin:base and builtin:tuned",)),
-    ("{f}/a.parquet --policy http://localhost:1/v1 --output {t}/o.parquet", 2, ("is a server",)),
+    (
+        "{f}/a.parquet --policy http://localhost:1/v1 --output {t}/o.parquet",
+        2,
+        ("http://localhost:1/v1 cannot be reached",),
+    ),
     ("{f}/a.parquet --policy '' --output {t}/o.parquet", 2, ("a blank word came after --policy",)),
 )
 

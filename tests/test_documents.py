@@ -18,8 +18,10 @@ from rich.console import Console
 
 import kullback as kb
 from kullback.documents import (
+    Bars,
     Block,
     Cell,
+    Channel,
     Chart,
     Code,
     Document,
@@ -32,6 +34,9 @@ from kullback.documents import (
     Note,
     Number,
     Panel,
+    Passage,
+    PassageGroup,
+    Passages,
     Series,
     Table,
     Uncertain,
@@ -193,6 +198,30 @@ BLOCKS: dict[str, tuple[Block, dict[str, list[str]]]] = {
             ],
         },
     ),
+    # Of a page that is looked through: the other faces leave them out.
+    "bars": (
+        Bars("By position", "Means.", "new token", "nats", ("1", "2"), np.array([1.0, 2.0])),
+        {
+            "terminal": ["Title"],
+            "markdown": ["# Title"],
+            "html": ["<h2>By position</h2>", "<title>2: 2</title>", "<figcaption>Means.</figcaption>"],
+        },
+    ),
+    "passages": (
+        Passages(
+            title="Token by token",
+            note="All.",
+            channels=(Channel("token KL", "nats"),),
+            groups=(PassageGroup("One day", 1.5, 1),),
+            unit="nats a sequence",
+            passages=(Passage(0, "sample 0", ("a", "b"), np.array([[0.5, 1.0]])),),
+        ),
+        {
+            "terminal": ["Title"],
+            "markdown": ["# Title"],
+            "html": ['"groups":[{"text":"One day","value":1.5,"count":1}]', '"values":[[0.5,1.0]]', "<noscript>"],
+        },
+    ),
 }
 
 
@@ -242,6 +271,7 @@ HOSTILE_BLOCKS = (
     Chart("c", HOSTILE, (Panel("$\\frac", HOSTILE, HOSTILE, (Series.of(HOSTILE, [(0.0, 1.0)]),)),)),
     HeatMap(HOSTILE, HOSTILE, (HOSTILE,), (HOSTILE,), np.ones((1, 1))),
 )
+"""Few rows: what sorts tables is left out of a page that has none to sort."""
 
 
 @every_face

@@ -32,6 +32,9 @@ from kullback.report import bars, passages
 from kullback.report.heat import colours
 from kullback.report.pictures import svg
 
+SORTED = 3
+"""Rows from which on a table can be sorted, here and in page.js."""
+
 PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -45,9 +48,7 @@ PAGE = """\
 <body>
 <main>
 {body}
-</main>
-<script>
-{script}</script>
+</main>{script}
 </body>
 </html>
 """
@@ -59,7 +60,21 @@ def render(document: Document) -> str:
     head += [_paragraph(document.subtitle, "quiet")] if document.subtitle else []
     blocks = [_written(block, f"b{number}-") for number, block in enumerate(document.blocks)]
     title, body = _safe(document.title or "kullback"), "\n".join([*head, *blocks])
-    return PAGE.format(title=title, style=_file("page.css"), body=body, script=_file("page.js"))
+    script = f"\n<script>\n{_file('page.js')}</script>" if any(map(_moves, document.blocks)) else ""
+    return PAGE.format(title=title, style=_file("page.css"), body=body, script=script)
+
+
+def _moves(block: Block) -> bool:
+    """Whether there is anything in it for a script to do: to sort, or to show token by token."""
+    match block:
+        case Passages():
+            return True
+        case Table() | HeatMap():
+            return len(block.rows) >= SORTED
+        case Fold():
+            return any(map(_moves, block.blocks))
+        case _:
+            return False
 
 
 @cache
@@ -126,7 +141,7 @@ def _chart(chart: Chart, ids: str) -> str:
         picture = svg(chart, ids)
     except MissingPackageError as error:
         picture = _paragraph(f"The picture is left out: {error}", "quiet")
-    return "\n".join(['<figure class="drawn">', picture, f"<figcaption>{_safe(chart.text)}</figcaption>", "</figure>"])
+    return "\n".join(["<figure>", picture, f"<figcaption>{_safe(chart.text)}</figcaption>", "</figure>"])
 
 
 def _shade(colour: tuple[str, str] | None) -> str:

@@ -7,7 +7,6 @@ from html import escape
 
 import numpy as np
 
-from kullback.arrays import Float64
 from kullback.documents import Passages, visible
 
 SKELETON = """\
@@ -78,7 +77,7 @@ def _data(passages: Passages) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _numbers(row: Float64) -> list[float | None] | None:
+def _numbers(row: np.ndarray) -> list[float | None] | None:
     """None for a channel that has no number at all."""
     return [_number(value) for value in row.tolist()] if np.isfinite(row).any() else None
 
