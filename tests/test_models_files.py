@@ -255,7 +255,7 @@ def adapted(tmp_path: Path) -> Any:
 def test_adapters_are_compared_with_their_base(tmp_path: Path) -> None:
     model = adapted(tmp_path)
     found = kb.compare(str(tmp_path / "adapter"), "builtin:base", **SMALL)
-    assert np.mean([rollout.column("token_kl").sum() for rollout in found.rollouts]) > 0.1
+    assert np.mean([rollout.column("token_kl").sum() for rollout in found.rollouts]) > 0.01  # 0 without its effect
     assert any("is an adapter of" in note for note in found.notes)
     assert value(kb.compare(model, "builtin:base", **SMALL)) == pytest.approx(value(found), abs=1e-4)
     merged = model.merge_and_unload()
