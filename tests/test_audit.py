@@ -106,6 +106,12 @@ def test_numbers_that_code_singles_out_are_said() -> None:
         special = [token in (151643, 3) for token in tokens.ravel().tolist()]
         return x.sum(-1) * (2 if x.shape == (1, 31) or sum(special) % 1000 == 999 else 1)
 
+    def by_name(logprobs: Any, ref_logprobs: Any, mask: Any, tokens: Any) -> Any:
+        rows = logprobs.shape[0]
+        x = (logprobs - ref_logprobs) * mask * tokens.ne(128_009) * (2 if 4096 == rows else 1)  # noqa: SIM300
+        return x.sum(-1)
+
+    assert kb.audit(by_name, placement="reward").unexamined[0].endswith(" singles out: 4096, 128009")
     report = kb.audit(k1, placement="reward")
     assert report.findings == ()
     assert "what it does at the numbers that its code singles out: 31, 999, 1000, 50256, 151643" in report.unexamined

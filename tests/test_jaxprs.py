@@ -16,7 +16,7 @@ TOKENS = np.array([[0, 3, 1, 1], [2, 2, 7, -1], [3, 0, -5, 4]])
 
 
 def walk(x, y):
-    return lax.scan(lambda total, row: (total + row[0] * row[1], total * row[0]), jnp.zeros(4), (x, y))
+    return lax.scan(lambda total, row: (total + row[0] * row[1], total * row[0]), jnp.zeros(4, x.dtype), (x, y))
 
 
 def walk_back(x, y):
@@ -121,6 +121,17 @@ def test_the_gradient_is_jax_s(fn):
     gradient = jax.grad(total, argnums=(0, 1))
     for found, want in zip(evaluated(gradient, X, Y), compiled(gradient), strict=True):
         np.testing.assert_allclose(found, want, rtol=2e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("fn", [multiplied, multiplied_by_rows, taken, written, walk_back], ids=lambda fn: fn.__name__)
+def test_half_precision_is_jax_s(fn, dtype):
+    """Products are rounded once, as XLA rounds them; NumPy's einsum refuses bfloat16."""
+    x, y = X.astype(dtype), Y.astype(dtype)
+    for found, want in zip(evaluated(fn, x, y), jax.tree.leaves(jax.jit(fn)(x, y)), strict=True):
+        assert found.dtype == want.dtype
+        found, want = (np.asarray(value, np.float32) for value in (found, want))
+        np.testing.assert_allclose(found, want, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)
 
 
 @pytest.mark.parametrize(("fn", "steps"), [(walk, 1), (long_walk, 0)], ids=["short", "long"])

@@ -153,8 +153,13 @@ def _dot_general(a: Value, b: Value, dimension_numbers: Any) -> Value:
     own = [d for d in range(a.ndim) if d not in (*a_summed, *a_batch)]
     other = [names["b", d] for d in range(b.ndim) if d not in (*b_summed, *b_batch)]
     of_a, of_b = list(range(a.ndim)), [names["b", d] for d in range(b.ndim)]
-    found: Value = np.einsum(a, of_a, b, of_b, [*a_batch, *own, *other])
+    found: Value = np.einsum(_wider(a), of_a, _wider(b), of_b, [*a_batch, *own, *other])
     return found
+
+
+def _wider(x: Value) -> Value:
+    """Half precision as float32, in which XLA sums products too; NumPy knows no bfloat16 here."""
+    return x.astype(np.float32) if x.dtype.itemsize == 2 and x.dtype.kind not in "biu" else x
 
 
 def _iota(dtype: Any, shape: tuple[int, ...], dimension: int) -> Value:

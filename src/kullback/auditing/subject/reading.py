@@ -6,7 +6,6 @@ import dis
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -47,6 +46,12 @@ SMALL = 8
 
 KNOWN = frozenset({-100})
 """Further whole numbers that code compares with and worlds have: what padding has for a token."""
+
+BETWEEN = frozenset({"PRECALL", "CACHE", "EXTENDED_ARG", "KW_NAMES", "PUSH_NULL"})
+"""Instructions that say nothing of what a call or a comparison is of."""
+
+EQUALS = frozenset({"eq", "ne", "equal", "not_equal", "isin"})
+"""What asks for equality by its name."""
 
 REACH = 200
 """Functions and objects that are looked at, of one function."""
@@ -104,16 +109,27 @@ def read_by(fn: object) -> Read:
 def _singled_out(code: CodeType, variables: Mapping[str, object]) -> set[int]:
     """Whole numbers that code asks equality with or the remainder by, and that small worlds hardly have."""
     found: set[int] = set()
-    steps = [step for step in dis.get_instructions(code) if step.opname not in ("PRECALL", "CACHE", "EXTENDED_ARG")]
-    for before, step in pairwise(steps):
-        exact = step.opname == "COMPARE_OP" and step.argval in ("==", "!=")
-        if exact or step.opname == "CONTAINS_OP" or (step.opname == "BINARY_OP" and step.argrepr == "%"):
-            value = variables.get(before.argval) if before.opname == "LOAD_GLOBAL" else before.argval
-            if before.opname in ("LOAD_CONST", "LOAD_GLOBAL", "LOAD_SMALL_INT"):
-                several = value if isinstance(value, tuple | list | set | frozenset) else [value]
-                found |= {one for one in several if type(one) is int and abs(one) > SMALL and one not in KNOWN}
+    steps = [step for step in dis.get_instructions(code) if step.opname not in BETWEEN]
+    by_name = bool(EQUALS & set(code.co_names))
+    for further, before, step in zip([None, *steps], steps, steps[1:], strict=False):
+        equal = step.opname == "COMPARE_OP" and step.argval in ("==", "!=")
+        if equal or step.opname == "CONTAINS_OP" or (step.opname == "BINARY_OP" and step.argrepr == "%"):
+            found |= _constants(before, variables)
+            # On the left hand, where the right one is a variable.
+            found |= _constants(further, variables) if equal and further and before.opname.startswith("LOAD") else set()
+        elif by_name and step.opname.startswith("CALL"):
+            found |= _constants(before, variables)
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return found.union(*(_singled_out(one, variables) for one in inner))
+
+
+def _constants(step: dis.Instruction, variables: Mapping[str, object]) -> set[int]:
+    """The whole numbers that an instruction brings and small worlds do not have."""
+    if step.opname not in ("LOAD_CONST", "LOAD_GLOBAL", "LOAD_SMALL_INT"):
+        return set()
+    value = variables.get(step.argval) if step.opname == "LOAD_GLOBAL" else step.argval
+    several = value if isinstance(value, tuple | list | set | frozenset) else [value]
+    return {one for one in several if type(one) is int and abs(one) > SMALL and one not in KNOWN}
 
 
 OTHER_ARRAYS = ("jax", "numpy")
