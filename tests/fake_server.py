@@ -71,6 +71,7 @@ class Fake:
         most_words: what it allows, as vLLM's --max-logprobs; −1 for the vocabulary.
         statuses: to answer with first, one a request.
         slow, cut: requests that are slow, and cut off in the middle.
+        cut_off: likely words that it lists where all are asked for; 0 for all.
         stale, positive, shifted, generated, endless, raw_logits, gridded, elsewhere: the ways it lies.
         echoes_key: whether its refusals repeat the key that came.
     """
@@ -86,6 +87,7 @@ class Fake:
     positive: bool = False
     shifted: bool = False
     generated: bool = False
+    cut_off: int = 0
     endless: bool = False
     gridded: bool = False
     elsewhere: bool = False
@@ -169,6 +171,9 @@ def scored(fake: Fake, prompt: list[int], words: int) -> list[Any]:
         law = np.roll(law, len(fake.asked), axis=0)
     used = replace(fake, law=law)
     places: list[Any] = [None, *(listed(law_at(used, a), b, words) for a, b in itertools.pairwise(prompt))]
+    if fake.cut_off and words == -1:
+        kept = [sorted(one, key=lambda word: -one[word]["logprob"])[: fake.cut_off] for one in places[1:]]
+        places[1:] = [{word: one[word] for word in words} for one, words in zip(places[1:], kept, strict=True)]
     if fake.positive:
         for one in places[1:]:
             next(iter(one.values()))["logprob"] = 0.0625

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 import kullback as kb
 from kullback.errors import FileError, InputError, KullbackError, MissingPackageError, ModelError, StoppedError
 from kullback.jobs.engines import run
+from kullback.jobs.engines.cluster import _check_reachable
 from kullback.jobs.engines.crew import Answer, Order, Worker
 from kullback.jobs.engines.pool import Engine, Heard
 from kullback.jobs.engines.schedule import LOSSES, Schedule
 from kullback.jobs.engines.shards import Shards
+from kullback.jobs.engines.weights import weights_digest
 from kullback.jobs.plans import Batch, Draw
 
 SMALL: dict[str, Any] = {"prompts": ["One day", "The small dog", "Grace"], "samples": 6, "max_new_tokens": 3}
@@ -293,6 +296,46 @@ def test_another_model_of_the_same_name_is_known(begun: Path) -> None:
     path.write_text(json.dumps(noted))
     with pytest.raises(FileError, match="log-probs of the first token"):
         kb.compare(workers=1, output=begun, resume=True, **SMALL)
+
+
+def test_weights_that_changed_in_their_folder_are_known(tmp_path: Path) -> None:
+    """Trainers write over a folder; a step changes the log-prob of one token by less than two devices do."""
+    model = tmp_path / "step"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    weights = np.zeros(2_000_000, np.float32)
+    (model / "model.safetensors").write_bytes(weights.tobytes())
+    before = weights_digest(str(model))
+    assert weights_digest(str(model)) == before
+    (model / "model.safetensors").write_bytes((weights + np.float32(1e-7)).tobytes())
+    assert weights_digest(str(model)) != before
+    assert weights_digest(str(model / "config.json")) is not None
+    assert weights_digest("Qwen/Qwen3-0.6B") is None
+
+
+def test_resume_with_other_files_is_refused(begun: Path) -> None:
+    path = begun / "shards" / "plan.json"
+    noted = json.loads(path.read_text())
+    noted["policy's files"] = "0" * 64
+    path.write_text(json.dumps(noted))
+    with pytest.raises(FileError, match="policy's files"):
+        kb.compare(workers=1, output=begun, resume=True, **SMALL)
+
+
+def test_shards_without_their_plan_are_not_gone_on_from(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "shards")
+    shards.commit(0, b"of another run")
+    assert shards.begin({"seed": 1}) == set()
+    assert not shards.path(0).exists()
+
+
+def test_a_ray_cluster_that_nobody_runs_is_known_at_once() -> None:
+    with socket.socket() as held:  # a port on which nobody listens
+        held.bind(("127.0.0.1", 0))
+        for address in ("127.0.0.1:{}", "ray://127.0.0.1:{}"):
+            with pytest.raises(OSError, match="refused"):
+                _check_reachable(address.format(held.getsockname()[1]))
+    _check_reachable("auto")
 
 
 def test_shards_are_not_written_over_unasked_and_a_damaged_one_is_named(begun: Path) -> None:

@@ -54,6 +54,17 @@ def test_whole_distributions_give_the_exact_kl_of_the_same_law_here(fake: Fake) 
             assert np.allclose(a.column(name), b.column(name), atol=1e-6), name
 
 
+def test_lists_that_are_cut_off_are_no_whole_distributions(fake: Fake) -> None:
+    """Every place without its least likely word: all the probability to rounding, and a KL that would be infinite."""
+    fake.law = table(1)
+    fake.law[np.arange(VOCAB), (np.arange(VOCAB) + 1) % VOCAB] = -40.0
+    fake.law -= np.log(np.exp(fake.law).sum(axis=1, keepdims=True))
+    fake.cut_off = VOCAB - 1
+    found = connected(fake).capabilities
+    assert found.kind != "whole distributions"
+    assert any("list different words where all were asked for" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("sampling", [Sampling(0.7), Sampling(top_k=5), Sampling(1.3, top_p=0.8)])
 def test_whole_distributions_are_scored_under_any_law(fake: Fake, sampling: Sampling) -> None:
     prompts, completions = rows()

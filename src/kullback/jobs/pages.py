@@ -129,7 +129,8 @@ def _passages(found: Comparison, rollouts: Sequence[Rollout]) -> Passages:
     groups = list(by_prompt)[:MOST_PROMPTS]
     chosen = _chosen([by_prompt[name] for name in groups])
     shown = sum(map(len, chosen))
-    which = "all" if shown == len(rollouts) else f"{shown:,}, some of every prompt as far as there is room,"
+    of = "every prompt" if len(groups) == len(by_prompt) else f"the first {len(groups):,} prompts"
+    which = "all" if shown == len(rollouts) else f"{shown:,}, some of {of} as far as there is room,"
     channels = CHANNELS if any(r.behavior_logprobs is not None for r in rollouts) else CHANNELS[:4]
     return Passages(
         title="Token by token",

@@ -11,6 +11,7 @@ from kullback.jobs.engines.crew import Order
 from kullback.jobs.engines.pool import Engine
 from kullback.jobs.engines.run import Shift
 from kullback.jobs.engines.shards import settings_of, shards_in
+from kullback.jobs.engines.weights import weights_digest
 from kullback.jobs.worker import Models
 from kullback.models.pairs import score
 
@@ -72,6 +73,8 @@ def shift_of(engine: Engine, order: Order, models: Models) -> Shift:
     bases = {role: None if basis is None else basis.to("cpu") for role, basis in models.bases.items()}
     prompt = plan.prompts[0]
     found = score(models.policy, models.reference, [prompt], [prompt[:1]], vocab=plan.vocab, drawn=False)[0]
-    names = {"policy": order.policy, "reference": order.reference, "sampler": order.sampler, "dtype": order.dtype}
+    models_of = {"policy": order.policy, "reference": order.reference, "sampler": order.sampler}
+    weights = {f"{role}'s files": None if name is None else weights_digest(name) for role, name in models_of.items()}
+    names = {**models_of, **weights, "dtype": order.dtype}
     fingerprint = [float(found.logprobs[0]), float(found.ref_logprobs[0])]
     return Shift(engine, replace(order, bases=bases), settings_of(plan, names, fingerprint))

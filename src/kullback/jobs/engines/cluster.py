@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,10 @@ def ray() -> Any:
         MissingPackageError: it is not installed.
     """
     return needed("ray", "ray")
+
+
+CONNECTING = 10.0
+"""Seconds in which a cluster's port has to answer."""
 
 
 class Actor:
@@ -114,6 +119,7 @@ class Actors:
         address = engine.address or os.environ.get("RAY_ADDRESS")
         try:
             if address:
+                _check_reachable(address)
                 self._ray.init(address=address, **options)
                 return
             cpus = max(engine.workers, os.cpu_count() or 1)
@@ -124,3 +130,10 @@ class Actors:
                 f"Ray could not be reached at {address or 'this machine'} ({reason}): start it with "
                 "`ray start --head`, or name its --address"
             ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise at once where nobody listens: Ray itself goes on trying for minutes."""
+    host, _, port = address.rpartition("//")[2].partition("/")[0].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()

@@ -77,9 +77,10 @@ class Worker:
         if order.sampler is not None:
             drawing = opened(order.sampler, device=order.device, dtype=order.dtype, tokenizer_from=q)
         drawn: dict[Role, Sampler] = {}
-        for role, model in (("policy", drawing), ("reference", p)):
+        of: Mapping[Role, object] = {"policy": drawing, "reference": p}
+        for role, model in of.items():
             if isinstance(model, Sampler) and any(batch.sampled_from == role for batch in order.plan.batches):
-                drawn[role] = model  # type: ignore[index]
+                drawn[role] = model
         self.models = Models(q, p, drawn)
         self.models = replace(self.models, bases={role: self._here(role, one) for role, one in order.bases.items()})
 

@@ -49,7 +49,8 @@ def run_workers(
 
     Shards that are in the folder already are not made again.
     """
-    run, ended = Run(shift.order.plan), None
+    run = Run(shift.order.plan)
+    ended: BaseException | None = None
     with _shards(folder) as shards:
         try:
             _finish_all(shift, shards, on_progress)
@@ -58,11 +59,11 @@ def run_workers(
                 f"stopped: what is shown rests on the batches that were finished{_kept(shards, folder)}"
             )
         except Exception as error:
-            ended = error  # type: ignore[assignment]
+            ended = error
         try:
             _collect(run, shards, models, folder)
         except FileError as error:
-            ended = ended or error  # type: ignore[assignment]
+            ended = ended or error
     return run, ended
 
 

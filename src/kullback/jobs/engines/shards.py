@@ -126,6 +126,7 @@ class Shards:
         """
         noted = self.noted()
         if noted is None:
+            self.remove()  # shards without their plan may be anyone's
             self._write(PLAN, json.dumps(settings, indent=2).encode())
             return set()
         for name in {**settings, **noted}:

@@ -251,6 +251,11 @@ class ServerDistribution(ServerModel):
         rows = self.scored(prompts, completions, words=self.capabilities.words)
         places = [one for row in rows for one in row]
         found = np.full((len(places), self.vocab), -np.inf, dtype=np.float32)
+        if short := next((one for one in places if len(one.top) != self.vocab), None):
+            raise ModelError(
+                f"{self.name} listed {len(short.top):,} words of a place where it had {self.vocab:,}: they are no "
+                "whole distribution"
+            )
         for line, one in zip(found, places, strict=True):
             line[np.fromiter(one.top, dtype=np.int64, count=len(one.top))] = list(one.top.values())
         mass = np.exp(found.astype(np.float64)).sum(axis=1)

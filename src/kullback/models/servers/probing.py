@@ -161,8 +161,12 @@ def _scoring(probe: Probe) -> tuple[Asker | None, int, list[Drawn] | None]:
 
 
 def _fits(probe: Probe, read: Sequence[Drawn]) -> bool:
-    """Whether the words of each place have all the probability, and are not too many."""
+    """Whether every place has every word, with all the probability, and they are not too many."""
     words = max((len(one.top) for one in read), default=0)
+    if any(sorted(one.top) != list(range(words)) for one in read[1:] if all(isinstance(key, int) for key in one.top)):
+        # A list that a limit cuts off may have all the probability to rounding, and not the words that matter.
+        probe.notes.append("its places list different words where all were asked for: they are taken as likely words")
+        return False
     if words > MOST_WHOLE:
         probe.notes.append(f"its whole distributions have {words:,} tokens, too many for HTTP: fewer words are used")
         return False
