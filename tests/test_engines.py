@@ -8,7 +8,9 @@ import os
 import socket
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,12 @@ from kullback.jobs.engines.cluster import _check_reachable
 from kullback.jobs.engines.crew import Answer, Order, Worker
 from kullback.jobs.engines.pool import Engine, Heard
 from kullback.jobs.engines.schedule import LOSSES, Schedule
-from kullback.jobs.engines.shards import Shards
+from kullback.jobs.engines.shards import Shards, packed, unpacked
 from kullback.jobs.engines.weights import weights_digest
 from kullback.jobs.plans import Batch, Draw
+from kullback.jobs.worker import Finished
+from kullback.models.listing import TokenBracket
+from kullback.models.pairs import Scores
 
 SMALL: dict[str, Any] = {"prompts": ["One day", "The small dog", "Grace"], "samples": 6, "max_new_tokens": 3}
 SMALL |= {"batch_size": 2, "seed": 4}
@@ -322,6 +327,22 @@ def test_resume_with_other_files_is_refused(begun: Path) -> None:
         kb.compare(workers=1, output=begun, resume=True, **SMALL)
 
 
+def test_a_shard_keeps_what_a_server_s_words_bound(tmp_path: Path) -> None:
+    found = kb.compare(**SMALL)
+    plan = SimpleNamespace(prompts=[rollout.prompt_tokens for rollout in found.rollouts[::6]])
+    rows = [
+        replace(rollout, extra={"topk_kl_lower": 1 / 3, "topk_kl_upper": float("inf")}) for rollout in found.rollouts
+    ]
+    bounds = TokenBracket(*(np.ones(rows[0].length) for _ in range(3)))
+    scores = [Scores(rollout.column("logprobs"), rollout.column("ref_logprobs"), bracket=bounds) for rollout in rows]
+    batch = Batch("policy", tuple(Draw(rollout.prompt_id, rollout.sample) for rollout in rows))
+    file = tmp_path / "shard"
+    file.write_bytes(packed(Finished(tuple(rows), tuple(scores))))
+    again = unpacked(plan, batch, file)
+    assert [rollout.extra for rollout in again.rollouts] == [rollout.extra for rollout in rows]
+    assert all(np.array_equal(a.logprobs, b.logprobs) for a, b in zip(again.scores, scores, strict=True))
+
+
 def test_shards_without_their_plan_are_not_gone_on_from(tmp_path: Path) -> None:
     shards = Shards(tmp_path / "shards")
     shards.commit(0, b"of another run")
@@ -370,6 +391,11 @@ def test_parts_of_gpus_are_of_one() -> None:
     assert Engine("ray", 2, 0.25).gpus_per_worker == 0.25
     with pytest.raises(InputError, match="a part of one, or whole ones"):
         Engine("ray", 2, 1.5)
+
+
+def test_vllm_s_engine_is_no_worker_s() -> None:
+    with pytest.raises(InputError, match="sampler='vllm' came with workers"):
+        kb.compare(workers=1, sampler="vllm", **SMALL)
 
 
 def test_models_that_have_no_name_are_refused() -> None:

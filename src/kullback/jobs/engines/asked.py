@@ -14,6 +14,7 @@ from kullback.jobs.engines.shards import settings_of, shards_in
 from kullback.jobs.engines.weights import weights_digest
 from kullback.jobs.worker import Models
 from kullback.models.pairs import score
+from kullback.models.vllm_engine import ENGINE
 
 
 def asked_engine(
@@ -51,13 +52,18 @@ def check_names(*models: object) -> None:
     """Refuse models that a worker could not load by name.
 
     Raises:
-        InputError: by their type.
+        InputError: by their type, or vLLM's engine.
     """
     for model in models:
         if model is not None and not isinstance(model, str | Path):
             raise InputError(
                 f"a {type(model).__name__} came as a model, but workers load models by name: save it in a folder and "
                 "pass that, or leave out workers"
+            )
+        if model == ENGINE:
+            raise InputError(
+                "sampler='vllm' came with workers, each of which would start an engine: leave out workers, or name a "
+                "server of vLLM as the sampler"
             )
 
 

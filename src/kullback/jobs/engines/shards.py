@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 PLAN, PENDING = "plan.json", ".pending"
 OF_ROLLOUT = ("tokens", "logprobs", "ref_logprobs", "behavior_logprobs", "token_kl", "ref_mass", "state", "deviation")
-OF_SCORES = tuple(field.name for field in fields(Scores))
+OF_SCORES = tuple(field.name for field in fields(Scores) if field.name != "bracket")
+"""Of a bracket what counts is in `Rollout.extra`."""
+
 CLOSE = 1e-3
 """Nats up to which two log-probs of one token are one model's: bfloat16 on two devices differs by less at one token
 of a short prompt, and another model by more."""
@@ -43,6 +45,7 @@ def packed(finished: Finished) -> bytes:
         name: pa.array([getattr(rollout, name) for rollout in finished.rollouts]) for name in ("prompt_id", "sample")
     }
     columns |= {"finish": pa.array([rollout.finish for rollout in finished.rollouts])}
+    columns |= {"extra": pa.array([json.dumps(dict(rollout.extra)) for rollout in finished.rollouts])}
     widths: dict[str, int] = {}
     both: tuple[tuple[str, Sequence[str], Sequence[Any]], ...] = (
         ("", OF_ROLLOUT, finished.rollouts),
@@ -69,6 +72,7 @@ def unpacked(plan: Plan, batch: Batch, shard: Path) -> Finished:
     try:
         table = pa.parquet.read_table(io.BytesIO(shard.read_bytes()))
         draws = list(zip(table["prompt_id"].to_pylist(), table["sample"].to_pylist(), strict=True))
+        extra = [json.loads(one) for one in table["extra"].to_pylist()]
         widths = json.loads(table.schema.metadata[b"widths"])
         columns: dict[str, Any] = {name: _rows(table[name].combine_chunks(), width) for name, width in widths.items()}
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
@@ -84,6 +88,7 @@ def unpacked(plan: Plan, batch: Batch, shard: Path) -> Finished:
             mask=np.ones(len(columns["tokens"][row]), dtype=bool),
             sampled_from=batch.sampled_from,
             finish=ends[row],
+            extra=extra[row],
             **{name: columns[name][row] for name in OF_ROLLOUT if name in columns},
         )
         for row, draw in enumerate(batch.draws)
