@@ -271,6 +271,8 @@ class Panel:
     bottom: float | None = None
     top: float | None = None
     """Where y begins and ends, for curves that go to infinity."""
+    names: tuple[str, ...] = ()
+    """What stands at y = 0, −1, −2, … in place of numbers."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,7 @@ class Chart:
     def _words(self) -> Iterator[str]:
         yield from (self.name, self.text)
         for panel in self.panels:
-            yield from (panel.title, panel.x, panel.y, panel.log, f"{panel.bottom} {panel.top}")
+            yield from (panel.title, panel.x, panel.y, panel.log, f"{panel.bottom} {panel.top}", *panel.names)
             yield from (f"{x:.3g} {words}" for x, words in panel.marks)
             seen = [abs(y) for series in panel.series for y in series.y if isfinite(y)]
             nothing = NOTHING * max(seen, default=0.0)
