@@ -204,7 +204,12 @@ def test_the_mismatch_of_what_sampled_is_found_and_its_error_covers(fake: Fake) 
 
 
 @pytest.mark.parametrize(
-    ("dialect", "kind", "draws"), [("SGLang", "likely words", True), ("echo", "log-probs of given tokens", False)]
+    ("dialect", "kind", "draws"),
+    [
+        ("SGLang", "likely words", True),
+        ("echo", "log-probs of given tokens", False),
+        ("llama.cpp", "whole distributions", True),
+    ],
 )
 def test_other_kinds_of_servers_give_the_same_log_probs(fake: Fake, dialect: str, kind: str, draws: bool) -> None:
     fake.dialect = dialect
@@ -218,6 +223,45 @@ def test_other_kinds_of_servers_give_the_same_log_probs(fake: Fake, dialect: str
         drawn = model.sample(prompts, Sampling(), max_new_tokens=4, randomness=Randomness(0))
         scored = model.logprobs(prompts, [one.tokens for one in drawn])
         assert all(np.allclose(one.logprobs, again) for one, again in zip(drawn, scored, strict=True))
+
+
+def test_llama_cpp_is_asked_alone_for_tokens_that_its_words_lack(fake: Fake) -> None:
+    """A token outside the likely words is drawn under a bias, before which its log-prob is."""
+    fake.dialect, fake.most_words = "llama.cpp", 3
+    model = connected(fake)
+    assert (model.capabilities.kind, model.capabilities.law, model.capabilities.context) == ("likely words", "raw", 300)
+    prompts, completions = rows()
+    before = len(fake.asked)
+    here = Local(fake.law).logprobs(prompts, completions, Sampling(), drawn=False)
+    assert all(np.allclose(a, b) for a, b in zip(model.logprobs(prompts, completions), here, strict=True))
+    assert any("logit_bias" in body for body in fake.asked[before:])
+    listed = model.listed(prompts, completions)
+    assert all(len(one.top) == 3 for row in listed for one in row)
+    assert model.encode([{"role": "user", "content": "ab"}]) == [ord(letter) for letter in "<u>ab"]
+
+
+def test_a_server_of_texts_alone_is_told_from_a_busy_one(fake: Fake) -> None:
+    fake.dialect = "llama-cpp-python"
+    with pytest.raises(ModelError, match=r"takes prompts as texts alone.*llama-server\) takes ids"):
+        connected(fake)
+    assert len(fake.keys) < 40  # each is asked once: a refusal is not asked again
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({"stale": True}, "stale memory"),
+        ({"shifted": True}, "cut to the server's context"),
+        ({"elsewhere": True}, "nats from those it drew them with"),
+        ({"generated": True, "most_words": 3}, "does not follow logit_bias"),
+    ],
+)
+def test_what_llama_cpp_could_get_wrong_is_refused(fake: Fake, lie: dict[str, Any], said: str) -> None:
+    fake.dialect = "llama.cpp"
+    for name, value in lie.items():
+        setattr(fake, name, value)
+    with pytest.raises(ModelError, match=said):
+        connected(fake)
 
 
 def test_drawn_tokens_in_place_of_echoed_ones_are_said(fake: Fake) -> None:

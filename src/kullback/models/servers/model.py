@@ -199,9 +199,10 @@ class ServerModel:
                 f"{self.name} would be asked for {numbers:,} log-probs at once, and more than {MOST_NUMBERS:,} have "
                 "ended servers: score shorter sequences"
             )
-        asked = [dialect.scoring(asker.model, row, words) for row in rows]
+        starts = [max(1, len(prompt)) for prompt in prompts]
+        asked = [dialect.scoring(asker.model, row, words, start) for row, start in zip(rows, starts, strict=True)]
         answers = self.client.post_all(asked[0][0], [body for _, body in asked], at_a_time=AT_ONCE // numbers)
-        read = (asker.read(answer, row) for answer, row in zip(answers, rows, strict=True))
+        read = (asker.read(answer, row, start) for answer, row, start in zip(answers, rows, starts, strict=True))
         return [one[len(prompt) :] for one, prompt in zip(read, prompts, strict=True)]
 
 
