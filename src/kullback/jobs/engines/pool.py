@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -69,3 +70,8 @@ class Engine:
             )
         if self.name == "local" and (self.gpus_per_worker or self.address):
             raise InputError("gpus_per_worker or address came without engine='ray', which alone knows them")
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of a Ray cluster that is there already; None where one is started on this machine."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None

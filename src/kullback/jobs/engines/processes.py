@@ -36,14 +36,12 @@ class Processes:
     def start(self) -> int:
         """Start a process; see `Pool`."""
         number, self._started = self._started, self._started + 1
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        environment.setdefault(THREADS, "1")
         # A session of its own: Ctrl-C at the terminal is for whoever hands out the work, who ends the workers.
         process = subprocess.Popen(
             [sys.executable, "-m", CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=environment(),
             start_new_session=True,
         )
         self._workers[number] = process
@@ -94,6 +92,12 @@ class Processes:
             while (frame := read_frame(process.stdout)) is not None:
                 self._heard.put(Heard(number, Answer(*pickle.loads(frame))))
         self._heard.put(Heard(number, None))
+
+
+def environment() -> dict[str, str]:
+    """Of a process that finds what this one finds, with one thread unless it is said otherwise."""
+    path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return {THREADS: "1", **os.environ, "PYTHONPATH": path}
 
 
 def write_frame(pipe: IO[bytes], message: bytes) -> None:
