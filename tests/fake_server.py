@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
 import math
@@ -89,6 +91,7 @@ class Fake:
     generated: bool = False
     cut_off: int = 0
     endless: bool = False
+    chooses: bool = False
     gridded: bool = False
     elsewhere: bool = False
     echoes_key: bool = False
@@ -180,6 +183,16 @@ def scored(fake: Fake, prompt: list[int], words: int) -> list[Any]:
     if fake.shifted:
         places = [*places[1:], listed(law_at(used, prompt[-1]), 5, words)]
     return places[1:3] if fake.generated else places
+
+
+def chosen(fake: Fake, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer to vLLM's /inference/v1/generate: a NumPy file in base64, row i of what follows token i."""
+    asked = body["sampling_params"]
+    places = [law_at(fake, token) for token in body["token_ids"][asked["prompt_logprob_start"] : -1]]
+    table = [place[words] for place, words in zip(places, asked["prompt_logprob_token_ids"], strict=True)]
+    written = io.BytesIO()
+    np.save(written, np.asarray(table, dtype=np.float32))
+    return {"prompt_token_id_logprobs": base64.b64encode(written.getvalue()).decode()}
 
 
 def sglang(fake: Fake, body: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +311,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/detokenize":
             tokens = body["tokens"][::-1] if fake.other_tokens else body["tokens"]
             return self.answer(200, {"prompt": "".join(map(chr, tokens))})
+        if self.path == "/inference/v1/generate" and fake.chooses:
+            fake.asked.append(body)
+            return self.answer(200, chosen(fake, body))
         if self.path != {"SGLang": "/generate", "llama.cpp": "/completion"}.get(fake.dialect, "/v1/completions"):
             return self.answer(404, {"detail": "Not Found"})
         if body.get("prompt_logprobs", 0) not in range(fake.most_words + 1) and fake.most_words != -1:

@@ -406,6 +406,50 @@ def test_a_bracket_contains_the_kl(fake: Fake, who: str) -> None:
         assert np.isfinite(one.bracket.upper).all() == (who == "policy")
 
 
+@pytest.mark.parametrize("policy", ["here", "behind a server"])
+def test_a_reference_is_asked_for_the_words_that_the_policy_finds_likely(fake: Fake, policy: str) -> None:
+    """Its own list of three words says little of a law that is far away; the policy's, almost all."""
+    other = Fake(law=table(2, 2.0), most_words=3)
+    fake.most_words = 60
+    prompts, completions = rows(6)
+    exact = score(Local(fake.law), Local(other.law), prompts, completions)
+    lower = {}
+    with serving(other) as url:
+        other.url = url
+        first = Local(fake.law) if policy == "here" else connected(fake)
+        for other.chooses in (False, True):
+            second = connected(other)
+            assert second.capabilities.chooses is other.chooses
+            found = score(first, second, prompts, completions)
+            lower[other.chooses] = np.concatenate([one.bracket.lower for one in found if one.bracket is not None])
+            assert all(np.allclose(a.ref_logprobs, b.ref_logprobs) for a, b in zip(found, exact, strict=True))
+    kl = np.concatenate([one.column("token_kl") for one in exact])
+    assert (lower[True] <= kl + 1e-6).all()
+    assert lower[True].sum() > 0.5 * kl.sum() > lower[False].sum()
+    assert any("sampling_params" in body for body in other.asked)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_estimate_of_chosen_words_is_unbiased(seed: int) -> None:
+    other = Fake(law=table(seed + 10, 2.0), most_words=3, chooses=True)
+    prompts, every = [[5]] * VOCAB, [[token] for token in range(VOCAB)]
+    policy = Local(table(seed, 0.3))
+    with serving(other) as url:
+        other.url = url
+        found = score(policy, connected(other), prompts, every)
+    exact = score(policy, Local(other.law), [[5]], [[0]])[0].column("token_kl")[0]
+    sampled = [one.bracket.estimate[0] for one in found if one.bracket is not None]
+    assert np.exp(policy.law[5]) @ sampled == pytest.approx(exact, abs=1e-6)
+
+
+def test_chosen_words_of_other_places_are_refused(fake: Fake) -> None:
+    fake.chooses, fake.most_words = True, 20
+    assert connected(fake).capabilities.chooses
+    fake.law, fake.elsewhere = table(1, 3.0), True
+    with pytest.raises(ModelError, match=r"chosen words log-probs .* nats from those of a prompt's tokens"):
+        connected(fake)
+
+
 def test_the_estimate_of_likely_words_is_unbiased(fake: Fake) -> None:
     fake.most_words = 20
     prompts, every = [[5]] * VOCAB, [[token] for token in range(VOCAB)]

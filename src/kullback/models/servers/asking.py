@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kullback.arrays import Float64
 from kullback.errors import InputError, ModelError
 from kullback.models.protocols import Tokens
 from kullback.models.sampling import Sampling
+from kullback.models.servers.chosen import choosing, read_chosen
 from kullback.models.servers.client import Client, RefusedError
 from kullback.models.servers.dialects import Continuation, Dialect
 from kullback.models.servers.llama_cpp import LlamaCpp
@@ -56,6 +58,12 @@ class Asker:
             else:
                 answer = self.client.post(*dialect.forcing(self.model, tokens, place))
                 yield replace(one, logprob=dialect.forced(answer, token))
+
+    def choose(self, tokens: Tokens, words: Sequence[Sequence[int]], start: int) -> Float64:
+        """Log-probs of so many chosen words at each place from `start` on, (places, words); raises as `score`."""
+        answer = self.client.post(*choosing(self.model, tokens, words, start))
+        with understood(self.client):
+            return read_chosen(answer, (len(tokens) - start, len(words[0])))
 
     def draw(self, prompt: Tokens, sampling: Sampling, *, most: int, seed: int) -> Continuation:
         """A completion; raises as `score`."""

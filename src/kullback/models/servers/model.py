@@ -176,6 +176,20 @@ class ServerModel:
         """The completions' tokens with log-probs and the likely words of their places; raises as `logprobs`."""
         return self.scored(prompts, completions, words=self.capabilities.words)
 
+    def chosen(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], words: Sequence[Sequence[Sequence[int]]]
+    ) -> list[Float64]:
+        """Log-probs of chosen words at every token of the completions, for each (tokens, words).
+
+        Raises:
+            ModelError: what came is no such table.
+        """
+        asker = Asker(self.client, self.capabilities.model, self.capabilities.dialect or VLLM())
+        return [
+            asker.choose([*prompt, *completion], several, max(1, len(prompt)))
+            for prompt, completion, several in zip(prompts, completions, words, strict=True)
+        ]
+
     def _check_raw(self, sampling: Sampling) -> None:
         if not sampling.raw:
             raise ModelError(

@@ -83,6 +83,7 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
     asker, words, read = _scoring(probe)
     if asker is not None and isinstance(asker.dialect, LlamaCpp):
         probe.context = min(probe.context, context_of(client) or probe.context)
+    chooses = asker is not None and read is not None and words > 0 and _chooses(probe, asker, read)
     law: Law = "unknown"
     reread = redrawn = None
     drawing, draws, ends = _drawing(probe, asker)
@@ -113,6 +114,7 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
         model=model,
         dialect=None if asker is None else asker.dialect,
         words=words,
+        chooses=chooses,
         vocab=vocab,
         context=probe.context,
         law=law,
@@ -185,6 +187,24 @@ def _fits(probe: Probe, read: Sequence[Drawn]) -> bool:
         return False
     masses = [np.exp(list(one.top.values())).sum() if one.top else 0.0 for one in read[1:]]
     return all(abs(mass - 1.0) < 1e-3 for mass in masses)
+
+
+def _chooses(probe: Probe, asker: Asker, read: Sequence[Drawn]) -> bool:
+    """Whether it gives log-probs of chosen words, and the same as of its own."""
+    if not isinstance(asker.dialect, VLLM):
+        return False
+    tokens = probe.texts[0]
+    try:
+        found = asker.choose(tokens, [[token, 0] for token in tokens[1:]], 1)[:, 0]
+    except RefusedError:
+        return False
+    apart = max(abs(one - (other.logprob or 0.0)) for one, other in zip(found, read[1:], strict=True))
+    if apart > WRONG:
+        raise ModelError(
+            f"{probe.client.address} gives chosen words log-probs {apart:.2g} nats from those of a prompt's tokens: "
+            "places are shifted"
+        )
+    return True
 
 
 def _check_stale(probe: Probe, asker: Asker, words: int, before: Sequence[Drawn]) -> float:
