@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from kullback.errors import InputError, ModelError
-from kullback.jobs.engines.crew import Answer, Order, Worker, told
+from kullback.jobs.engines.crew import Answer, Job, Task, told
 from kullback.jobs.engines.pool import Engine, Heard
 from kullback.models.packages import needed
 
@@ -31,17 +31,17 @@ CONNECTING = 10.0
 class Actor:
     """A worker as Ray has it: what goes wrong in loading is told with the first batch, and not raised."""
 
-    def __init__(self, order: Order) -> None:
-        self.worker: Worker | None = None
+    def __init__(self, job: Job) -> None:
+        self.worker: Task | None = None
         self.failed: tuple[str, str] | None = None
         try:
-            self.worker = Worker(order)
+            self.worker = job.worker()
         except Exception as error:
-            self.failed = told(error, order.plan.batch_rows)
+            self.failed = told(error, job.rows)
 
-    def finish(self, number: int) -> tuple[Any, ...]:
-        """A batch's answer, as a plain tuple."""
-        return tuple(Answer(number, error=self.failed) if self.worker is None else self.worker.finish(number))
+    def finish(self, number: Any) -> tuple[Any, ...]:
+        """A piece's answer, as a plain tuple."""
+        return tuple(Answer(0, error=self.failed) if self.worker is None else self.worker.finish(number))
 
 
 class Actors:
@@ -53,22 +53,22 @@ class Actors:
         InputError: no cluster is at the address, or it has not the GPUs for one worker.
     """
 
-    def __init__(self, order: Order, engine: Engine) -> None:
+    def __init__(self, job: Job, engine: Engine) -> None:
         self._ray = ray()
         self._begun = connected(engine)
         options = {"num_cpus": 1, "num_gpus": engine.gpus_per_worker, "max_restarts": 0}
         self._actor = self._ray.remote(**options)(Actor)
-        self._order = self._ray.put(order)
+        self._job = self._ray.put(job)
         self._workers: dict[int, Any] = {}
         self._asked: dict[Any, int] = {}
 
     def start(self) -> int:
         """Start an actor; see `Pool`."""
         number = len(self._workers)
-        self._workers[number] = self._actor.remote(self._order)
+        self._workers[number] = self._actor.remote(self._job)
         return number
 
-    def give(self, worker: int, batch: int) -> None:
+    def give(self, worker: int, batch: Any) -> None:
         """Ask an actor; see `Pool`."""
         self._asked[self._workers[worker].finish.remote(batch)] = worker
 

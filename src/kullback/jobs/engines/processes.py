@@ -10,9 +10,9 @@ import sys
 from contextlib import suppress
 from queue import Empty, Queue
 from threading import Thread
-from typing import IO
+from typing import IO, Any
 
-from kullback.jobs.engines.crew import THREADS, Answer, Order
+from kullback.jobs.engines.crew import THREADS, Answer, Job
 from kullback.jobs.engines.pool import Heard
 
 SIZE = struct.Struct("<Q")
@@ -27,8 +27,8 @@ class Processes:
     worker, as `multiprocessing` would.
     """
 
-    def __init__(self, order: Order) -> None:
-        self._order = pickle.dumps(order)
+    def __init__(self, job: Job) -> None:
+        self._job = pickle.dumps(job)
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._heard: Queue[Heard] = Queue()
         self._started = 0
@@ -46,10 +46,10 @@ class Processes:
         )
         self._workers[number] = process
         Thread(target=self._listen, args=(number, process), daemon=True).start()
-        self._send(number, self._order)
+        self._send(number, self._job)
         return number
 
-    def give(self, worker: int, batch: int) -> None:
+    def give(self, worker: int, batch: Any) -> None:
         """Tell a process; see `Pool`."""
         self._send(worker, pickle.dumps(batch))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kullback.documents import Record
 from kullback.errors import FileError, StoppedError
-from kullback.jobs.engines.crew import Order
+from kullback.jobs.engines.crew import Job, Order
 from kullback.jobs.engines.pool import Engine, Pool
 from kullback.jobs.engines.processes import Processes
 from kullback.jobs.engines.schedule import Schedule
@@ -99,11 +99,16 @@ def _finish_all(shift: Shift, shards: Shards, on_progress: OnProgress) -> None:
 
 
 def _pool(shift: Shift) -> Pool:
-    if shift.engine.name == "local":
-        return Processes(shift.order)
+    return pool_of(shift.engine, shift.order)
+
+
+def pool_of(engine: Engine, job: Job) -> Pool:
+    """Workers of an engine, none of them started."""
+    if engine.name == "local":
+        return Processes(job)
     from kullback.jobs.engines.cluster import Actors
 
-    return Actors(shift.order, shift.engine)
+    return Actors(job, engine)
 
 
 def _answers(pool: Pool, schedule: Schedule, shards: Shards, workers: int, check: Callable[[], None]) -> Iterator[int]:
