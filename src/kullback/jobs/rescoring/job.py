@@ -14,6 +14,7 @@ from kullback.jobs.endings import handed_over
 from kullback.jobs.engines.apart import apart
 from kullback.jobs.engines.asked import asked_engine, check_names
 from kullback.jobs.engines.pool import Engine
+from kullback.jobs.engines.run import said
 from kullback.jobs.engines.standins import without_weights
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.local import place
@@ -186,10 +187,9 @@ class Job:
             held = (
                 f"after {self.tally.rows:,} rows, which {output} holds" if self.tally.rows else "before any was written"
             )
-            kept = "" if self.crew is None else f"; {self.crew.shards.folder} is what --resume goes on from"
-            ended = StoppedError(f"stopped {held}{kept}")
+            ended = StoppedError(f"stopped {held}{self._kept()}")
         except Exception as error:
-            ended = self._said(error)
+            ended = said(self._said(error), self._kept())
         if not self.tally.rows:
             raise ended or InputError(f"{self.rollouts.path} holds no row that can be scored: {self._why()}")
         return handed_over(self._outcome(output, time.perf_counter() - started, complete=ended is None), None, ended)
@@ -305,6 +305,10 @@ class Job:
         if isinstance(error, KullbackError) or not out_of_memory(error):
             return error
         return ModelError(f"{place(self.judges.first)} ran out of memory: pass a smaller --batch-size")
+
+    def _kept(self) -> str:
+        """From what a job with workers goes on."""
+        return "" if self.crew is None else f"; {self.crew.shards.folder} is what --resume goes on from"
 
     def _why(self) -> str:
         """Why no row was left."""
