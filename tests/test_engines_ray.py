@@ -39,6 +39,34 @@ def test_actors_write_the_bytes_that_processes_write(tmp_path: Path) -> None:
         assert record(tmp_path / str(workers)) == record(tmp_path / "local")
 
 
+def test_rows_of_a_file_are_scored_to_the_same_bytes(tmp_path: Path) -> None:
+    kb.compare(output=tmp_path / "rows", **SMALL)
+    options = {"policy": "builtin:tuned", "reference": "builtin:base", "overwrite_columns": True}
+    written = []
+    for engine, workers in (("local", 1), ("ray", 2)):
+        output = tmp_path / f"{engine}.parquet"
+        kb.score_files(tmp_path / "rows", output, engine=engine, workers=workers, **options)  # type: ignore[arg-type]
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_cluster_that_is_there_plans_and_is_left_running(tmp_path: Path) -> None:
+    import ray
+
+    kb.compare(workers=1, output=tmp_path / "local", **SMALL)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        kb.compare(engine="ray", workers=2, output=tmp_path / "there", **SMALL)
+        with pytest.raises(ModelError, match="builtin:nowhere"):
+            kb.compare("builtin:nowhere", engine="ray", **SMALL)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "there" / "rollouts.parquet").read_bytes() == (
+        tmp_path / "local" / "rollouts.parquet"
+    ).read_bytes()
+
+
 def test_what_ray_has_not_is_said() -> None:
     with pytest.raises(InputError, match="gpus_per_worker=1 came, but the Ray cluster has 0 GPUs"):
         kb.compare(engine="ray", gpus_per_worker=1, **SMALL)

@@ -27,11 +27,8 @@ def apart(engine: Engine, call: Callable[P, T], *arguments: P.args, **options: P
         ModelError: the process was ended.
     """
     work = pickle.dumps((call, arguments, options))
-    if engine.name == "ray" and engine.cluster:
-        from kullback.jobs.engines.cluster import on_cluster
-
-        said = on_cluster(engine, answered, work)
-    else:
+    said = _on_cluster(engine, work) if engine.name == "ray" else None
+    if said is None:
         said = _in_process(work)
     found, error = pickle.loads(said)
     if error is not None:
@@ -50,6 +47,13 @@ def answered(work: bytes) -> bytes:
             return pickle.dumps((call(*arguments, **options), None))
     except Exception as error:
         return pickle.dumps((None, told(error, 1)))
+
+
+def _on_cluster(engine: Engine, work: bytes) -> bytes | None:
+    """The answer of a cluster that is there; None where one would have to be started here."""
+    from kullback.jobs.engines.cluster import on_cluster, ray
+
+    return on_cluster(engine, answered, work) if engine.cluster or ray().is_initialized() else None
 
 
 def _in_process(work: bytes) -> bytes:
