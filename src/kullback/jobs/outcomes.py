@@ -14,6 +14,7 @@ from kullback.jobs.bracketing import Bracketed
 from kullback.jobs.estimates import DIRECTIONS, Row
 from kullback.jobs.excerpts import excerpts
 from kullback.jobs.hotspots import Hotspots, PositionMean, PromptMean, Site
+from kullback.jobs.looks import Key, Look
 from kullback.jobs.mismatch import Mismatch
 from kullback.jobs.plans import Role
 from kullback.rollouts import Rollout, count_tokens
@@ -40,9 +41,10 @@ class Comparison:
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
-        words: the text of every sampled token, by its id.
+        words: the text of every sampled token, and of every likely one, by its id.
         mismatch: how far what sampled is from the policy; None where the policy drew for itself.
         brackets: the KL between bounds, by the model that was sampled, where a server gave likely words only.
+        looks: the likely words of the sequences that a page shows, where they were asked for.
 
     Example:
         >>> import kullback as kb
@@ -63,6 +65,7 @@ class Comparison:
     words: Mapping[int, str] = field(default_factory=dict, repr=False)
     brackets: Mapping[Role, Bracketed] = field(default_factory=dict)
     mismatch: Mismatch | None = None
+    looks: Mapping[Key, Look] = field(default_factory=dict, repr=False)
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
