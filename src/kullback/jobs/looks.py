@@ -19,6 +19,7 @@ from kullback.jobs.plans import Plan
 from kullback.jobs.shown import MOST_LOOKED_AT, shown_of
 from kullback.jobs.worker import Models
 from kullback.models.pairs import gives_distributions
+from kullback.models.protocols import DistributionScorer
 from kullback.rollouts import Rollout
 
 Key = tuple[int | str | None, int | None]
@@ -61,7 +62,8 @@ def looks(plan: Plan, models: Models, rollouts: Sequence[Rollout], *, words: int
         words: at each token, of each model.
         decode: the text of a token.
     """
-    if not (gives_distributions(models.policy) and gives_distributions(models.reference)):
+    policy, reference = models.policy, models.reference
+    if not (gives_distributions(policy) and gives_distributions(reference)):
         return Looks({}, {})
     own = [rollout for rollout in rollouts if rollout.sampled_from == "policy"]
     shown = [rollout for group in shown_of(own, most_tokens=MOST_LOOKED_AT) for rollout in group.shown]
@@ -69,7 +71,7 @@ def looks(plan: Plan, models: Models, rollouts: Sequence[Rollout], *, words: int
     missing = ""
     try:
         with safe_interrupts() as check:
-            for rollout, look in _looked(plan, models, shown, words, check):
+            for rollout, look in _looked(plan, (policy, reference), shown, words, check):
                 found[rollout.prompt_id, rollout.sample] = look
     except KeyboardInterrupt:
         missing = "likely words are known of the first sequences alone: reading them was stopped"
@@ -80,7 +82,11 @@ def looks(plan: Plan, models: Models, rollouts: Sequence[Rollout], *, words: int
 
 
 def _looked(
-    plan: Plan, models: Models, shown: Sequence[Rollout], words: int, check: Callable[[], None]
+    plan: Plan,
+    models: tuple[DistributionScorer, DistributionScorer],
+    shown: Sequence[Rollout],
+    words: int,
+    check: Callable[[], None],
 ) -> Iterator[tuple[Rollout, Look]]:
     from kullback.models.likeliest import likeliest  # torch
 
@@ -90,7 +96,7 @@ def _looked(
         check()
         batch = [one for one in order[start : start + rows] if one.tokens]
         columns = likeliest(
-            (models.policy, models.reference),
+            models,
             (plan.laws.policy, plan.laws.reference),
             [list(one.prompt_tokens or ()) for one in batch],
             [list(one.tokens or ()) for one in batch],

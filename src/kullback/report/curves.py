@@ -52,8 +52,8 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round numbers within."""
         if self.log and self.high - self.low >= 1:
-            step = max(1, round((self.high - self.low) / 5))
-            return [10.0**power for power in range(ceil(self.low), floor(self.high) + 1, step)]
+            every = max(1, round((self.high - self.low) / 5))
+            return [10.0**power for power in range(ceil(self.low), floor(self.high) + 1, every)]
         low, high = (10**self.low, 10**self.high) if self.log else (self.low, self.high)
         step = _round_step((high - low) / 4)
         first, last = ceil(low / step), floor(high / step)
@@ -124,8 +124,7 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
 
 
 def _number(value: float) -> str:
-    text = f"{value:.6g}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.0e}".replace("e-0", "e-")
-    return text.replace("e+0", "e").replace("-", "−")
+    return f"{value:.6g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
 
 
 def _marks(panel: Panel, x: Axis) -> Iterator[str]:
@@ -148,7 +147,7 @@ def _series(series: Series, x: Axis, y: Axis, place: int) -> Iterator[str]:
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         yield f'<path {look}{dashed} d="{_path(across, up, here)}"><title>{_words(series.label)}</title></path>'
     shown = np.flatnonzero(here)
-    if series.style == "points" or len(shown) <= 60:
+    if series.style == "points" or (series.style == "line" and len(shown) <= 60):
         for at in shown.tolist():
             said = f"{series.label}: {series.x[at]:.4g}, {series.y[at]:.4g}"
             size = 4.5 if series.style == "points" else 2.2

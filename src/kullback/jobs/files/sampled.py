@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,12 @@ class Kept:
     def length(self) -> int:
         """Tokens that are kept."""
         return next(len(column) for column in self.columns.values())
+
+    def told(self, said: Mapping[str, Any]) -> Kept:
+        """With its text and its token ids."""
+        tokens = said.get("tokens")
+        ids = None if tokens is None else tuple(int(token) for token in tokens[: self.length])
+        return replace(self, text=str(said.get("text") or self.text), tokens=ids)
 
 
 @dataclass

@@ -85,7 +85,7 @@ class Survey:
             seconds=seconds,
             where=where,
             joined=dump.sentence if isinstance(dump, Joined) else "",
-            sampled=self.sampled.shown,
+            sampled=dump.named(self.sampled.shown),
         )
 
     def _notes(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kullback.documents import Record, plain
-from kullback.errors import InputError
+from kullback.errors import InputError, shown
 from kullback.estimators import ESTIMATORS, LEVELS, Estimator, Level
 from kullback.jobs.estimates import estimate_rows
 from kullback.jobs.files.job import estimate_files
@@ -60,8 +60,8 @@ def _compared(record: Record, folder: Path) -> Again | None:
         plain(numbers),
         f"every estimate from the {len(rollouts):,} sequences of {from_folder(there[0], folder)}",
         (
-            "whether the models of these names drew those sequences and give them those log-probs: "
-            f"run {record['report'].get('command') or 'the command'} again",
+            "whether these models drew those sequences and give them those log-probs: "
+            f"that takes the models; run {record['report'].get('command') or 'the command'}",
         ),
     )
 
@@ -71,9 +71,7 @@ def _asked(claims: list[Record]) -> list[tuple[Estimator, Level]]:
     for claim in claims:
         level = next((one for one in LEVELS if one == claim["level"]), None)
         if level is None:
-            raise InputError(
-                f"an estimate of the level {claim['level']!r} is claimed, but a level is token or sequence"
-            )
+            raise InputError(f"a level {shown(claim['level'])} is claimed, but a level is token or sequence")
         found.append((ESTIMATORS[claim["estimator"]], level))
     return list(dict.fromkeys(found))
 
@@ -82,7 +80,7 @@ def _differences(own: list[Rollout], claims: Any) -> Record:
     """The prompts and positions that are claimed, by their exact token KLs."""
     found: Record = {"prompts": [], "positions": []}
     for claim in claims.get("prompts", ()):
-        sums = [float(np.sum(one.token_kl)) for one in own if one.prompt_id == claim["prompt_id"] and one.length]
+        sums = [float(np.sum(one.column("token_kl"))) for one in own if one.prompt_id == claim["prompt_id"]]
         mean = float(np.mean(sums)) if sums else None
         found["prompts"].append({"nats_per_sequence": mean, "sequences": len(sums)})
     for claim in claims.get("positions", ()):

@@ -177,7 +177,7 @@ def _close(claim: Any, found: Any) -> bool:
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (claim, found))
     if not numbers or not isfinite(claim) or not isfinite(found):
         return bool(claim == found)
-    return abs(claim - found) <= max(CLOSE * max(abs(claim), abs(found)), NEAR)
+    return bool(abs(claim - found) <= max(CLOSE * max(abs(claim), abs(found)), NEAR))
 
 
 def _said(value: Any) -> str:
