@@ -111,7 +111,6 @@ def compare(
         kullback compare ./my-model-int4 ./my-model --text wiki.txt
     """
     _check_together(context, policy, text)
-    check_report(report)
     asked = list(dict.fromkeys(_estimator(name) for name in estimator or ()))
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
     if limit is not None:
@@ -221,7 +220,8 @@ SCORED = ("text_column", "context_length", "windows")
 
 
 def _check_together(context: typer.Context, policy: str, text: Path | None) -> None:
-    """Refuse options that would do nothing, and a policy without the reference that is meant."""
+    """Refuse options that would do nothing, a report without a place, and a policy without its reference."""
+    check_report(context.params["report"])
     names = {option.name for option in context.command.params}
     if text is not None:
         refuse(context, SAMPLED, "with --text, which samples nothing")

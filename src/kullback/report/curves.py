@@ -9,11 +9,10 @@ from math import ceil, floor, isfinite, log10
 
 import numpy as np
 
-from kullback.arrays import Float64
 from kullback.documents import Chart, Panel, Series, visible
 
 WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 72, 14, 34, 46
+LEFT, RIGHT, TOP, BOTTOM = 92, 14, 34, 46
 DASHES = ("", "9 4", "2 3", "10 3 2 3", "5 3")
 """How lines differ beside their colour, as they do in `pictures`."""
 
@@ -35,7 +34,7 @@ class Axis:
     log: bool
 
     @classmethod
-    def of(cls, values: Float64, start: float, end: float, *, log: bool) -> Axis:
+    def of(cls, values: np.ndarray, start: float, end: float, *, log: bool) -> Axis:
         """One that holds all the numbers that can be shown, and some room."""
         known = values[np.isfinite(values) & ((values > 0) | (not log))]
         scaled = np.log10(known) if log else known
@@ -43,7 +42,7 @@ class Axis:
         room = 0.04 * (high - low) or 0.5 * (abs(high) or 1.0)
         return cls(low - room, high + room, start, end, log)
 
-    def at(self, values: Float64) -> Float64:
+    def at(self, values: np.ndarray) -> np.ndarray:
         """The places of numbers; nan where there is none."""
         known = np.where((values > 0) | (not self.log), values, np.nan)
         scaled = np.log10(known) if self.log else known
@@ -97,13 +96,13 @@ def _panel(panel: Panel, labels: Sequence[str], name: str) -> str:
     return "\n".join(parts)
 
 
-def _all(panel: Panel, axis: str) -> Float64:
+def _all(panel: Panel, axis: str) -> np.ndarray:
     marks = [place for place, _ in panel.marks] if axis == "x" else []
     both = [np.where(np.isfinite(one.y), one.x, np.nan) for one in panel.series]
     return np.concatenate([np.array(marks, np.float64), *both, np.empty(0)])
 
 
-def _heights(panel: Panel) -> Float64:
+def _heights(panel: Panel) -> np.ndarray:
     """What the y axis has to hold: all numbers, between the bounds that the panel has."""
     values = np.concatenate([np.empty(0), *(series.y for series in panel.series)])
     low, high = (np.nan if bound is None else bound for bound in (panel.bottom, panel.top))
@@ -154,7 +153,7 @@ def _series(series: Series, x: Axis, y: Axis, place: int) -> Iterator[str]:
             yield _mark(look, place if series.style == "points" else 0, (across[at], up[at]), size, said)
 
 
-def _path(across: Float64, up: Float64, here: np.ndarray) -> str:
+def _path(across: np.ndarray, up: np.ndarray, here: np.ndarray) -> str:
     """A line that is broken where there is no number."""
     pieces, before = [], False
     for a, u, known in zip(across.tolist(), up.tolist(), here.tolist(), strict=True):

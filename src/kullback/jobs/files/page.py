@@ -45,7 +45,7 @@ def token_blocks(found: FilesEstimate) -> Iterator[Block]:
     if main.drawn:
         yield from tail_of(ratios)
     if len(rows) < found.sequences:
-        yield Note(f"The two pictures are of the {len(rows):,} rows below.", tone="quiet")
+        yield Note(f"What is drawn above is of the {len(rows):,} rows below.", tone="quiet")
     yield _passages(found, rows, main.question)
 
 
