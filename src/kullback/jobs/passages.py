@@ -43,7 +43,9 @@ def passages_of(found: Comparison, rollouts: Sequence[Rollout]) -> Passages:
     which = "all" if shown == len(rollouts) else f"{shown:,}, some of {of} as far as there is room,"
     drawn = any(rollout.behavior_logprobs is not None for rollout in rollouts)
     channels = (*CHANNELS, *([ENTROPY] if found.looks else []), *([TO_SAMPLER] if drawn else []))
-    numbers = {word: place for place, word in enumerate(found.words)}
+    looks = [found.looks.get((one.prompt_id, one.sample)) for group in groups for one in group.shown]
+    ids = sorted({int(word) for look in looks if look for word in np.union1d(look.words, look.ref_words)})
+    numbers = {word: place for place, word in enumerate(ids)}
     return Passages(
         title="Token by token",
         note=f"Of {len(rollouts):,} sequences {which} are here. Choose a prompt, then read; darker is more.",
@@ -61,7 +63,7 @@ def passages_of(found: Comparison, rollouts: Sequence[Rollout]) -> Passages:
             for number, group in enumerate(groups)
             for rollout in group.shown
         ),
-        words=tuple(found.words.values()),
+        words=tuple(found.words[word] for word in ids),
     )
 
 
