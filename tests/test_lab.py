@@ -32,6 +32,14 @@ def test_a_picture_is_the_same_file_twice_and_names_its_numbers(tmp_path: Path) 
     assert other.digest() != chart.digest()
 
 
+def test_a_picture_is_as_fresh_on_another_processor() -> None:
+    def digest(bias: float) -> str:
+        series = Series("k1", np.array([1.0, 2.0, 3.0]), np.array([3.0, bias, np.nan]))
+        return Chart("c", "words", (Panel("t", "x, nats", "y", (series,), "xy"),)).digest()
+
+    assert digest(4.4e-16) == digest(-2.2e-16) == digest(0.0) != digest(3e-3)
+
+
 EXPERIMENTS = {
     "gaussian": lambda: lab.gaussian(samples=100),
     "categorical": lambda: lab.categorical([0.1, 1.0], [4], worlds=1),

@@ -204,7 +204,12 @@ def test_the_mismatch_of_what_sampled_is_found_and_its_error_covers(fake: Fake) 
 
 
 @pytest.mark.parametrize(
-    ("dialect", "kind", "draws"), [("SGLang", "likely words", True), ("echo", "log-probs of given tokens", False)]
+    ("dialect", "kind", "draws"),
+    [
+        ("SGLang", "likely words", True),
+        ("echo", "log-probs of given tokens", False),
+        ("llama.cpp", "whole distributions", True),
+    ],
 )
 def test_other_kinds_of_servers_give_the_same_log_probs(fake: Fake, dialect: str, kind: str, draws: bool) -> None:
     fake.dialect = dialect
@@ -218,6 +223,45 @@ def test_other_kinds_of_servers_give_the_same_log_probs(fake: Fake, dialect: str
         drawn = model.sample(prompts, Sampling(), max_new_tokens=4, randomness=Randomness(0))
         scored = model.logprobs(prompts, [one.tokens for one in drawn])
         assert all(np.allclose(one.logprobs, again) for one, again in zip(drawn, scored, strict=True))
+
+
+def test_llama_cpp_is_asked_alone_for_tokens_that_its_words_lack(fake: Fake) -> None:
+    """A token outside the likely words is drawn under a bias, before which its log-prob is."""
+    fake.dialect, fake.most_words = "llama.cpp", 3
+    model = connected(fake)
+    assert (model.capabilities.kind, model.capabilities.law, model.capabilities.context) == ("likely words", "raw", 300)
+    prompts, completions = rows()
+    before = len(fake.asked)
+    here = Local(fake.law).logprobs(prompts, completions, Sampling(), drawn=False)
+    assert all(np.allclose(a, b) for a, b in zip(model.logprobs(prompts, completions), here, strict=True))
+    assert any("logit_bias" in body for body in fake.asked[before:])
+    listed = model.listed(prompts, completions)
+    assert all(len(one.top) == 3 for row in listed for one in row)
+    assert model.encode([{"role": "user", "content": "ab"}]) == [ord(letter) for letter in "<u>ab"]
+
+
+def test_a_server_of_texts_alone_is_told_from_a_busy_one(fake: Fake) -> None:
+    fake.dialect = "llama-cpp-python"
+    with pytest.raises(ModelError, match=r"takes prompts as texts alone.*llama-server\) takes ids"):
+        connected(fake)
+    assert len(fake.keys) < 40  # each is asked once: a refusal is not asked again
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({"stale": True}, "stale memory"),
+        ({"shifted": True}, "cut to the server's context"),
+        ({"elsewhere": True}, "nats from those it drew them with"),
+        ({"generated": True, "most_words": 3}, "does not follow logit_bias"),
+    ],
+)
+def test_what_llama_cpp_could_get_wrong_is_refused(fake: Fake, lie: dict[str, Any], said: str) -> None:
+    fake.dialect = "llama.cpp"
+    for name, value in lie.items():
+        setattr(fake, name, value)
+    with pytest.raises(ModelError, match=said):
+        connected(fake)
 
 
 def test_drawn_tokens_in_place_of_echoed_ones_are_said(fake: Fake) -> None:
@@ -360,6 +404,50 @@ def test_a_bracket_contains_the_kl(fake: Fake, who: str) -> None:
         assert (kl <= one.bracket.upper + 1e-6).all()
         assert (one.bracket.lower > 0).any()
         assert np.isfinite(one.bracket.upper).all() == (who == "policy")
+
+
+@pytest.mark.parametrize("policy", ["here", "behind a server"])
+def test_a_reference_is_asked_for_the_words_that_the_policy_finds_likely(fake: Fake, policy: str) -> None:
+    """Its own list of three words says little of a law that is far away; the policy's, almost all."""
+    other = Fake(law=table(2, 2.0), most_words=3)
+    fake.most_words = 60
+    prompts, completions = rows(6)
+    exact = score(Local(fake.law), Local(other.law), prompts, completions)
+    lower = {}
+    with serving(other) as url:
+        other.url = url
+        first = Local(fake.law) if policy == "here" else connected(fake)
+        for other.chooses in (False, True):
+            second = connected(other)
+            assert second.capabilities.chooses is other.chooses
+            found = score(first, second, prompts, completions)
+            lower[other.chooses] = np.concatenate([one.bracket.lower for one in found if one.bracket is not None])
+            assert all(np.allclose(a.ref_logprobs, b.ref_logprobs) for a, b in zip(found, exact, strict=True))
+    kl = np.concatenate([one.column("token_kl") for one in exact])
+    assert (lower[True] <= kl + 1e-6).all()
+    assert lower[True].sum() > 0.5 * kl.sum() > lower[False].sum()
+    assert any("sampling_params" in body for body in other.asked)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_estimate_of_chosen_words_is_unbiased(seed: int) -> None:
+    other = Fake(law=table(seed + 10, 2.0), most_words=3, chooses=True)
+    prompts, every = [[5]] * VOCAB, [[token] for token in range(VOCAB)]
+    policy = Local(table(seed, 0.3))
+    with serving(other) as url:
+        other.url = url
+        found = score(policy, connected(other), prompts, every)
+    exact = score(policy, Local(other.law), [[5]], [[0]])[0].column("token_kl")[0]
+    sampled = [one.bracket.estimate[0] for one in found if one.bracket is not None]
+    assert np.exp(policy.law[5]) @ sampled == pytest.approx(exact, abs=1e-6)
+
+
+def test_chosen_words_of_other_places_are_refused(fake: Fake) -> None:
+    fake.chooses, fake.most_words = True, 20
+    assert connected(fake).capabilities.chooses
+    fake.law, fake.elsewhere = table(1, 3.0), True
+    with pytest.raises(ModelError, match=r"chosen words log-probs .* nats from those of a prompt's tokens"):
+        connected(fake)
 
 
 def test_the_estimate_of_likely_words_is_unbiased(fake: Fake) -> None:

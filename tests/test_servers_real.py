@@ -15,8 +15,10 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
+from llama_gguf import write_gguf
 
 import kullback as kb
+from kullback.errors import ModelError
 from kullback.models import BUILTIN_PROMPTS, Sampling, connect, load, score
 from kullback.models.servers.model import ServerDistribution
 
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.servers
 
 ROOT = Path(__file__).resolve().parents[1]
 VLLM = Path(os.environ.get("KULLBACK_VLLM", ROOT / ".venv-vllm" / "bin" / "python"))
+LLAMA = Path(os.environ.get("KULLBACK_LLAMA", ROOT / ".venv-llama" / "bin" / "python"))
+LLAMA_CPP_PYTHON = Path(os.environ.get("KULLBACK_LLAMA_CPP_PYTHON", "/nowhere"))
 PAIR = BUILTIN_PROMPTS.parent
 
 QUIET = {
@@ -72,6 +76,31 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ["--served-model-name", "tuned", "--dtype", "float32", "--enforce-eager", "--max-logprobs", "-1"]
     with started([*command, *options], tmp_path_factory.mktemp("vllm") / "log") as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same model behind llama.cpp's server, in float32 throughout."""
+    if not LLAMA.exists():
+        pytest.skip("make test-servers installs llama.cpp")
+    folder = tmp_path_factory.mktemp("llama")
+    write_gguf(PAIR / "tuned", folder / "tuned.gguf")
+    command = [str(LLAMA), str(ROOT / "tests" / "llama_server.py"), "--model", str(folder / "tuned.gguf")]
+    with started(command, folder / "log") as url:
+        yield url
+
+
+def test_llama_cpp_python_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Its server takes texts alone. Compiling it takes ten minutes: `make test-servers` does not."""
+    if not LLAMA_CPP_PYTHON.exists():
+        pytest.skip("KULLBACK_LLAMA_CPP_PYTHON=… names a python that has llama-cpp-python[server]")
+    write_gguf(PAIR / "tuned", tmp_path / "tuned.gguf")
+    command = [str(LLAMA_CPP_PYTHON), "-m", "llama_cpp.server", "--model", str(tmp_path / "tuned.gguf")]
+    with (
+        started([*command, "--logits_all", "true"], tmp_path / "log") as url,
+        pytest.raises(ModelError, match="takes prompts as texts alone"),
+    ):
+        connect(url)
 
 
 def sequences(found: kb.Comparison) -> tuple[list[list[int]], list[list[int]]]:
@@ -161,3 +190,34 @@ def test_vllm_is_a_model_with_whole_distributions(vllm: str) -> None:
     model = connect(vllm)
     assert isinstance(model, ServerDistribution)
     assert (model.vocab, model.context, model.capabilities.law) == (512, 256, "raw")
+
+
+def test_the_kl_through_llama_cpp_is_the_local_one(llama: str) -> None:
+    found = kb.compare(llama, "builtin:base", samples=2, max_new_tokens=48)
+    assert found.settings["server_gives"] == "whole distributions"
+    assert any(one.finish == "end" for one in found.rollouts)
+    assert connect(llama).end_tokens == load("builtin:tuned").end_tokens
+    here = score(load("builtin:tuned"), load("builtin:base"), *sequences(found))
+    apart = [np.subtract(a.token_kl, b.token_kl) for a, b in zip(here, found.rollouts, strict=True)]  # type: ignore[arg-type]
+    print("token KL through llama.cpp and here, largest difference:", max(np.abs(one).max() for one in apart))
+    assert max(np.abs(one).max() for one in apart) < 1e-4
+
+
+def test_a_bracket_through_llama_cpp_contains_the_kl(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kullback.models.servers.probing.WORDS", (20, 5))
+    found = kb.compare(llama, "builtin:base", samples=4, max_new_tokens=24)
+    bracket = found.brackets["policy"]
+    here = score(load("builtin:tuned"), load("builtin:base"), *sequences(found))
+    exact = float(np.mean([one.column("token_kl").sum() for one in here]))
+    assert bracket.upper is not None
+    assert bracket.lower.value <= exact <= bracket.upper.value
+    assert abs(bracket.estimate.value - exact) < 4 * bracket.estimate.stderr
+
+
+@pytest.mark.parametrize("law", [{}, {"temperature": 0.7}, {"top_p": 0.9, "temperature": 0.8}])
+def test_llama_cpp_draws_for_a_local_pair(llama: str, law: dict[str, float]) -> None:
+    """Of another law its log-probs are not: they are made of whole distributions."""
+    found = kb.compare("builtin:tuned", "builtin:base", samples=4, max_new_tokens=24, sampler=llama, **law)
+    log_ratio = np.concatenate([np.subtract(r.behavior_logprobs, r.logprobs) for r in found.rollouts])  # type: ignore[arg-type]
+    assert 0 < np.abs(log_ratio).max() < 1e-3
+    assert not [warning for row in found.rows for warning in row.per_sequence.warnings if "q/μ" in warning]

@@ -17,7 +17,7 @@ from kullback.errors import install_line
 
 ROOT = Path(kb.__file__).parent
 FLOORS = (
-    ("errors", "families", "arrays", "documents"),
+    ("errors", "families", "arrays", "paths", "documents", "displays"),
     ("targets", "estimators", "weights", "surrogates", "losses"),
     ("estimation", "oracle", "vocab"),
     ("auditing", "claims", "rollouts", "models"),

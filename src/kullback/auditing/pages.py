@@ -76,7 +76,7 @@ def _legend(reports: Sequence[AuditReport]) -> Iterator[Block]:
         yield Note(". ".join(used) + ".", tone="quiet")
 
 
-def _pictures(reports: Sequence[AuditReport]) -> Iterator[Block]:
+def growth(reports: Sequence[AuditReport]) -> Chart | None:
     """Relative error against the distance of the models, of what is no target's."""
     series = [
         Series.of(f"{report.subject}: {what}", found.growth)
@@ -85,16 +85,22 @@ def _pictures(reports: Sequence[AuditReport]) -> Iterator[Block]:
         for what, found in (("value", report.value), ("gradient", report.gradient))
         if found.growth
     ][:8]
-    if series:
-        panel = Panel(
-            title="Error by the distance of the models",
-            x="KL(q‖p), nats a sequence",
-            y="relative error to the nearest target",
-            series=tuple(series),
-            log="xy",
-        )
+    if not series:
+        return None
+    panel = Panel(
+        title="Error by the distance of the models",
+        x="KL(q‖p), nats a sequence",
+        y="relative error to the nearest target",
+        series=tuple(series),
+        log="xy",
+    )
+    return Chart("growth", "Exact, as the same two models move apart; a run starts at the left.", (panel,))
+
+
+def _pictures(reports: Sequence[AuditReport]) -> Iterator[Block]:
+    if chart := growth(reports):
         yield Heading("How errors grow")
-        yield Chart("growth", "Exact, as the same two models move apart; a run starts at the left.", (panel,))
+        yield chart
 
 
 def _rules(reports: Sequence[AuditReport]) -> Iterator[Block]:

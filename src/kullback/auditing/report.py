@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kullback.auditing import words
 from kullback.auditing.identification import UNKNOWN, Identification
-from kullback.documents import Document, Record, plain
+from kullback.displays import Displayed
+from kullback.documents import Chart, Document, Record, plain
+from kullback.errors import InputError
 from kullback.targets import REVERSE_KL, TARGETS, ZERO, Target
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditReport:
+class AuditReport(Displayed):
     """What a function's value and gradient are, exactly, and what was found on the way.
 
     It is either `Audited` or `Failed`: a function that could not be called has one finding, which says why.
@@ -226,11 +228,30 @@ class AuditReport:
     def _facts(self) -> Record:
         return {}
 
+    def records(self) -> list[Record]:
+        """A record for each finding; of clean code one, without a code."""
+        about = {name: self.to_dict()[name] for name in ("subject", "placement", "status")}
+        clean = [{"code": None, "severity": None, "message": self.answer}]
+        return [{**about, **one} for one in ([asdict(finding) for finding in self.findings] or clean)]
+
     def document(self) -> Document:
         """The report as a page."""
         from kullback.auditing.pages import page
 
         return page(self)
+
+    def chart(self) -> Chart:
+        """How the errors grow as the models move apart, of what is no target's.
+
+        Raises:
+            InputError: value and gradient are a target's, exactly.
+        """
+        from kullback.auditing.pages import growth
+
+        chart = growth([self])
+        if chart is None:
+            raise InputError("there is no picture of this audit: nothing is off by an amount that grows")
+        return chart
 
     def __str__(self) -> str:
         return "\n".join([self.title, self.verdict, *map(str, self.findings)])

@@ -25,7 +25,7 @@ from kullback.estimation.tokens import LARGEST_LOG_WEIGHT
 from kullback.estimators import Estimator, Level
 from kullback.weights import Truncation, truncation
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of what `Accumulator.state` returns."""
 
 

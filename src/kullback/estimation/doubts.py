@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite, isnan
+from math import inf, isfinite, isnan
 
 import numpy as np
 
@@ -27,6 +27,13 @@ differ more. Prompts with unequal numbers of samples count as fewer than they ar
 ROUNDING = 1e-11
 """Root mean square of r − 1 a sequence that rounding alone may make: a sum of 10⁶ log-probs of −10 is off by 1e-12."""
 
+MARKOV = 1000.0
+"""A mean of numbers that are not negative and of which 1 is expected is as large once in a thousand times at most."""
+
+IMMATERIAL = 0.01
+"""How far from 1 a mean weight may be without a word: the value is then off by about as much. Log-probs of engines
+that differ by 1e-3 a token make weights of 300 tokens average 1 + 1.5e-4."""
+
 
 def doubts(recipe: Recipe, summary: Summary, found: Estimate, apart: Apart | None) -> Iterator[str]:
     """A sentence for everything that is wrong with an estimate, or that limits what it says; the worst first."""
@@ -34,7 +41,8 @@ def doubts(recipe: Recipe, summary: Summary, found: Estimate, apart: Apart | Non
     yield from _alike(summary, found)
     yield from _apart(found, apart)
     yield from _heavy_tails(recipe, summary)
-    yield from _unsampled(recipe, summary)
+    # What makes the weights wrong makes the weighted r − 1 wrong as well: the cause is enough.
+    yield from list(_misweighted(recipe, summary)) or _unsampled(recipe, summary)
     yield from _limits(recipe, summary)
 
 
@@ -131,6 +139,19 @@ def _heavy_tail(tail: Tail, places: Extremes, what: str, advice: str) -> str:
     )
 
 
+def _misweighted(recipe: Recipe, summary: Summary) -> Iterator[str]:
+    if recipe.truncation is not None and not recipe.truncation.self_normalised:
+        return
+    excess = summary.weight_excess[0] / summary.rows
+    # Markov's inequality holds whatever the tail; an interval only where the weights have a variance.
+    if MARKOV <= excess < inf or (not summary.weights.heavy and _is_not_1(summary)):
+        yield (
+            f"importance weights q/μ average {1 + excess:.3g} where 1 is expected: behavior_logprobs are not the law "
+            "that drew these tokens (another temperature, top-p, model or step, or log-probs of the token before), or "
+            f"part of what the policy does was never drawn; the largest: {summary.heaviest.places()}"
+        )
+
+
 def _unsampled(recipe: Recipe, summary: Summary) -> Iterator[str]:
     # Where the ratio has no variance its mean can be anywhere, and the heavy tail has been said.
     if not len(summary.independent.count) or summary.ratios.heavy:
@@ -168,16 +189,28 @@ def _limits(recipe: Recipe, summary: Summary) -> Iterator[str]:
 
 
 def _checked(total: Moments) -> tuple[float, float, float]:
-    """The mean of r − 1 a sequence and its 99.9% interval, which should hold 0; 0 where there is no telling.
-
-    No clustering: whatever the prompt, the mean is 0.
-    """
+    """The mean of r − 1 a sequence and its 99.9% interval, which should hold 0; 0 where there is no telling."""
     n, mean = float(total.count[0]), float(total.mean[0, CHECK])
-    second, third = float(total.comoment[0, CHECK, CHECK]), float(total.third[0, CHECK, CHECK, CHECK])
+    return _interval(n, mean, float(total.comoment[0, CHECK, CHECK]), float(total.third[0, CHECK, CHECK, CHECK]))
+
+
+def _is_not_1(summary: Summary) -> bool:
+    """Whether the mean of the weights is off by more than is immaterial, and 1 is outside its 99.9% interval."""
+    n, (first, second, third) = summary.rows, summary.weight_excess
+    mean = first / n
+    _, low, high = _interval(n, mean, second - n * mean**2, third - 3 * mean * second + 2 * n * mean**3)
+    return abs(mean) > IMMATERIAL and not low <= 0.0 <= high
+
+
+def _interval(n: float, mean: float, second: float, third: float) -> tuple[float, float, float]:
+    """A mean and its 99.9% interval from n and sums of squares and cubes about it; 0 where there is no telling.
+
+    No clustering: whatever the prompt, the mean should be 0.
+    """
     # Tokens that the reference itself drew have r = 1: what is left is rounding, and none of it has mean 0.
-    if n < 2 or mean**2 + second / n < ROUNDING**2:
+    if n < 2 or not mean**2 + second / n >= ROUNDING**2:
         return 0.0, 0.0, 0.0
-    if not second > 0:
+    if not second > ROUNDING * n * mean**2:
         return mean, mean, mean
     skewness = third / n / (second / n) ** 1.5
     return mean, *skewed_interval(mean, (second / (n - 1) / n) ** 0.5, skewness, int(n), level=0.999)

@@ -19,7 +19,7 @@ from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
 from kullback.estimation.rows import Rows, largest_part
-from kullback.estimation.summary import EXTREMES, GROUP_CELLS, ROW_CELLS, Oddities, Summary
+from kullback.estimation.summary import EXTREMES, GROUP_CELLS, ROW_CELLS, Oddities, Summary, weight_powers
 from kullback.estimation.tails import Tail, TailBuffer
 from kullback.estimation.tokens import NotFlatError, Tokens
 from kullback.estimators import Estimator, divergences
@@ -290,7 +290,7 @@ def _summary(recipe: Recipe, rows: Float64, sums: Sums, batch: _Batch) -> Summar
         ratios=batch.tail,
         weights=Tail.of(sums.log_weight),
         summands=Tail.of(_log(rows[:, NUMERATOR])),
-        weight_sums=(float(sums.whole.sum()), float((sums.whole**2).sum())),
+        **weight_powers(sums.whole),
         mismatches=Oddities(),
         overflows=Oddities(),
         **_extremes(recipe, rows, sums, batch),

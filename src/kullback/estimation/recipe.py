@@ -14,7 +14,7 @@ from kullback.estimation.extremes import Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import Sequences
-from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary
+from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary, weight_powers
 from kullback.estimation.tails import Tail
 from kullback.estimation.token_values import Held
 from kullback.estimators import LEVELS, Estimator, Level, member
@@ -136,7 +136,7 @@ class Recipe:
             ratios=Tail.of(-block.log_ratio[block.mask]),
             weights=Tail.of(block.log_weight),
             summands=Tail.of(_log(rows[finite, NUMERATOR])),
-            weight_sums=(float(block.whole.sum()), float((block.whole**2).sum())),
+            **weight_powers(block.whole),
             mismatches=Oddities.of(np.isneginf(sequences.ref_logprobs) & sequences.mask),
             overflows=Oddities.of(where),
             **self._extremes(sequences, block, summand, rows),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from kullback.documents import Uncertain, plain
+from kullback.displays import Displayed
+from kullback.documents import Chart, Document, Record, Uncertain, plain
 from kullback.errors import InputError, shown
 from kullback.estimation.extremes import Influence
 from kullback.estimation.intervals import mean_interval
@@ -79,7 +80,7 @@ def check_level(level: float) -> None:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Displayed):
     """A number estimated from samples, with its error and what is wrong with it.
 
     Attributes:
@@ -169,6 +170,22 @@ class Estimate:
             "warnings": list(self.warnings),
         }
         return dict(plain(record))
+
+    def document(self) -> Document:
+        """What a notebook shows: the value with both errors, and everything there is to warn of."""
+        from kullback.estimation.pages import page
+
+        return page(self)
+
+    def records(self) -> Sequence[Record]:
+        """One record, as ``--json`` prints it."""
+        return [self.to_dict()]
+
+    def chart(self) -> Chart:
+        """The value with its intervals, for prompts drawn anew and for these."""
+        from kullback.estimation.pages import interval_chart
+
+        return interval_chart([self], [self.estimator])
 
     @property
     def rounded(self) -> Uncertain:

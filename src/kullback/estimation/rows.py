@@ -18,7 +18,7 @@ from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, Recipe, Unit
 from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
-from kullback.estimation.summary import EXTREMES, GROUP_CELLS, ROW_CELLS, Summary
+from kullback.estimation.summary import EXTREMES, GROUP_CELLS, ROW_CELLS, Summary, weight_powers
 from kullback.estimation.tails import Tail
 from kullback.estimators import Estimator
 
@@ -100,7 +100,6 @@ class Rows:
         columns = np.stack([self.summand, divisor, self.check], axis=1)
         finite = np.asarray(np.isfinite(columns).all(axis=1))
         kept = columns[finite]
-        weights = np.exp(self.log_weight)
         ratio = kept[kept[:, 1] > 0]
         scaled = ratio[:, 0] / ratio[:, 1]
         positive = kept[kept[:, 0] > 0, 0]
@@ -115,7 +114,7 @@ class Rows:
             ratios=nothing.ratios,
             weights=Tail.of(self.log_weight),
             summands=Tail.of(np.log(positive)),
-            weight_sums=(float(weights.sum()), float((weights**2).sum())),
+            **weight_powers(np.exp(self.log_weight)),
             mismatches=nothing.mismatches,
             overflows=nothing.overflows,
             span=(float(scaled.min(initial=np.inf)), float(scaled.max(initial=-np.inf))),

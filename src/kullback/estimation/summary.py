@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from kullback.arrays import Float64
 from kullback.errors import InputError
 from kullback.estimation.extremes import Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
@@ -64,6 +65,7 @@ class Summary:
         weights: the tail of the sequences' importance weights.
         summands: the tail of what is averaged.
         weight_sums: Σρ and Σρ².
+        weight_excess: Σ(ρ − 1), Σ(ρ − 1)² and Σ(ρ − 1)³.
         mismatches: tokens the reference excludes.
         overflows: tokens where the estimator overflowed.
         highest, lowest: the sequences with the largest and the smallest summands.
@@ -82,7 +84,8 @@ class Summary:
     ratios: Tail
     weights: Tail
     summands: Tail
-    weight_sums: tuple[float, float]
+    weight_sums: tuple[float, ...]
+    weight_excess: tuple[float, ...]
     mismatches: Oddities
     overflows: Oddities
     highest: Extremes
@@ -108,6 +111,7 @@ class Summary:
             weights=none,
             summands=none,
             weight_sums=(0.0, 0.0),
+            weight_excess=(0.0, 0.0, 0.0),
             mismatches=Oddities(),
             overflows=Oddities(),
             **dict.fromkeys(EXTREMES, Extremes.nothing(columns)),
@@ -157,10 +161,8 @@ class Summary:
             ratios=self.ratios + later.ratios,
             weights=self.weights + later.weights,
             summands=self.summands + later.summands,
-            weight_sums=(
-                self.weight_sums[0] + later.weight_sums[0],
-                self.weight_sums[1] + later.weight_sums[1],
-            ),
+            weight_sums=_added(self.weight_sums, later.weight_sums),
+            weight_excess=_added(self.weight_excess, later.weight_excess),
             mismatches=self.mismatches.then(later.mismatches, before),
             overflows=self.overflows.then(later.overflows, before),
             highest=self.highest + later.highest.shifted(before),
@@ -194,6 +196,27 @@ class Summary:
                 "span": tuple(state["span"]),
             }
         )
+
+
+class WeightPowers(TypedDict):
+    """What a summary remembers of the sequences' importance weights."""
+
+    weight_sums: tuple[float, float]
+    weight_excess: tuple[float, float, float]
+
+
+def weight_powers(weight: Float64) -> WeightPowers:
+    """The sums of the sequences' importance weights, (rows,), and of their excess over 1."""
+    excess = weight - 1.0
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is said in words
+        return {
+            "weight_sums": (float(weight.sum()), float((weight**2).sum())),
+            "weight_excess": (float(excess.sum()), float((excess**2).sum()), float((excess**3).sum())),
+        }
+
+
+def _added(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
 def _joined(first: KeyedMoments | None, second: KeyedMoments | None) -> KeyedMoments | None:

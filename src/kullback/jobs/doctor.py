@@ -27,6 +27,7 @@ USES: Mapping[str, str] = {
     "quantised": "compare: checkpoints of torchao and bitsandbytes",
     "servers": "compare, score: models behind vLLM, SGLang and other servers",
     "datasets": "compare: prompts out of data sets",
+    "frames": "results as data frames, .to_frame()",
     "triton": "full-vocabulary KL on a GPU",
     "trl": "kullback.integrations.trl",
     "tensorboard": "watch --log tensorboard:FOLDER",

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kullback.documents import Cell, Document, HeatMap, Interval, Note, Number, Record, Table, plain
+from kullback.displays import Displayed
+from kullback.documents import Cell, Chart, Document, HeatMap, Interval, Note, Number, Record, Table, plain
 from kullback.estimation.means import Share
+from kullback.estimation.pages import interval_chart
 from kullback.estimation.result import Estimate
 from kullback.jobs.bracketing import Bracketed
 from kullback.jobs.estimates import DIRECTIONS, Row
@@ -29,7 +31,7 @@ RANGES = 8
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Displayed):
     """What `compare` found.
 
     Attributes:
@@ -102,6 +104,15 @@ class Comparison:
         """What it has to say to people."""
         return comparison_document(self)
 
+    def records(self) -> list[Record]:
+        """A record for each estimate."""
+        return list(self.to_dict()["estimates"])
+
+    def chart(self) -> Chart:
+        """Estimates of the KL(policy‖reference) a sequence with their intervals, in the table's order."""
+        shown = [row.per_sequence for row in self.rows if row.direction == "reverse"]
+        return interval_chart(shown, [f"{one.estimator} ({one.level})" for one in shown])
+
     def page(self) -> Document:
         """The same with the answer before it, and behind it every prompt and single tokens, for ``--report``."""
         from kullback.jobs.pages import comparison_page  # it reads this module's records
@@ -118,7 +129,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class TextComparison:
+class TextComparison(Displayed):
     """What `compare_text` found; every number is over the tokens of the text.
 
     Attributes:
@@ -189,6 +200,14 @@ class TextComparison:
     def document(self) -> Document:
         """What it has to say to people."""
         return text_document(self)
+
+    def records(self) -> list[Record]:
+        """A record for each direction."""
+        return list(self.to_dict()["estimates"])
+
+    def chart(self) -> Chart:
+        """Both directions, a token, with their intervals."""
+        return interval_chart([self.forward, self.reverse], ["KL(reference‖policy)", "KL(policy‖reference)"])
 
 
 def comparison_document(found: Comparison) -> Document:

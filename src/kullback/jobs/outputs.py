@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kullback.documents import Record, json_of
 from kullback.errors import FileError
+from kullback.paths import path_of
 
 ROLLOUTS, ESTIMATE = "rollouts.parquet", "estimate.json"
 SHARDS = "shards"
@@ -36,7 +37,7 @@ def results_in(
     if output is None:
         yield None
         return
-    folder = Path(output)
+    folder = path_of(output, "a folder to write to")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A folder that is there may be read-only, and after an hour of sampling is too late to learn it.

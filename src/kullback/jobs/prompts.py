@@ -13,6 +13,7 @@ from kullback.jobs.reading.hub import dataset_rows, is_dataset
 from kullback.jobs.reading.rows import Row
 from kullback.models.protocols import Prompt, Sampler
 from kullback.models.shipped import BUILTIN_PROMPTS
+from kullback.paths import path_of
 
 Told = tuple[str, ...]
 """Sentences on what was assumed."""
@@ -146,7 +147,9 @@ def _chosen(rows: Sequence[Row], column: str | None) -> Iterator[str]:
 
 
 def _rows(source: str | Path, known: tuple[str, ...], column: str | None, *, whole: bool) -> tuple[list[Row], Told]:
-    path = Path(source)
+    what = "texts" if whole else "prompts"
+    themselves = f"; {what} themselves are given in a list"
+    path = path_of(source, f"a file of {what}", hint=themselves)
     if is_dataset(str(source)):
         rows, said = dataset_rows(str(source))
         return rows, (said,)
@@ -155,7 +158,8 @@ def _rows(source: str | Path, known: tuple[str, ...], column: str | None, *, who
     if ending in plain or (not ending and path.is_fifo()):
         return (plain_whole if whole else plain_lines)(path), ()
     if not path.exists():
-        raise FileError(f"{path} cannot be read (No such file or directory): check the path")
+        perhaps = themselves if " " in str(path) else ""
+        raise FileError(f"{path} cannot be read (No such file or directory): check the path{perhaps}")
     if ending not in (*READERS, ".parquet"):
         raise FileError(unknown(path, READERS))
     return rows_of(path, known + PLUS if column is None else (column, *PLUS)), ()

@@ -54,6 +54,7 @@ class ServerDiagnosis:
         yield "asked as", "a server that cannot score" if found.dialect is None else found.dialect.name
         words = "all" if found.words == WHOLE else str(found.words) if found.words else "none"
         yield "likely words a place", words if found.vocab is None else f"{words} {found.vocab:,}"
+        yield "chosen words", "their log-probs too" if found.chooses else "not asked for"
         yield "context", f"{found.context:,} tokens" if found.context < 1 << 30 else "not said"
         yield "log-probs of what it draws", LAWS[found.law]
         yield "draws", "with ids and log-probs" if found.draws else "not as a KL needs it"

@@ -10,6 +10,7 @@ from typing import Literal
 
 from kullback.errors import ModelError
 from kullback.models.shipped import BUILTIN
+from kullback.paths import path_of
 
 BUILTINS = ("base", "tuned")
 """The models that ship with the package, by what follows ``builtin:``."""
@@ -65,7 +66,7 @@ def place_of(name: str) -> Place:
         if name.removeprefix("builtin:") not in BUILTINS:
             raise ModelError(f"{name} came, but the built-in models are builtin:base and builtin:tuned")
         return Place("checkpoint", str(BUILTIN / name.removeprefix("builtin:")))
-    path = Path(name).expanduser()
+    path = path_of(name, "a model").expanduser()
     if path.is_dir():
         return _in_folder(name, path)
     if path.is_file():

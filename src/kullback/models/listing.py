@@ -15,6 +15,7 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.models.protocols import DistributionScorer, Scorer, Tokens
 from kullback.models.sampling import RAW, Sampling
+from kullback.models.servers.chosen import CHOSEN
 
 Words = Mapping[int, float]
 
@@ -61,6 +62,44 @@ def can_bracket(policy: Scorer, reference: Scorer, sampling: Sampling, ref_sampl
     listing = [lists_words(model) for model in pair]
     whole = [isinstance(model, DistributionScorer) for model in pair]
     return any(listing) and all(map(any, zip(listing, whole, strict=True))) and sampling.raw and ref_sampling.raw
+
+
+def chooses_words(model: object) -> bool:
+    """Whether a model is behind a server that gives log-probs of the words that it is asked for."""
+    found: Any = getattr(model, "capabilities", None)
+    return found is not None and found.chooses
+
+
+def places_beside(
+    first: Sequence[Sequence[Place]], model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens]
+) -> list[list[Place]]:
+    """What a second model says at every token: of the words that the first finds most likely, where it can be asked."""
+    if not chooses_words(model):
+        return places_of(model, prompts, completions)
+    chosen = [[_most_likely(place) for place in row] for row in first]
+    # One width for all places, and last the token that stands there: S must not hang on what was drawn.
+    width = min(len(words) for row in chosen for words in row)
+    asked = [
+        [[*words[:width], token] for words, token in zip(row, completion, strict=True)]
+        for row, completion in zip(chosen, completions, strict=True)
+    ]
+    tables = model.chosen(prompts, completions, asked)
+    return [
+        [
+            Place(float(numbers[-1]), dict(zip(words[:-1], numbers[:-1].tolist(), strict=True)))
+            for words, numbers in zip(row, table, strict=True)
+        ]
+        for row, table in zip(asked, tables, strict=True)
+    ]
+
+
+def _most_likely(place: Place) -> list[int]:
+    """The words that a place finds most likely, the likeliest first."""
+    if place.words is not None:
+        return sorted(place.words, key=lambda word: -place.words[word])  # type: ignore[index]
+    law = place.law if place.law is not None else np.empty(0)
+    count = min(CHOSEN, int((law > -np.inf).sum()))
+    return [int(word) for word in np.argsort(-law, kind="stable")[:count]]
 
 
 def places_of(model: Any, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[list[Place]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.errors import ModelError, shown
-from kullback.models.listing import TokenBracket, bracket_of, can_bracket, places_of
+from kullback.models.listing import TokenBracket, bracket_of, can_bracket, places_beside, places_of
 from kullback.models.protocols import DistributionScorer, Reader, Scorer, Tokens
 from kullback.models.sampling import RAW, Sampling
 
@@ -127,7 +127,8 @@ def _bracketed(
     policy: Scorer, reference: Scorer, prompts: Sequence[Tokens], completions: Sequence[Tokens]
 ) -> list[Scores]:
     """Log-probs of both, and bounds on the token KLs, of one reading by each."""
-    first, second = (places_of(model, prompts, completions) for model in (policy, reference))
+    first = places_of(policy, prompts, completions)
+    second = places_beside(first, reference, prompts, completions)
     return [
         Scores(
             np.asarray([place.logprob for place in a], dtype=np.float64),

@@ -56,12 +56,16 @@ PAGE = """\
 
 def render(document: Document) -> str:
     """A document as a page."""
+    title = _safe(document.title or "kullback")
+    script = f"\n<script>\n{_file('page.js')}</script>" if any(map(_moves, document.blocks)) else ""
+    return PAGE.format(title=title, style=_file("page.css"), body=body(document), script=script)
+
+
+def body(document: Document, ids: str = "b") -> str:
+    """What is within the page; names in it begin with `ids`."""
     head = [f"<h1>{_safe(document.title)}</h1>"] if document.title else []
     head += [_paragraph(document.subtitle, "quiet")] if document.subtitle else []
-    blocks = [_written(block, f"b{number}-") for number, block in enumerate(document.blocks)]
-    title, body = _safe(document.title or "kullback"), "\n".join([*head, *blocks])
-    script = f"\n<script>\n{_file('page.js')}</script>" if any(map(_moves, document.blocks)) else ""
-    return PAGE.format(title=title, style=_file("page.css"), body=body, script=script)
+    return "\n".join([*head, *(_written(block, f"{ids}{number}-") for number, block in enumerate(document.blocks))])
 
 
 def _moves(block: Block) -> bool:

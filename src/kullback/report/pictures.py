@@ -82,7 +82,9 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         across = min(2, len(chart.panels))
         down = -(-len(chart.panels) // across)
         lines = -(-len(labels) // (2 * across))
-        size = (5.0 * across, 4.0 * down + 0.3 + 0.34 * lines)
+        named = max(len(panel.names) for panel in chart.panels)
+        wide, high = (9.0, 1.0 + 0.6 * named) if named else (5.0, 4.0)
+        size = (wide * across, high * down + 0.3 + 0.34 * lines)
         figure = Figure(figsize=size, dpi=DOTS_A_INCH, layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for spare in axes[len(chart.panels) :]:
@@ -102,10 +104,15 @@ def _panel(panel: Panel, ax: Axes, looks: dict[str, Look]) -> None:
     ax.set_yscale("log" if "y" in panel.log else "linear")
     for series in panel.series:
         look = _look(series, list(looks).index(series.label))
+        if panel.names and look["linestyle"]:
+            look["linestyle"] = "-"  # a bar, which has to be seen to its end
         looks[series.label] |= {key: value for key, value in look.items() if value != ""}
         ax.plot(series.x, np.where(np.isfinite(series.y), series.y, np.nan), **look)
     if panel.bottom is not None or panel.top is not None:
         ax.set_ylim(panel.bottom, panel.top)
+    if panel.names:
+        ax.set_yticks([-place for place in range(len(panel.names))], [_words(name) for name in panel.names])
+        ax.set_ylim(0.5 - len(panel.names), 0.5)
     for x, words in panel.marks:
         ax.axvline(x, color="#666666", linewidth=1.2, linestyle=":")
         ax.annotate(

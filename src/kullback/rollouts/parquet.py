@@ -16,6 +16,7 @@ import numpy as np
 
 from kullback.errors import FileError, InputError, UnfinishedError
 from kullback.estimation.sequences import TOKEN_COLUMNS
+from kullback.paths import path_of
 from kullback.rollouts.columns import Columns
 from kullback.rollouts.metadata import SCHEMA, Metadata, TokenHash
 from kullback.rollouts.old import OLD_NAMES, is_old, old_metadata
@@ -53,7 +54,7 @@ class RolloutWriter:
     """
 
     def __init__(self, path: str | Path, metadata: Metadata | None = None) -> None:
-        self.path = Path(path)
+        self.path = path_of(path, "a file to write")
         self.metadata = metadata or Metadata()
         self._part: Part | None = None
         self._names = False

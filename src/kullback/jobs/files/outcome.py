@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from kullback.displays import Displayed
 from kullback.documents import Document, Record, json_of, plain
 from kullback.estimation import Estimate
 from kullback.estimation.recipe import Unit
@@ -77,7 +78,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class FilesEstimate:
+class FilesEstimate(Displayed):
     """What `estimate_files` found in one dump.
 
     Attributes:
@@ -155,6 +156,10 @@ class FilesEstimate:
     def to_json(self, *, indent: int | None = None) -> str:
         """`to_dict` as JSON."""
         return json_of(self.to_dict(), indent=indent)
+
+    def records(self) -> list[Record]:
+        """A record for each estimate."""
+        return list(self.to_dict()["estimates"])
 
     def document(self) -> Document:
         """What it has to say to people."""

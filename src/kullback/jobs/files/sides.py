@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from pathlib import PurePath
 
+from kullback.displays import Displayed
 from kullback.documents import (
     Block,
     Cell,
@@ -30,7 +31,7 @@ from kullback.jobs.files.pairing import Difference
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class SideBySide(Displayed):
     """What `estimate_files` found in two dumps.
 
     The differences are over the prompts that both have, where they share prompts; paired, so that what prompts have
@@ -84,6 +85,10 @@ class SideBySide:
     def to_json(self, *, indent: int | None = None) -> str:
         """`to_dict` as JSON."""
         return json_of(self.to_dict(), indent=indent)
+
+    def records(self) -> list[Record]:
+        """A record for each estimate, of the first dump and of the second."""
+        return list(self.to_dict()["estimates"])
 
     def document(self) -> Document:
         """What it has to say to people."""

@@ -27,6 +27,7 @@ from kullback.models.memory import out_of_memory
 from kullback.models.opening import opened, opened_pair
 from kullback.models.protocols import Scorer
 from kullback.models.sampling import Sampling
+from kullback.paths import path_of
 from kullback.rollouts import Rollout, Rollouts, RolloutWriter
 from kullback.rollouts.readers import read_scorable
 
@@ -97,7 +98,7 @@ def score_files(
     if policy is None and reference is None:
         raise InputError("no model came to score with: name one with policy= (--policy) or reference= (--reference)")
     Sampling(temperature)  # refuses what is no temperature before anything is loaded
-    source, target = Path(path), Path(output)
+    source, target = path_of(path, "a file of rollouts"), path_of(output, "a file to write")
     check_destination(target, source, overwrite=overwrite)
     rollouts = read_scorable(path, format, map=map, skip_bad=skip_bad)
     first = next(iter(rollouts), None)  # not [0], which counts the rows of a file of others by reading it all

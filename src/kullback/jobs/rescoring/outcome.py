@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from kullback.displays import Displayed
 from kullback.documents import Block, Cell, Code, Document, Facts, Note, Number, Record, Table, Verdict, plain
 from kullback.jobs.rescoring.agreement import Agreement
 
@@ -13,7 +14,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rescored:
+class Rescored(Displayed):
     """What `score_files` wrote.
 
     Attributes:
@@ -77,6 +78,10 @@ class Rescored:
             "next": self.next_command,
         }
         return dict(plain(record))
+
+    def records(self) -> list[Record]:
+        """A record for each column that the file had before."""
+        return list(self.to_dict()["agreements"])
 
     def document(self) -> Document:
         """What it has to say to people."""

@@ -16,6 +16,7 @@ from kullback.errors import FileError, InputError
 from kullback.jobs.watching.feeding import feed
 from kullback.jobs.watching.following import Arrival, Follower, Seen
 from kullback.monitoring import Alarm, KLMonitor
+from kullback.paths import path_of
 from kullback.rollouts import Rollout
 from kullback.rollouts.readers.containers.lines import Cursor
 
@@ -176,7 +177,7 @@ def watch(
         >>> list(watch(folder, follow=False))
         []
     """
-    folder = Path(folder)
+    folder = path_of(folder, "a folder")
     if not folder.is_dir():
         raise FileError(f"{folder} is no folder: name the one that the run writes its dumps into")
     monitor = monitor or KLMonitor()

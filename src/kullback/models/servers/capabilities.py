@@ -29,6 +29,7 @@ class Capabilities:
         model: as the server calls it.
         dialect: how it is asked; None where no given token can be scored.
         words: likely words a place, `WHOLE` for all.
+        chooses: whether it gives log-probs of words that the asker chooses, place by place.
         vocab: tokens of its distributions; None where they are not whole.
         context: the most tokens it reads.
         law: "raw" where its log-probs are the model's own whatever law it draws from, "processed" where they are of
@@ -45,6 +46,7 @@ class Capabilities:
     model: str
     dialect: Dialect | None
     words: int = 0
+    chooses: bool = False
     vocab: int | None = None
     context: int = 1 << 30
     law: Literal["raw", "processed", "unknown"] = "unknown"
@@ -69,6 +71,7 @@ class Capabilities:
     def sentence(self) -> str:
         """For people, in a note below the numbers."""
         words = f" ({self.words} a place)" if self.kind == "likely words" else ""
+        words += ", and log-probs of words that are chosen" if self.chooses else ""
         by = "a server" if self.dialect is None else f"a server of {self.dialect.name}"
         return f"{self.model} is behind {by} that gives {self.kind}{words}: {GIVES[self.kind]}"
 
@@ -79,6 +82,7 @@ class Capabilities:
             "dialect": None if self.dialect is None else self.dialect.name,
             "gives": self.kind,
             "words": self.words,
+            "chooses": self.chooses,
             "vocab": self.vocab,
             "logprobs": self.law,
             "rounding": None if self.rounding is None else self.rounding.words,

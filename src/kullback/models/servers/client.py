@@ -132,6 +132,8 @@ class Client:
 
     def _read(self, answer: Any) -> Json:
         status = int(answer.status_code)
+        if status == 500 and "validation error" in answer.text:  # llama-cpp-python's word for a request that it refuses
+            raise RefusedError(f"{self.address} answered {status}: {_message(answer)}", 422)
         if status in BUSY:
             sentence = f"{self.address} answered {status} {self.attempts} times ({_message(answer)}){self._more()}"
             raise BusyError(sentence, _retry_after(answer))

@@ -42,12 +42,16 @@ class Dialect(Protocol):
         """Whether its processed log-probs are those after top-k and top-p, and not only after the temperature."""
         ...
 
-    def scoring(self, model: str, tokens: Tokens, words: int) -> tuple[str, Json]:
-        """Where and how to ask for log-probs of all tokens but the first, with so many likely words at each place."""
+    def scoring(self, model: str, tokens: Tokens, words: int, start: int = 1) -> tuple[str, Json]:
+        """Where and how to ask for log-probs of the tokens from `start` on, with so many likely words at each place."""
         ...
 
-    def scored(self, answer: Json, tokens: Tokens) -> list[Drawn]:
-        """A record a token, the first without a log-prob; raises InputError where they are no such thing."""
+    def scored(self, answer: Json, tokens: Tokens, start: int = 1) -> list[Drawn]:
+        """A record a token, the first without a log-prob, those before `start` with or without one.
+
+        One from there on lacks it where the server lists likely words alone. Raises InputError where they are no such
+        thing.
+        """
         ...
 
     def drawing(self, model: str, prompt: Tokens, sampling: Sampling, *, most: int, seed: int) -> tuple[str, Json]:
@@ -78,7 +82,7 @@ class VLLM:
     name: str = "vLLM"
     filtered: bool = True
 
-    def scoring(self, model: str, tokens: Tokens, words: int) -> tuple[str, Json]:
+    def scoring(self, model: str, tokens: Tokens, words: int, start: int = 1) -> tuple[str, Json]:
         """One token is drawn too, since none cannot be; it is not read."""
         law = {**law_of(Sampling()), "top_k": 0}
         return "completions", {
@@ -89,7 +93,7 @@ class VLLM:
             **law,
         }
 
-    def scored(self, answer: Json, tokens: Tokens) -> list[Drawn]:
+    def scored(self, answer: Json, tokens: Tokens, start: int = 1) -> list[Drawn]:
         """The dicts of `prompt_logprobs`."""
         dicts = at(answer, "choices", 0, "prompt_logprobs")
         return prompt_tokens(tokens, listed(dicts, "prompt_logprobs"))
@@ -119,7 +123,7 @@ class SGLang:
     name: str = "SGLang"
     filtered: bool = False
 
-    def scoring(self, model: str, tokens: Tokens, words: int) -> tuple[str, Json]:
+    def scoring(self, model: str, tokens: Tokens, words: int, start: int = 1) -> tuple[str, Json]:
         """From the first token on."""
         return "/generate", {
             "input_ids": list(tokens),
@@ -129,7 +133,7 @@ class SGLang:
             "top_logprobs_num": max(words, 0),
         }
 
-    def scored(self, answer: Json, tokens: Tokens) -> list[Drawn]:
+    def scored(self, answer: Json, tokens: Tokens, start: int = 1) -> list[Drawn]:
         """`input_token_logprobs`, and the lists beside them."""
         meta = mapping(answer.get("meta_info"), "meta_info")
         return triples(meta.get(IN), meta.get("input_top_logprobs") or None, IN)
@@ -158,7 +162,7 @@ class Echo:
     name: str = "completions with echo"
     filtered: bool = False
 
-    def scoring(self, model: str, tokens: Tokens, words: int) -> tuple[str, Json]:
+    def scoring(self, model: str, tokens: Tokens, words: int, start: int = 1) -> tuple[str, Json]:
         """Nothing is drawn, where the server can do that."""
         return "completions", {
             "model": model,
@@ -169,7 +173,7 @@ class Echo:
             **law_of(Sampling()),
         }
 
-    def scored(self, answer: Json, tokens: Tokens) -> list[Drawn]:
+    def scored(self, answer: Json, tokens: Tokens, start: int = 1) -> list[Drawn]:
         """The echoed tokens: as many as were sent, and one that was drawn."""
         found = completion_tokens(mapping(at(answer, "choices", 0, "logprobs"), "logprobs"), "logprobs")
         if found and found[0].logprob is not None:
@@ -193,10 +197,6 @@ class Echo:
     def drawn(self, answer: Json) -> Continuation:
         """The first choice."""
         return completion_of(answer)
-
-
-DIALECTS: tuple[Dialect, ...] = (VLLM(), SGLang(), Echo())
-"""In the order in which they are tried: the one that says most first."""
 
 
 def completion_of(answer: Json) -> Continuation:

@@ -176,6 +176,20 @@ class ServerModel:
         """The completions' tokens with log-probs and the likely words of their places; raises as `logprobs`."""
         return self.scored(prompts, completions, words=self.capabilities.words)
 
+    def chosen(
+        self, prompts: Sequence[Tokens], completions: Sequence[Tokens], words: Sequence[Sequence[Sequence[int]]]
+    ) -> list[Float64]:
+        """Log-probs of chosen words at every token of the completions, for each (tokens, words).
+
+        Raises:
+            ModelError: what came is no such table.
+        """
+        asker = Asker(self.client, self.capabilities.model, self.capabilities.dialect or VLLM())
+        return [
+            asker.choose([*prompt, *completion], several, max(1, len(prompt)))
+            for prompt, completion, several in zip(prompts, completions, words, strict=True)
+        ]
+
     def _check_raw(self, sampling: Sampling) -> None:
         if not sampling.raw:
             raise ModelError(
@@ -199,9 +213,10 @@ class ServerModel:
                 f"{self.name} would be asked for {numbers:,} log-probs at once, and more than {MOST_NUMBERS:,} have "
                 "ended servers: score shorter sequences"
             )
-        asked = [dialect.scoring(asker.model, row, words) for row in rows]
+        starts = [max(1, len(prompt)) for prompt in prompts]
+        asked = [dialect.scoring(asker.model, row, words, start) for row, start in zip(rows, starts, strict=True)]
         answers = self.client.post_all(asked[0][0], [body for _, body in asked], at_a_time=AT_ONCE // numbers)
-        read = (asker.read(answer, row) for answer, row in zip(answers, rows, strict=True))
+        read = (asker.read(answer, row, start) for answer, row, start in zip(answers, rows, starts, strict=True))
         return [one[len(prompt) :] for one, prompt in zip(read, prompts, strict=True)]
 
 

@@ -15,10 +15,14 @@ from kullback.models.sampling import Sampling
 from kullback.models.servers.asking import Asker
 from kullback.models.servers.capabilities import Capabilities
 from kullback.models.servers.client import Client, RefusedError
-from kullback.models.servers.dialects import DIALECTS, VLLM, WHOLE, Continuation, Echo
+from kullback.models.servers.dialects import VLLM, WHOLE, Continuation, Dialect, Echo, SGLang
+from kullback.models.servers.llama_cpp import LlamaCpp, context_of
 from kullback.models.servers.tokenizer import ServerTokenizer, tokenizer_of
 from kullback.rollouts.quanta import rounding_of, rounding_within
 from kullback.rollouts.readers.responses import Drawn
+
+DIALECTS: tuple[Dialect, ...] = (VLLM(), SGLang(), LlamaCpp(), Echo())
+"""In the order in which they are tried: the one that says most first."""
 
 TEXTS = ("The small dog ran home.", "One day a man said 12.")
 """What is scored, read one between two readings of the other."""
@@ -43,6 +47,11 @@ NOISE = 0.02
 
 WRONG = 0.5
 """Nats between two readings of one token from which one of them is of something else."""
+
+ONLY_TEXTS = (
+    "llama-cpp-python takes prompts as texts alone, and a text is not always read as the tokens that a model drew; "
+    "llama.cpp's own server (llama-server) takes ids, and gives whole distributions"
+)
 
 Law = Literal["raw", "processed", "unknown"]
 
@@ -72,6 +81,9 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
     texts: Sequence[Tokens] = IDS if tokenizer is None else [tokenizer.encode(text) for text in TEXTS]
     probe = Probe(client, model, min(context, told or context), tokenizer, texts)
     asker, words, read = _scoring(probe)
+    if asker is not None and isinstance(asker.dialect, LlamaCpp):
+        probe.context = min(probe.context, context_of(client) or probe.context)
+    chooses = asker is not None and read is not None and words > 0 and _chooses(probe, asker, read)
     law: Law = "unknown"
     reread = redrawn = None
     drawing, draws, ends = _drawing(probe, asker)
@@ -92,6 +104,8 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
             "cannot be told from rounding below it"
         )
     if asker is None and not draws:
+        if tokenizer is not None and tokenizer.way.encode == "/extras/tokenize":
+            probe.notes.append(ONLY_TEXTS)
         raise ModelError(
             f"{client.address} neither scores given tokens nor draws any as a KL needs them: "
             f"{'; '.join(probe.notes) or 'it gives no log-probs'}"
@@ -100,6 +114,7 @@ def probed(client: Client) -> tuple[Capabilities, ServerTokenizer | None]:
         model=model,
         dialect=None if asker is None else asker.dialect,
         words=words,
+        chooses=chooses,
         vocab=vocab,
         context=probe.context,
         law=law,
@@ -172,6 +187,24 @@ def _fits(probe: Probe, read: Sequence[Drawn]) -> bool:
         return False
     masses = [np.exp(list(one.top.values())).sum() if one.top else 0.0 for one in read[1:]]
     return all(abs(mass - 1.0) < 1e-3 for mass in masses)
+
+
+def _chooses(probe: Probe, asker: Asker, read: Sequence[Drawn]) -> bool:
+    """Whether it gives log-probs of chosen words, and the same as of its own."""
+    if not isinstance(asker.dialect, VLLM):
+        return False
+    tokens = probe.texts[0]
+    try:
+        found = asker.choose(tokens, [[token, 0] for token in tokens[1:]], 1)[:, 0]
+    except RefusedError:
+        return False
+    apart = max(abs(one - (other.logprob or 0.0)) for one, other in zip(found, read[1:], strict=True))
+    if apart > WRONG:
+        raise ModelError(
+            f"{probe.client.address} gives chosen words log-probs {apart:.2g} nats from those of a prompt's tokens: "
+            "places are shifted"
+        )
+    return True
 
 
 def _check_stale(probe: Probe, asker: Asker, words: int, before: Sequence[Drawn]) -> float:
@@ -250,7 +283,7 @@ def _law(probe: Probe, asker: Asker) -> Law:
 
 def _with_words(request: tuple[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
     path, body = request
-    name = "top_logprobs_num" if "top_logprobs_num" in body else "logprobs"
+    name = next(name for name in ("top_logprobs_num", "n_probs", "logprobs") if name in body)
     return path, {**body, name: 5}
 
 

@@ -37,7 +37,8 @@ def check_readings(first: Reader, second: Reader) -> None:
     if mine and theirs and mine != theirs:
         raise ModelError(
             f"{first.name} and {second.name} read messages as different tokens ({mine[:6]}… and {theirs[:6]}…): their "
-            "chat templates differ; start the server with the other's (vLLM: --chat-template FILE)"
+            "chat templates differ; start the server with the other's (vLLM: --chat-template FILE, llama.cpp: "
+            "--chat-template-file FILE)"
         )
 
 

@@ -17,18 +17,26 @@ TRIED = "The dog said 12."
 
 @dataclass(frozen=True)
 class Way:
-    """Where a kind of server reads and writes texts, and under which names."""
+    """Where a kind of server reads and writes texts, and under which names.
+
+    Attributes:
+        encode, text: where a text is read, and what it is called there.
+        decode, written: where tokens are written, and what their text is called there.
+        more: what else a reading is asked with.
+        template: where messages become a text, if not where texts are read.
+    """
 
     encode: str
     text: str
     decode: str
     written: str
     more: Mapping[str, Any]
+    template: str = ""
 
 
 WAYS = (
     Way("/tokenize", "prompt", "/detokenize", "prompt", {"add_special_tokens": True}),
-    Way("/tokenize", "content", "/detokenize", "content", {"add_special": True}),
+    Way("/tokenize", "content", "/detokenize", "content", {"add_special": True}, "/apply-template"),
     Way("/extras/tokenize", "input", "/extras/detokenize", "text", {}),
 )
 """vLLM and SGLang, llama.cpp, llama-cpp-python."""
@@ -54,14 +62,19 @@ class ServerTokenizer:
         Raises:
             InputError: the server cannot read it.
         """
-        if isinstance(prompt, str):
-            body = {"model": self.model, self.way.text: prompt, **self.way.more}
-        else:
-            body = {"model": self.model, "messages": prompt, "add_generation_prompt": True}
         try:
-            return tokens_in(self.client.post(self.way.encode, body))
+            return tokens_in(self.client.post(self.way.encode, self._body(prompt)))
         except RefusedError as error:
             raise InputError(f"{self.client.address} cannot read this ({error}): {prompt!r:.80}") from None
+
+    def _body(self, prompt: Prompt) -> dict[str, Any]:
+        if isinstance(prompt, str):
+            return {"model": self.model, self.way.text: prompt, **self.way.more}
+        if not self.way.template:
+            return {"model": self.model, "messages": prompt, "add_generation_prompt": True}
+        text = str(self.client.post(self.way.template, {"messages": prompt}).get("prompt", ""))
+        # Of a model whose texts begin with a special token the template comes without it, to be read like any text.
+        return {self.way.text: text, **self.way.more, "parse_special": True}
 
     def decode(self, tokens: Tokens, *, special: bool = True) -> str:
         """The text of some tokens; what is special stays."""

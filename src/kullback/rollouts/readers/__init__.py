@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from kullback.errors import InputError, UnfinishedError, shown
+from kullback.paths import path_of
 from kullback.rollouts.readers.family import OURS
 from kullback.rollouts.readers.folder import is_whole, read_folder
 from kullback.rollouts.readers.foreign import Reading
@@ -44,7 +45,7 @@ def read_rollouts(
         [[5, 2]]
     """
     known = {field.name for field in fields_of(Rollout)}
-    return _read(Path(path), format, Reading(names=map, skip_bad=skip_bad), known)
+    return _read(path_of(path, "a file of rollouts"), format, Reading(names=map, skip_bad=skip_bad), known)
 
 
 def read_scorable(
@@ -55,7 +56,7 @@ def read_scorable(
     For texts `map` also names "prompt" and "completion".
     """
     known = {field.name for field in fields_of(Rollout)} | {"prompt", "completion"}
-    return _read(Path(path), format, Reading(names=map, skip_bad=skip_bad, texts=True), known)
+    return _read(path_of(path, "a file of rollouts"), format, Reading(names=map, skip_bad=skip_bad, texts=True), known)
 
 
 def _read(path: Path, format: str | None, reading: Reading, known: Collection[str]) -> Rollouts:

@@ -26,10 +26,10 @@ def rollouts(record: Record) -> Iterator[Rollout]:
     """The response, as one rollout."""
     stream = events(record)
     whole = _merged(stream) if stream else record
-    tokens = [_token(one, f"{TOKENS}[{i}]") for i, one in enumerate(listed(whole.get(TOKENS), TOKENS))]
+    tokens = drawn_tokens(whole)
     shown, written, slot = whole.get("content"), whole.get("tokens_predicted"), whole.get("id_slot")
     about = About(
-        finish=_finish(whole),
+        finish=finish_of(whole),
         text=shown if isinstance(shown, str) else None,
         written=None if written is None else count(written, "tokens_predicted"),
         prompt_tokens=ids_or_none(prompt, "prompt") if isinstance(prompt := whole.get("prompt"), list) else None,
@@ -38,7 +38,13 @@ def rollouts(record: Record) -> Iterator[Rollout]:
     yield rollout_of(tokens, about)
 
 
-def _finish(whole: Record) -> object:
+def drawn_tokens(whole: Record) -> list[Drawn]:
+    """What a response says was drawn, with log-probs, ids and likely words."""
+    return [_token(one, f"{TOKENS}[{i}]") for i, one in enumerate(listed(whole.get(TOKENS), TOKENS))]
+
+
+def finish_of(whole: Record) -> object:
+    """How it says that the completion ended."""
     if whole.get("stop_type") is not None:
         return whole["stop_type"]
     if whole.get("stopped_eos") or whole.get("stopped_word"):
