@@ -74,3 +74,13 @@ def test_a_tick_has_all_its_digits(value: float, said: str) -> None:
 def test_a_picture_of_nothing_is_a_picture() -> None:
     assert "<svg" in drawn()
     assert "<svg" in drawn(Series.of("k1", [(1.0, 1.0)]))
+
+
+def test_names_stand_where_numbers_would() -> None:
+    series = Series.of("value", [(1.0, 0.0), (2.0, -1.0)], "points")
+    svg = drawn(series, names=("k1", "a name that is far too long for its room"))
+    at = {name: float(y) - 4 for y, name in re.findall(r'y="([\d.]+)" text-anchor="end"[^>]*>([^<]*)</text>', svg)}
+    assert [y for _, y in places(svg)] == pytest.approx(
+        [at["k1"], at["a name that is far too long for its room"]], abs=0.2
+    )
+    assert svg.count("textLength") == 1

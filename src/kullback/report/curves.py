@@ -13,6 +13,9 @@ from kullback.documents import Chart, Panel, Series, visible
 
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 92, 14, 34, 46
+FITS = 12
+"""Letters of a name beside the y axis that have room; longer ones are set narrower."""
+
 DASHES = ("", "9 4", "2 3", "10 3 2 3", "5 3")
 """How lines differ beside their colour, as they do in `pictures`."""
 
@@ -77,13 +80,17 @@ def _panel(panel: Panel, labels: Sequence[str], name: str) -> str:
     x_log, y_log = "x" in panel.log, "y" in panel.log
     x = Axis.of(_all(panel, "x"), LEFT, WIDTH - RIGHT, log=x_log)
     y = Axis.of(_heights(panel), HEIGHT - BOTTOM, TOP, log=y_log)
+    ticks = [(tick, _number(tick)) for tick in y.ticks()]
+    if panel.names:
+        y = Axis(0.5 - len(panel.names), 0.5, HEIGHT - BOTTOM, TOP, log=False)
+        ticks = [(float(-place), name) for place, name in enumerate(panel.names)]
     parts = [
         f'<svg class="curves" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" aria-labelledby="{name}-title">',
         f'<title id="{name}-title">{_words(panel.title)}</title>',
         f'<clipPath id="{name}-clip"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - RIGHT - LEFT}" '
         f'height="{HEIGHT - BOTTOM - TOP}"/></clipPath>',
         f'<text class="head" x="{LEFT}" y="20">{_words(panel.title)}</text>',
-        *_grid(x, y),
+        *_grid(x, y, ticks),
         *_marks(panel, x),
         f'<g clip-path="url(#{name}-clip)">',
         *(line for series in panel.series for line in _series(series, x, y, labels.index(series.label))),
@@ -111,11 +118,12 @@ def _heights(panel: Panel) -> np.ndarray:
     return np.concatenate([within, [bound for bound in (low, high) if isfinite(bound)]])
 
 
-def _grid(x: Axis, y: Axis) -> Iterator[str]:
-    for tick in y.ticks():
+def _grid(x: Axis, y: Axis, named: Sequence[tuple[float, str]]) -> Iterator[str]:
+    for tick, name in named:
         at = float(y.at(np.array([tick]))[0])
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
+        fit = f' textLength="{LEFT - 10}" lengthAdjust="spacingAndGlyphs"' if len(name) > FITS else ""
+        yield f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end"{fit}>{_words(name)}</text>'
     for tick in x.ticks():
         at = float(x.at(np.array([tick]))[0])
         yield f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'

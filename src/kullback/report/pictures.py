@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,19 @@ def draw(chart: Chart, paths: Sequence[str | Path]) -> None:
                 raise FileError(
                     f"{path} cannot be written ({error.strerror or error}): choose another --output"
                 ) from error
+
+
+def svg(chart: Chart, ids: str = "") -> str:
+    """A chart as SVG within a page, where every name in it begins with `ids`.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    with _drawn(chart) as figure:
+        written = StringIO()
+        figure.savefig(written, format="svg", metadata=_metadata(chart, ".svg"))
+    text = written.getvalue()
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{ids}", text[text.index("<svg") :].rstrip())
 
 
 @contextmanager
