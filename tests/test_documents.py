@@ -146,7 +146,7 @@ BLOCKS: dict[str, tuple[Block, dict[str, list[str]]]] = {
         {
             "terminal": ["import kullback\n" + "x" * 200 + "\n"],
             "markdown": ["```python\nimport kullback\n" + "x" * 200 + "\n```\n"],
-            "html": ["<pre><code>import kullback\n" + "x" * 200 + "</code></pre>"],
+            "html": ['<pre tabindex="0"><code>import kullback\n' + "x" * 200 + "</code></pre>"],
         },
     ),
     "table": (

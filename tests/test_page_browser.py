@@ -15,6 +15,7 @@ from kullback.documents import (
     Bars,
     Channel,
     Chart,
+    Code,
     Document,
     Likely,
     Link,
@@ -59,7 +60,7 @@ def document(sequences: int = 6, tokens: int = 40, *, with_likely: bool = True) 
     )
     names = ("alpha", HOSTILE, *(f"prompt {n}" for n in range(2, -(-sequences // 3))))
     groups = tuple(PassageGroup(name, float(n + 1), 3) for n, name in enumerate(names))
-    moved = tuple((Link(f"sample {n}", f"passage={n}&token=3"), Number(n / 10, "+.2g")) for n in (4, 2))
+    moved = tuple((Link(f"sample {n}", f"passage={n}&token=3"), "long" * 20, Number(n / 10, "+.2g")) for n in (4, 2))
     steps = [(step, 0.1 * step) for step in range(9)]
     chart = Chart(
         "steps",
@@ -73,8 +74,9 @@ def document(sequences: int = 6, tokens: int = 40, *, with_likely: bool = True) 
         blocks=(
             Verdict("KL is 1 nat.", tone="plain"),
             Table(HOSTILE, "", ("name", "nats"), rows, right=("nats",)),
-            Table("Moved", "", ("sequence", "change"), moved, right=("change",)),
+            Table("Moved", "", ("sequence", "a head with many letters " * 3, "change"), moved, right=("change",)),
             chart,
+            Code("kullback compare " + "./a-model " * 30, "sh"),
             Bars("By position", "Means.", "new token", "nats", ("1", "2", "3"), np.array([1.0, np.nan, 2.0])),
             Passages("Token by token", "All.", CHANNELS, groups, "nats a sequence", passages, WORDS),
         ),

@@ -105,7 +105,7 @@ def _written(block: Block, ids: str) -> str:
             words += [_paragraph(note.text, note.tone) for note in block.notes]
             return "\n".join(['<section class="item">', *words, "</section>"])
         case Code():
-            return f"<pre><code>{_safe(block.text)}</code></pre>"
+            return f'<pre tabindex="0"><code>{_safe(block.text)}</code></pre>'
         case Fold():
             inside = "\n".join(_written(each, f"{ids}{i}-") for i, each in enumerate(block.blocks))
             return f"<details>\n<summary>{_safe(block.summary)}</summary>\n{inside}\n</details>"
@@ -137,7 +137,9 @@ def _table(table: Table, styles: Sequence[Sequence[str]] = ()) -> str:
     title = [f"<caption>{_safe(table.title)}</caption>"] if table.title else []
     body = ["<thead>", f"<tr>{head}</tr>", "</thead>", "<tbody>", *(f"{row}</tr>" for row in rows), "</tbody>"]
     note = [_paragraph(table.note, "quiet")] if table.note else []
-    return "\n".join(['<div class="wide">', "<table>", *title, *body, "</table>", *note, "</div>"])
+    # Wider than the page it is scrolled, by keys too: where it has no button to stand on, on itself.
+    reached = "" if len(table.rows) >= SORTED else ' tabindex="0"'
+    return "\n".join([f'<div class="wide"{reached}>', "<table>", *title, *body, "</table>", *note, "</div>"])
 
 
 def _cell(cell: Cell) -> str:
