@@ -26,6 +26,9 @@ TITLES = {
     "forward": "KL(reference‖policy), sampled from the reference",
 }
 
+SCHEMA = 1
+"""The version of what `Comparison.to_dict` and `TextComparison.to_dict` return."""
+
 RANGES = 8
 """Columns of the heat-map: as many ranges of positions, of the same width."""
 
@@ -82,6 +85,7 @@ class Comparison(Displayed):
     def to_dict(self) -> Record:
         """What ``--json`` prints and estimate.json holds."""
         return {
+            "schema": SCHEMA,
             "policy": self.policy,
             "reference": self.reference,
             "settings": self.settings,
@@ -179,6 +183,7 @@ class TextComparison(Displayed):
             for direction, estimate in (("forward", self.forward), ("reverse", self.reverse))
         ]
         record = {
+            "schema": SCHEMA,
             "policy": self.policy,
             "reference": self.reference,
             "settings": self.settings,
