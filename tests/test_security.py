@@ -173,6 +173,23 @@ def test_a_target_is_executed(tmp_path: Path) -> None:
     assert (tmp_path / "made").exists()
 
 
+def test_a_report_runs_nothing_and_writes_nothing_unless_told(tmp_path: Path) -> None:
+    """Nor does it load a model; `tests/test_reports.py` has the same of experiments."""
+    target, made = tmp_path / "target.py", tmp_path / "made"
+    target.write_text(f"import os\n\nos.mkdir({str(made)!r})\n\n\ndef k1(a, b):\n    return a - b\n")
+    for kind, asked in (
+        ("audit", {"targets": [f"{target}:k1"], "objective": None, "source": None}),
+        ("lab plan", {"words": ["no/policy", "no/reference", "--output", str(made)]}),
+        ("lab lambda", {"words": ["-n", "2", "--output", str(made), "--report", f"{made}.html"]}),
+    ):
+        report = {"schema": 1, "kind": kind, "asked": asked, "rests_on": [], "beside": {"../../x": "0"}}
+        (tmp_path / "r.json").write_text(json.dumps({"report": report}))
+        with pytest.raises(SystemExit):
+            run(["verify", str(tmp_path / "r.json")])
+        assert not made.exists()
+        assert not made.with_suffix(".html").exists()
+
+
 def test_a_million_tokens_are_one_row() -> None:
     rng = np.random.default_rng(0)
     q = np.log(rng.uniform(0.2, 0.8, size=(2, 1_000_000)))
