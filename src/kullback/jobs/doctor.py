@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "score": ("hf", ("dumps", "gguf", "peft", "quantised", "servers")),
     "watch": ("torch", ("dumps", "tensorboard", "wandb", "trackio")),
     "audit": ("torch", ("jax",)),
+    "verify": ("", ("torch", "hf", "dumps")),
     "estimators": ("torch", ()),
     "claims": ("", ()),
     "lab": ("", ("report", "torch", "hf")),
