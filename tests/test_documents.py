@@ -146,7 +146,7 @@ BLOCKS: dict[str, tuple[Block, dict[str, list[str]]]] = {
         {
             "terminal": ["import kullback\n" + "x" * 200 + "\n"],
             "markdown": ["```python\nimport kullback\n" + "x" * 200 + "\n```\n"],
-            "html": ["<pre><code>import kullback\n" + "x" * 200 + "</code></pre>"],
+            "html": ['<pre tabindex="0"><code>import kullback\n' + "x" * 200 + "</code></pre>"],
         },
     ),
     "table": (
@@ -174,7 +174,7 @@ BLOCKS: dict[str, tuple[Block, dict[str, list[str]]]] = {
         {
             "terminal": [CHART.text],
             "markdown": [f"{CHART.text}\n"],
-            "html": ["<figure>\n<svg ", f"<figcaption>{CHART.text}</figcaption>"],
+            "html": ['<figure>\n<div class="panels">\n<svg ', f"<figcaption>{CHART.text}</figcaption>"],
         },
     ),
     "fold": (
@@ -393,15 +393,14 @@ def test_a_page_needs_nothing_else() -> None:
 def test_two_pictures_on_a_page_share_no_names() -> None:
     page = html.render(Document("", (CHART, CHART)))
     names = re.findall(r'\bid="([^"]*)"', page)
-    assert len(names) == len(set(names)) > 10
+    assert len(names) == len(set(names)) == 4 * len(CHART.panels)  # a title and what is cut off, of each panel, twice
     assert set(re.findall(r'(?:href="|url\()#([^")]*)', page)) <= set(names)
 
 
-def test_without_matplotlib_the_picture_is_left_out_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_draws_its_charts_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = html.render(Document("", (CHART,)))
-    assert "<svg" not in page
-    assert "The picture is left out: matplotlib is needed for this" in page
+    assert page.count('<svg class="curves" role="img"') == len(CHART.panels)
     assert CHART.text in page
 
 

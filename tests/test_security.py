@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,23 @@ def test_a_target_is_executed(tmp_path: Path) -> None:
     assert (tmp_path / "made").exists()
 
 
+def test_a_report_runs_nothing_and_writes_nothing_unless_told(tmp_path: Path) -> None:
+    """Nor does it load a model; `tests/test_reports.py` has the same of experiments."""
+    target, made = tmp_path / "target.py", tmp_path / "made"
+    target.write_text(f"import os\n\nos.mkdir({str(made)!r})\n\n\ndef k1(a, b):\n    return a - b\n")
+    for kind, asked in (
+        ("audit", {"targets": [f"{target}:k1"], "objective": None, "source": None}),
+        ("lab plan", {"words": ["no/policy", "no/reference", "--output", str(made)]}),
+        ("lab lambda", {"words": ["-n", "2", "--output", str(made), "--report", f"{made}.html"]}),
+    ):
+        report = {"schema": 1, "kind": kind, "asked": asked, "rests_on": [], "beside": {"../../x": "0"}}
+        (tmp_path / "r.json").write_text(json.dumps({"report": report}))
+        with pytest.raises(SystemExit):
+            run(["verify", str(tmp_path / "r.json")])
+        assert not made.exists()
+        assert not made.with_suffix(".html").exists()
+
+
 def test_a_million_tokens_are_one_row() -> None:
     rng = np.random.default_rng(0)
     q = np.log(rng.uniform(0.2, 0.8, size=(2, 1_000_000)))
@@ -187,6 +205,27 @@ def test_a_vocabulary_of_a_million_words() -> None:
     kl = kb.vocab.token_kl(logits, other, backend="eager")
     mass = np.log1p((np.exp(5.0) - 1) / 1e6)
     assert kl.numpy() == pytest.approx(np.full((1, 2), mass - 5e-6), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_gigabyte_of_prompts(tmp_path: Path) -> None:
+    """It is read whole, then refused as more sequences than a run holds; in memory that is bounded."""
+    row = json.dumps({"prompt": "a dog ran to the old house. " * 7, "answer": "so"}) + "\n"
+    with (tmp_path / "prompts.jsonl").open("w") as file:
+        for _ in range(1000):
+            file.write(row * (10**6 // len(row) + 1))
+    code = (
+        "import resource\nfrom kullback.cli import main\n"
+        "try: main()\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    line = ["compare", "--prompts", str(tmp_path / "prompts.jsonl")]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *line], capture_output=True, text=True, timeout=900, check=False
+    )
+    assert found.returncode == 2
+    assert "sequences were asked for, 16 of each of" in found.stderr
+    assert "but a run holds at most 5,000,000: lower samples, or compare parts of the prompts" in found.stderr
+    assert int(found.stdout.split()[-1]) < 8 * 2**20  # kilobytes
 
 
 def test_every_sentence_names_a_test_that_is_here() -> None:

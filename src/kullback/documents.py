@@ -122,7 +122,18 @@ NOTHING = 1e-12
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-Cell = str | Number | Uncertain | Interval
+@dataclass(frozen=True)
+class Link:
+    """Words that lead to a place on the same page, where a face has such places; elsewhere words alone."""
+
+    text: str
+    place: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | Number | Uncertain | Interval | Link
 """What stands in a table or beside a fact: words, or numbers that are still numbers."""
 
 
@@ -346,6 +357,21 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class Likely:
+    """What a model finds likeliest at each token of a passage, likeliest first.
+
+    Attributes:
+        who: the model.
+        words: the numbers of words of the passages, (tokens, k).
+        logprobs: their log-probs in nats, (tokens, k); −inf where a word cannot come.
+    """
+
+    who: str
+    words: np.ndarray
+    logprobs: Float64
+
+
+@dataclass(frozen=True)
 class Passage:
     """One sequence, token by token.
 
@@ -354,12 +380,14 @@ class Passage:
         name: what tells it from the others of its group.
         tokens: their texts.
         values: (channels, tokens); nan where there is no number.
+        likely: what each model finds likeliest, where that is known.
     """
 
     group: int
     name: str
     tokens: tuple[str, ...]
     values: Float64
+    likely: tuple[Likely, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -381,6 +409,7 @@ class Passages:
         groups: in the order of their passages.
         unit: of the groups' numbers.
         passages: those of a group one after another.
+        words: the texts that likely words are numbers of.
     """
 
     title: str
@@ -389,6 +418,7 @@ class Passages:
     groups: tuple[PassageGroup, ...]
     unit: str
     passages: tuple[Passage, ...]
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from kullback.cli.estimators import estimators
 from kullback.cli.experiments import lab
 from kullback.cli.net import DEBUG, run
 from kullback.cli.scoring import score
+from kullback.cli.verification import verify
 from kullback.cli.watching import watch
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (compare, estimate, score, watch, audit, estimators, claims, doctor):
+for command in (compare, estimate, score, watch, audit, verify, estimators, claims, doctor):
     app.command()(command)
 app.add_typer(lab, name="lab")
 

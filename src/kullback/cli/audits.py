@@ -8,12 +8,14 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from kullback.cli.reporting import Report, check_report, line_of, write_faces
 from kullback.cli.screen import console, fail, tell, write_record
 from kullback.cli.writing import check_file, write_one
 from kullback.documents import json_of, visible
@@ -28,6 +30,7 @@ FORMATS = ("text", "json", "github")
 
 
 def audit(
+    context: typer.Context,
     targets: Annotated[
         list[str],
         typer.Argument(
@@ -70,7 +73,8 @@ def audit(
     fail_on: Annotated[
         str | None, typer.Option(help="Codes, names or groups of findings, by commas, that count. Default: all.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Also write the report here: .md, .html or .json.")] = None,
+    report: Report = None,
+    output: Annotated[Path | None, typer.Option(help="Also write what is shown here: .md, .html or .json.")] = None,
     form: Annotated[
         str, typer.Option("--format", help="What is printed: text, json, or github for annotations of a pull request.")
     ] = "text",
@@ -98,6 +102,7 @@ def audit(
     try:
         wanted = _wanted(fail_on)
         check_file("--output", output)
+        check_report(report)
         if form not in FORMATS:
             raise InputError(f"--format {form} came, but it is one of {', '.join(FORMATS)}")
         request = Request(
@@ -115,17 +120,19 @@ def audit(
         )
     except KullbackError as error:
         fail(str(error))
-    reports, failures = _run(targets, source, request)
+    reports, failures = audited(targets, source, request)
     _show(reports, "json" if as_json else form, output)
+    if report is not None and reports:
+        _report(reports, report, line_of(context), {"targets": list(targets), **asked_of(request, source)})
     for message in failures:
         tell(f"kullback: {message}", style="red")
-    if failures or any(report.failed for report in reports):
+    if failures or any(one.failed for one in reports):
         sys.exit(2)
     found = {label for r in reports for f in r.findings for label in (f.code, f.slug, f.group)}
     sys.exit(1 if (found & wanted if wanted else found) else 0)
 
 
-def _run(targets: Sequence[str], source: Path | None, request: Request) -> tuple[list[AuditReport], list[str]]:
+def audited(targets: Sequence[str], source: Path | None, request: Request) -> tuple[list[AuditReport], list[str]]:
     """Every audit that could be made, and a sentence for each target that could not."""
     from kullback.auditing.assignments import assignments, compared
 
@@ -166,6 +173,24 @@ def _audit_all(wanted: Sequence[Assignment], reports: list[AuditReport], failure
 def _status(text: str) -> AbstractContextManager[object]:
     err = console(stderr=True)
     return err.status(Text(visible(text))) if err.is_terminal else nullcontext()
+
+
+def asked_of(request: Request, source: Path | None) -> dict[str, object]:
+    """What an audit was asked for, as plain values."""
+    asked = {one.name: getattr(request, one.name) for one in fields(request)}
+    objective = request.objective and request.objective.name
+    return {**asked, "objective": objective, "source": None if source is None else str(source.absolute())}
+
+
+def _report(reports: list[AuditReport], path: Path, line: str, asked: dict[str, object]) -> None:
+    from kullback.auditing.pages import comment, site
+    from kullback.auditing.report import SCHEMA
+    from kullback.jobs.reports import Made
+
+    places = dict.fromkeys(Path(report.place[0]) for report in reports if report.place[0])
+    made = Made("audit", line, asked, [place for place in places if place.is_file()])
+    record = {"schema": SCHEMA, "audits": [report.to_dict() for report in reports]}
+    write_faces(path, made, record, page=lambda: site(reports), card=lambda: comment(reports), linked=_linked)
 
 
 def _show(reports: list[AuditReport], form: str, output: Path | None) -> None:

@@ -9,14 +9,15 @@ import typer
 
 from kullback.cli.gate import Limit, MaxKL, ThesePrompts, Undecided, asked_limit, settle
 from kullback.cli.options import given, refuse, within
+from kullback.cli.reporting import Report, check_report, kept, line_of, write_report
 from kullback.cli.screen import fail, shown
-from kullback.cli.writing import check_file
 from kullback.errors import InputError
 from kullback.jobs.limits import MOST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from kullback.documents import Outcome
     from kullback.estimators import Estimator, Level
     from kullback.jobs.gate import Gate
     from kullback.jobs.outcomes import Comparison, TextComparison
@@ -93,7 +94,7 @@ def compare(
     max_kl: MaxKL = None,
     undecided: Undecided = "pass",
     these_prompts: ThesePrompts = False,
-    report: Annotated[Path | None, typer.Option(help="Also write the report here: .html, .md or .json.")] = None,
+    report: Report = None,
     output: Annotated[Path | None, typer.Option(help="Folder for rollouts.parquet and estimate.json.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in --output.")] = False,
     resume: Annotated[
@@ -110,12 +111,11 @@ def compare(
         kullback compare ./my-model-int4 ./my-model --text wiki.txt
     """
     _check_together(context, policy, text)
-    check_file("--report", report)
     asked = list(dict.fromkeys(_estimator(name) for name in estimator or ()))
     limit = asked_limit(context, max_kl, undecided, these_prompts=these_prompts)
     if limit is not None:
         _check_limit(limit, asked, samples=samples, text=text is not None)
-    kept: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "allow_outside_mass": allow_outside_mass,
         "batch_size": size_of(batch_size),
         "device": device,
@@ -135,9 +135,9 @@ def compare(
                 text_column=text_column,
                 windows=windows,
                 on_progress=on_progress,
-                **kept,
+                **settings,
             )
-            settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show, report)
+            settle(on_text, None if limit is None else _gate_on_text(on_text, limit), limit, show, _writing(context))
         return
     with shown(as_json, "sequences") as (on_progress, show):
         from kullback.jobs.comparison import compare as run
@@ -166,9 +166,31 @@ def compare(
             address=address,
             resume=resume,
             on_progress=on_progress,
-            **kept,
+            likely=LIKELY if report is not None and report.suffix == ".html" else 0,
+            **settings,
         )
-        settle(found, None if limit is None else _gate(found, limit), limit, show, report)
+        settle(found, None if limit is None else _gate(found, limit), limit, show, _writing(context))
+
+
+LIKELY = 5
+"""Words of both models that a page shows of every token."""
+
+
+def _writing(context: typer.Context) -> Callable[[Outcome], None] | None:
+    """What writes the report, if one was asked for."""
+    path, output, text = (context.params[name] for name in ("report", "output", "text"))
+    if path is None:
+        return None
+
+    def write(found: Outcome) -> None:
+        from kullback.jobs.gate import Gated
+        from kullback.jobs.reports import Made
+
+        bare = found.outcome if isinstance(found, Gated) else found
+        kind = "compare" if text is None else "compare --text"
+        write_report(found, path, Made(kind, line_of(context), rests_on=kept(bare, path, output)))
+
+    return write
 
 
 ENGINE = ("engine", "workers", "gpus_per_worker", "address", "resume")
@@ -198,7 +220,8 @@ SCORED = ("text_column", "context_length", "windows")
 
 
 def _check_together(context: typer.Context, policy: str, text: Path | None) -> None:
-    """Refuse options that would do nothing, and a policy without the reference that is meant."""
+    """Refuse options that would do nothing, a report without a place, and a policy without its reference."""
+    check_report(context.params["report"])
     names = {option.name for option in context.command.params}
     if text is not None:
         refuse(context, SAMPLED, "with --text, which samples nothing")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kullback.cli.gate import Limit, MaxKL, ThesePrompts, Undecided, asked_limit, settle
 from kullback.cli.options import refuse
+from kullback.cli.reporting import Report, check_report, line_of, write_report
 from kullback.cli.screen import fail, shown
-from kullback.cli.writing import check_file
+from kullback.cli.writing import check_file, write_outcome
 from kullback.errors import InputError
 
 if TYPE_CHECKING:
+    from kullback.documents import Outcome
     from kullback.jobs.files.outcome import FilesEstimate
+    from kullback.jobs.files.sides import SideBySide
     from kullback.jobs.gate import Gate
+    from kullback.jobs.reports import Made
 
 
 def estimate(
@@ -54,7 +58,8 @@ def estimate(
     max_kl: MaxKL = None,
     undecided: Undecided = "pass",
     these_prompts: ThesePrompts = False,
-    output: Annotated[Path | None, typer.Option(help="Also write the report here: .md, .html or .json.")] = None,
+    report: Report = None,
+    output: Annotated[Path | None, typer.Option(help="Also write what is shown here: .md, .html or .json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """KL(policy‖reference) and the mismatch of engine and trainer, from the log-probs that FILES hold.
@@ -76,25 +81,44 @@ def estimate(
     if limit is not None and limit.unit is not None and unit is not None and limit.unit != unit:
         fail(f"--max-kl is in nats a {limit.unit} and --unit {unit} asks for another: leave one of them out")
     check_file("--output", output)
+    check_report(report)
     from kullback.jobs.files.job import estimate_files
     from kullback.jobs.files.outcome import FilesEstimate
 
     with shown(as_json, "rows", starting="opening files", doing="estimating") as (on_progress, show):
-        found = estimate_files(
-            [*files],
-            format=form,
-            estimator=estimator or None,
-            unit=unit,
-            by=by or (),
-            where=where,
-            map=names_of(mapping or ()),
-            pool=pool,
-            max_log_ratio=max_log_ratio,
-            skip_bad=skip_bad,
-            on_progress=on_progress,
-        )
+        asked: dict[str, Any] = {
+            "format": form,
+            "estimator": estimator or None,
+            "unit": unit,
+            "by": by or (),
+            "where": where,
+            "map": names_of(mapping or ()),
+            "pool": pool,
+            "max_log_ratio": max_log_ratio,
+            "skip_bad": skip_bad,
+        }
+        found = estimate_files([*files], sample=report is not None, on_progress=on_progress, **asked)
         gate = _gate(found, limit, unit) if limit is not None and isinstance(found, FilesEstimate) else None
-        settle(found, gate, limit, show, output)
+
+        def write(said: Outcome) -> None:
+            if output is not None:
+                write_outcome(said, output)
+            if report is not None:
+                write_report(said, report, _made(context, found, report, asked))
+
+        settle(found, gate, limit, show, write)
+
+
+def _made(context: typer.Context, found: FilesEstimate | SideBySide, report: Path, asked: Mapping[str, object]) -> Made:
+    """How a report came about, by which it can be computed again."""
+    from kullback.jobs.files.outcome import FilesEstimate
+    from kullback.jobs.reports import Made
+    from kullback.jobs.reports.claims import from_folder
+
+    dumps = [found] if isinstance(found, FilesEstimate) else [found.first, found.second]
+    paths = [from_folder(Path(path), report.parent) for path in context.params["files"]]
+    rests_on = [Path(source.path) for dump in dumps for source in dump.sources]
+    return Made("estimate", line_of(context), {"paths": paths, **asked}, rests_on)
 
 
 def names_of(mapping: Sequence[str]) -> dict[str, str] | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kullback.cli.options import refuse, within
+from kullback.cli.reporting import Report, check_report, line_of, words_of, write_report
 from kullback.cli.screen import fail, shown, tell
 from kullback.jobs.limits import MOST
 
 if TYPE_CHECKING:
     from kullback.documents import Outcome
     from kullback.jobs.progress import Progress
+    from kullback.jobs.reports import Made
     from kullback.rollouts import Rollout
 
 lab = typer.Typer(
@@ -37,27 +40,35 @@ APART = [0.1, 0.3, 1.0]
 MODELS = ["builtin:tuned", "builtin:base"]
 
 
+@dataclass
+class Rerun:
+    """Stands in a command's context where it is run to be verified: it computes, and shows and writes nothing."""
+
+    found: Outcome | None = None
+
+
 def _run(
-    name: str,
-    experiment: Callable[[Callable[[Progress], None]], Outcome],
-    *,
-    as_json: bool,
-    output: Path | None,
-    overwrite: bool,
-    unit: str = "",
+    context: typer.Context, name: str, experiment: Callable[[Callable[[Progress], None]], Outcome], *, unit: str = ""
 ) -> None:
     """Run an experiment with a progress bar, print its tables or JSON, and write its files."""
+    if isinstance(context.obj, Rerun):
+        context.obj.found = experiment(lambda _: None)
+        return
+    output, overwrite, report = (context.params[option] for option in ("output", "overwrite", "report"))
     if overwrite and output is None:
         fail("--overwrite came without --output, and there is nothing to replace: leave it out")
+    check_report(report)
     from kullback.jobs.outputs import results_in, write_json
     from kullback.report.pictures import draw, require_matplotlib
 
-    with shown(as_json, unit, starting=name, doing=name) as (on_progress, show):
+    with shown(context.params["as_json"], unit, starting=name, doing=name) as (on_progress, show):
         if output is not None:
             require_matplotlib()
         files = [f"{name}.{kind}" for kind in ("json", "png", "svg")]
         with results_in(output, overwrite=overwrite, names=files) as folder:
             result = experiment(on_progress)
+            if report is not None:
+                write_report(result, report, _made(context, name, report))
             show(result)
             if folder is None:
                 return
@@ -65,6 +76,18 @@ def _run(
             [chart] = result.document().charts
             draw(chart, [folder / file for file in files[1:]])
             tell(f"written to {folder}: {', '.join(files)}", style="dim")
+
+
+def _made(context: typer.Context, name: str, report: Path) -> Made:
+    """How a report came about: by the words of the command line, and a plan by its pilot's file."""
+    from kullback.jobs.reports import Made
+    from kullback.jobs.reports.claims import from_folder
+
+    asked: dict[str, object] = {"words": words_of(context)}
+    files = [Path(one) for one in context.params.get("pilot", ()) if Path(one).is_file()]
+    if files:
+        asked["pilot"] = [from_folder(path, report.parent) for path in files]
+    return Made(f"lab {name}", line_of(context), asked, files)
 
 
 def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
@@ -75,6 +98,7 @@ def _steps(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None
 
 @lab.command()
 def gaussian(
+    context: typer.Context,
     shift: Annotated[
         list[float], typer.Option(help="Mean of p; may be repeated.", callback=within(-100, 100))
     ] = SHIFTS,
@@ -85,6 +109,7 @@ def gaussian(
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Schulman's two tables by closed form and by sampling, for q = N(0, 1) and any p = N(shift, scale²).
@@ -97,16 +122,15 @@ def gaussian(
     from kullback.lab import gaussian as run
 
     _run(
+        context,
         "gaussian",
         lambda _: run(shift, scale=scale, samples=samples, seed=seed),
-        as_json=as_json,
-        output=output,
-        overwrite=overwrite,
     )
 
 
 @lab.command()
 def categorical(
+    context: typer.Context,
     estimator: Annotated[
         list[str] | None, typer.Option(help="Of `kullback estimators`; may be repeated. Default: those of KL(q‖p).")
     ] = None,
@@ -121,6 +145,7 @@ def categorical(
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Bias, spread and error of estimators on random categorical pairs, exactly: one token, any vocabulary.
@@ -134,6 +159,7 @@ def categorical(
     from kullback.lab.categorical_worlds import DEFAULT
 
     _run(
+        context,
         "categorical",
         lambda on_progress: run(
             distance=distance,
@@ -144,15 +170,13 @@ def categorical(
             seed=seed,
             on_setting=_steps(on_progress),
         ),
-        as_json=as_json,
-        output=output,
-        overwrite=overwrite,
         unit="settings",
     )
 
 
 @lab.command()
 def language(
+    context: typer.Context,
     distance: Annotated[
         float, typer.Option(help="Of the policy's logits, while others are swept.", callback=within(1e-3, 100))
     ] = 0.2,
@@ -165,6 +189,7 @@ def language(
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """The same for sequences of random language models, by distance, horizon and vocabulary: token or sequence level.
@@ -176,6 +201,7 @@ def language(
     from kullback.lab import language as run
 
     _run(
+        context,
         "language",
         lambda on_progress: run(
             distance=distance,
@@ -186,15 +212,13 @@ def language(
             seed=seed,
             on_setting=_steps(on_progress),
         ),
-        as_json=as_json,
-        output=output,
-        overwrite=overwrite,
         unit="settings",
     )
 
 
 @lab.command()
 def gradients(
+    context: typer.Context,
     staleness: Annotated[
         float,
         typer.Option(
@@ -204,6 +228,7 @@ def gradients(
     ] = 0.3,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Direction and variance of every surrogate's gradient, exactly, as the policy moves away, on- and off-policy.
@@ -215,17 +240,16 @@ def gradients(
     from kullback.lab import gradients as run
 
     _run(
+        context,
         "gradients",
         lambda on_progress: run(staleness=staleness, on_setting=_steps(on_progress)),
-        as_json=as_json,
-        output=output,
-        overwrite=overwrite,
         unit="worlds",
     )
 
 
 @lab.command(name="lambda")
 def coefficients(
+    context: typer.Context,
     q: Annotated[str, typer.Option("--policy", help="Probabilities of the policy, with commas.")] = "0.5,0.3,0.2",
     p: Annotated[str, typer.Option("--reference", help="Probabilities of the reference.")] = "0.2,0.3,0.5",
     n: Annotated[
@@ -233,6 +257,7 @@ def coefficients(
     ] = SIZES,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """What each way of choosing λ in k1 + λ(r − 1) gains, and the bias of fitting it on the same batch, exactly.
@@ -243,9 +268,7 @@ def coefficients(
     """
     from kullback.lab import coefficients as run
 
-    _run(
-        "lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n), as_json=as_json, output=output, overwrite=overwrite
-    )
+    _run(context, "lambda", lambda _: run(_numbers(q), _numbers(p), sizes=n))
 
 
 def _numbers(text: str) -> list[float]:
@@ -259,6 +282,7 @@ def _numbers(text: str) -> list[float]:
 
 @lab.command()
 def variance(
+    context: typer.Context,
     distance: Annotated[
         list[float],
         typer.Option(help="Of the two models' logits; may be repeated.", callback=within(1e-3, 100)),
@@ -269,6 +293,7 @@ def variance(
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """What controls, strata, branching, lattices and others gain over Rao-Blackwell, exactly, and what they cost.
@@ -280,19 +305,18 @@ def variance(
     from kullback.lab import variance as run
 
     _run(
+        context,
         "variance",
         lambda on_progress: run(
             distance, vocab=vocab, horizon=horizon, worlds=worlds, seed=seed, on_setting=_steps(on_progress)
         ),
-        as_json=as_json,
-        output=output,
-        overwrite=overwrite,
         unit="worlds",
     )
 
 
 @lab.command()
 def training(
+    context: typer.Context,
     beta: Annotated[
         list[float], typer.Option(help="Weight of the KL term; may be repeated.", callback=within(1e-6, 1e6))
     ] = BETAS,
@@ -302,6 +326,7 @@ def training(
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """One small RL problem trained with each KL term: reward against the exact KL, and what the log says of it.
@@ -313,11 +338,9 @@ def training(
     from kullback.lab import training as run
 
     _run(
+        context,
         "training",
         lambda on_progress: run(beta, steps=steps, samples=samples, seeds=seeds, seed=seed, on_progress=on_progress),
-        as_json=as_json,
-        output=output,
-        overwrite=overwrite,
         unit="sequences",
     )
 
@@ -355,6 +378,7 @@ def plan(
     seed: Seed = 0,
     output: Output = None,
     overwrite: Overwrite = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """How many prompts and samples a prompt, with which estimator, for a wished standard error; from a pilot.
@@ -390,4 +414,4 @@ def plan(
         wished = 0.05 if relative is None and stderr is None else relative
         return run(drawn, relative=wished, stderr=stderr, most_prompts=most_prompts, read_cost=read_cost, seed=seed)
 
-    _run("plan", experiment, as_json=as_json, output=output, overwrite=overwrite, unit="sequences")
+    _run(context, "plan", experiment, unit="sequences")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kullback.cli.options import refuse
 from kullback.cli.screen import fail, tell
-from kullback.cli.writing import write_outcome
 
 if TYPE_CHECKING:
     from kullback.documents import Outcome
@@ -82,7 +80,7 @@ def settle(
     gate: Gate | None,
     limit: Limit | None,
     show: Callable[[Outcome], None],
-    report: Path | None = None,
+    write: Callable[[Outcome], None] | None = None,
 ) -> None:
     """Show what was found, and write it, with the gate's answer at its head if there is one; leave with 1 where it
     is bad.
@@ -93,8 +91,8 @@ def settle(
     from kullback.jobs.gate import Gated
 
     said = outcome if gate is None else Gated(outcome, gate)
-    if report is not None:
-        write_outcome(said, report)
+    if write is not None:
+        write(said)
     show(said)
     if gate is None or limit is None:
         return

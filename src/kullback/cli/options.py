@@ -37,10 +37,11 @@ def _fits(number: float, low: float, high: float, *, above: bool) -> bool:
 def given(context: typer.Context, names: Sequence[str]) -> list[str]:
     """Those of the options that the user gave, as they are written."""
     written = {option.name: option.opts[0] for option in context.command.params}
-    return [written[name] for name in names if _came(context, name)]
+    return [written[name] for name in names if came(context, name)]
 
 
-def _came(context: typer.Context, name: str) -> bool:
+def came(context: typer.Context, name: str) -> bool:
+    """Whether the user gave an option or an argument."""
     source = context.get_parameter_source(name)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 

@@ -42,7 +42,11 @@ def write_outcome(found: Outcome, path: Path) -> None:
 
 def write_one(texts: Mapping[str, Callable[[], str]], path: Path) -> None:
     """The text that the name asks for."""
-    text = texts[path.suffix]()
+    write_text(texts[path.suffix](), path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """A file."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

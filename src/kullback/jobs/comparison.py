@@ -21,6 +21,7 @@ from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_row
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
+from kullback.jobs.looks import Looks, looks
 from kullback.jobs.mismatch import mismatch_of
 from kullback.jobs.outcomes import Comparison
 from kullback.jobs.outputs import check_output, results_in
@@ -68,6 +69,7 @@ def compare(
     workers: int | None = None,
     gpus_per_worker: float = 0.0,
     address: str | None = None,
+    likely: int = 0,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -112,6 +114,8 @@ def compare(
         workers: how many, each of which loads the models by name once; None to do all in this process. The rows are
             the same whatever their number.
         gpus_per_worker, address: of Ray; see `kullback.jobs.engines.pool.Engine`.
+        likely: words of each model, likeliest first, that are kept at each token of the sequences that a page shows,
+            and the policy's entropy there; 0 for none. Those sequences are read a second time.
         output: a folder for rollouts.parquet and estimate.json.
         overwrite: replace those files if they are there.
         resume: go on from what the workers of a run with the same settings had finished in `output`; needs workers.
@@ -128,7 +132,7 @@ def compare(
         >>> found.rows[0].per_sequence.estimator, found.complete
         ('k1', True)
     """
-    check_counts({"max_new_tokens": max_new_tokens})
+    check_counts({"max_new_tokens": max_new_tokens, **({"likely": likely} if likely else {})})
     asked_for = wish(samples, stderr, seconds, prompts=1)  # refuses what is no number before anything is read
     check_levels(estimators)
     Randomness(seed)  # refuses what is no seed before anything is loaded
@@ -168,7 +172,7 @@ def compare(
     with results_in(output, overwrite=overwrite, resume=resume) as folder:
         if folder is not None and not resume:
             shards_in(folder).remove()
-        work = _Work(plan, models, table, asked_for, shift)
+        work = _Work(plan, models, table, asked_for, shift, likely)
         done = _finished(work, folder=folder, on_progress=on_progress, told=(*told, *found.told))
         if folder is not None:
             shards_in(folder).remove()
@@ -184,6 +188,7 @@ class _Work:
     table: Sequence[tuple[Estimator, Level]]
     asked_for: Wish
     shift: Shift | None = None
+    likely: int = 0
 
     def run(self, folder: Path | None, on_progress: OnProgress) -> tuple[Run, BaseException | None]:
         """What is finished of the plan, here or by workers, and what ended it early."""
@@ -195,6 +200,15 @@ class _Work:
         """The comparison that rests on a run."""
         found = _outcome(run, self.models, self.table, seconds=seconds, complete=complete)
         return replace(found, settings={**found.settings, **self.asked_for.settings})
+
+    def looks(self, run: Run) -> Looks:
+        """The likely words of the sequences that a page shows."""
+        if not self.likely:
+            return Looks({}, {})
+        if self.shift is not None:
+            return Looks({}, {}, "likely words are left out of the page: the models are the workers'")
+        decode = self.models.samplers["policy"].decode
+        return looks(self.plan, self.models, run.rollouts, words=self.likely, decode=decode)
 
     def sized(self, samples: int, seed: int) -> Plan:
         """The plan with so many samples of each prompt."""
@@ -239,8 +253,11 @@ def _finished(work: _Work, *, folder: Path | None, on_progress: OnProgress, told
     if not run.rollouts:
         raise ended or InputError("no sequence was sampled")
     seconds = time.perf_counter() - started
+    seen = Looks({}, {}) if ended is not None else work.looks(run)
+    told = (*told, *([seen.missing] if seen.missing else []))
     with safe_interrupts():  # the seconds that the estimates take are too late to stop
         found = work.outcome(run, seconds, complete=not pilots_ended and len(run.rollouts) == work.plan.total)
+        found = replace(found, looks=seen.of, words={**seen.texts, **found.words})
         if work.asked_for.piloted and found.complete and ended is None:
             taken = {"pilot": pilots, "all": seconds}
             told = (answer(work.asked_for, _quoted(found), samples=work.plan.samples, seconds=taken), *told)

@@ -192,6 +192,12 @@ class Gated:
 
     def document(self) -> Document:
         """The outcome's document with the answer at its head."""
-        document = self.outcome.document()
+        return self._answered(self.outcome.document())
+
+    def page(self) -> Document:
+        """The outcome's page with the answer at its head."""
+        return self._answered(getattr(self.outcome, "page", self.outcome.document)())
+
+    def _answered(self, document: Document) -> Document:
         answer: Block = Verdict(self.gate.sentence, TONES[self.gate.side])
         return replace(document, blocks=(answer, *document.blocks))

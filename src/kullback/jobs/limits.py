@@ -8,7 +8,7 @@ from numbers import Integral
 
 from kullback.errors import InputError, shown
 
-MOST = {"samples": 1_000_000, "max_new_tokens": 1_000_000, "context_length": 1_000_000}
+MOST = {"samples": 1_000_000, "max_new_tokens": 1_000_000, "context_length": 1_000_000, "likely": 20}
 """What is more is a slip of the pen."""
 
 MOST_SEQUENCES = 5_000_000

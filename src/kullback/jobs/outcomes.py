@@ -16,6 +16,7 @@ from kullback.jobs.bracketing import Bracketed
 from kullback.jobs.estimates import DIRECTIONS, Row
 from kullback.jobs.excerpts import excerpts
 from kullback.jobs.hotspots import Hotspots, PositionMean, PromptMean, Site
+from kullback.jobs.looks import Key, Look
 from kullback.jobs.mismatch import Mismatch
 from kullback.jobs.plans import Role
 from kullback.rollouts import Rollout, count_tokens
@@ -24,6 +25,9 @@ TITLES = {
     "reverse": "KL(policy‖reference), sampled from the policy",
     "forward": "KL(reference‖policy), sampled from the reference",
 }
+
+SCHEMA = 1
+"""The version of what `Comparison.to_dict` and `TextComparison.to_dict` return."""
 
 RANGES = 8
 """Columns of the heat-map: as many ranges of positions, of the same width."""
@@ -42,9 +46,10 @@ class Comparison(Displayed):
         seconds: wall time of sampling and scoring.
         complete: False where the job was stopped before its end.
         notes: sentences on what the models could not give; empty when there is nothing to say.
-        words: the text of every sampled token, by its id.
+        words: the text of every sampled token, and of every likely one, by its id.
         mismatch: how far what sampled is from the policy; None where the policy drew for itself.
         brackets: the KL between bounds, by the model that was sampled, where a server gave likely words only.
+        looks: the likely words of the sequences that a page shows, where they were asked for.
 
     Example:
         >>> import kullback as kb
@@ -65,6 +70,7 @@ class Comparison(Displayed):
     words: Mapping[int, str] = field(default_factory=dict, repr=False)
     brackets: Mapping[Role, Bracketed] = field(default_factory=dict)
     mismatch: Mismatch | None = None
+    looks: Mapping[Key, Look] = field(default_factory=dict, repr=False)
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -79,6 +85,7 @@ class Comparison(Displayed):
     def to_dict(self) -> Record:
         """What ``--json`` prints and estimate.json holds."""
         return {
+            "schema": SCHEMA,
             "policy": self.policy,
             "reference": self.reference,
             "settings": self.settings,
@@ -176,6 +183,7 @@ class TextComparison(Displayed):
             for direction, estimate in (("forward", self.forward), ("reverse", self.reverse))
         ]
         record = {
+            "schema": SCHEMA,
             "policy": self.policy,
             "reference": self.reference,
             "settings": self.settings,

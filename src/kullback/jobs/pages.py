@@ -3,64 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kullback.arrays import Float64
-from kullback.documents import (
-    Bars,
-    Block,
-    Channel,
-    Document,
-    Facts,
-    Heading,
-    Passage,
-    PassageGroup,
-    Passages,
-    Record,
-    Verdict,
-)
+from kullback.documents import Bars, Block, Cell, Document, Facts, Heading, Link, Note, Number, Record, Table, Verdict
 from kullback.errors import InputError
 from kullback.jobs.estimates import Row, quoted
+from kullback.jobs.excerpts import excerpts
+from kullback.jobs.passages import groups_shown, log_ratio, name_of, passages_of
+from kullback.jobs.shown import MOST_SEQUENCES as MOST_SEQUENCES
+from kullback.jobs.spread import spread_of, tail_of
 from kullback.rollouts import Rollout
 
 if TYPE_CHECKING:
     from kullback.jobs.outcomes import Comparison
 
-MOST_SEQUENCES, MOST_TOKENS = 500, 60_000
-"""What a page holds token by token: with it a page has at most some 2.5 MB."""
-
-MOST_PROMPTS = 2_000
 MOST_BARS = 64
 
-CHANNELS = (
-    Channel("token KL", "nats"),
-    Channel("log-ratio", "nats", signed=True),
-    Channel("probability, policy", ""),
-    Channel("probability, reference", ""),
-    Channel("log-ratio to the sampler", "nats", signed=True),
-)
-"""Of a token: KL(policy‖reference) at its place, log q − log p, q, p, and log q − log μ of what drew it."""
+QUOTE = " ◂ quote this"
+"""Behind the estimator whose number is to be quoted."""
 
 
 def comparison_page(found: Comparison) -> Document:
     """The document of a comparison with an answer before it, and behind it what a page can show and a terminal not."""
     document = found.document()
     own = [rollout for rollout in found.rollouts if rollout.sampled_from == "policy"]
-    blocks: list[Block] = [*_answer(found), *document.blocks, *_bars(own)]
+    row = _quoted(found)
+    shown = [block if row is None else _marked(block, row) for block in document.blocks]
+    blocks: list[Block] = [*_answer(row), *_next(found, row), *shown]
+    if row is not None:
+        blocks += _influential(found, row, own)
+    blocks += [*_positions(own), *_ratios(own)]
     if own:
-        blocks.append(_passages(found, own))
+        blocks.append(passages_of(found, own))
     blocks += [Heading("What reproduces this", level=2), Facts(tuple(_facts(found.settings)), tone="plain")]
     return Document(title=document.title, subtitle=document.subtitle, blocks=tuple(blocks))
 
 
-def _answer(found: Comparison) -> Iterator[Verdict]:
-    """The row to quote, in a sentence."""
+def _quoted(found: Comparison) -> Row | None:
     cut = found.settings.get("top_k") != 0 or found.settings.get("top_p") != 1
     try:
-        row = quoted(found.rows, truncated=cut)
+        return quoted(found.rows, truncated=cut)
     except InputError:
+        return None
+
+
+def _answer(row: Row | None) -> Iterator[Verdict]:
+    """The row to quote, in a sentence."""
+    if row is None:
         return
     one = row.per_sequence
     low, high = one.interval()
@@ -78,112 +71,104 @@ def _per_token(row: Row) -> str:
     return f"{row.per_token.value:.3g} ± {row.per_token.stderr:.2g}"
 
 
-def _bars(rollouts: Sequence[Rollout]) -> Iterator[Bars]:
-    """The token KL along positions, and how the log-ratios lie."""
+def _next(found: Comparison, row: Row | None) -> Iterator[Note]:
+    """What to do with it, in words."""
+    if row is None:
+        return
+    one, said = row.per_sequence, []
+    if not found.complete:
+        said.append("The run did not come to its end: start it again, with --resume where it had workers.")
+    if one.warnings:
+        said.append("Mind the warnings first: they say what the number cannot bear.")
+    if one.given_prompts is None:
+        said.append("Draw two samples or more of each prompt, and the error for these very prompts is known too.")
+    elif isfinite(row.sequences_for_one_percent) and row.sequences_for_one_percent > one.n:
+        said.append(
+            f"To know it for these prompts to ±1% draw about {row.sequences_for_one_percent:,.0f} sequences of them "
+            f"(here {one.n:,})."
+        )
+    if isfinite(row.prompts_for_one_percent) and row.prompts_for_one_percent > one.clusters:
+        said.append(
+            f"For prompts like these to ±1% about {row.prompts_for_one_percent:,.0f} prompts are needed (here "
+            f"{one.clusters:,}): more samples of the same ones do not help."
+        )
+    said.append("Then read the sequences that move it most, and the prompts that are farthest apart, token by token.")
+    yield Note(" ".join(said), tone="hint")
+
+
+def _marked(block: Block, row: Row) -> Block:
+    """The table of estimates with the one to quote named in it."""
+    name = row.per_sequence.estimator + (" (sequence)" if row.per_sequence.level == "sequence" else "")
+    if not isinstance(block, Table) or block.title != _title(row):
+        return block
+    rows = tuple(
+        (f"{cells[0]}{QUOTE}", *cells[1:]) if str(cells[0]).split(" [")[0] == name else cells for cells in block.rows
+    )
+    return replace(block, rows=rows)
+
+
+def _title(row: Row) -> str:
+    from kullback.jobs.outcomes import TITLES  # it imports this module
+
+    return TITLES[row.direction]
+
+
+def _influential(found: Comparison, row: Row, own: Sequence[Rollout]) -> Iterator[Table]:
+    """The sequences that move the answer most, each with a link to where it is read."""
+    moved = [one for one in row.per_sequence.influential if one.row < len(own)]
+    if not moved:
+        return
+    places = {id(rollout): place for place, rollout in enumerate(r for g in groups_shown(found, own) for r in g.shown)}
+    prompts = {int(own[one.row].prompt_id or 0) for one in moved if not isinstance(own[one.row].prompt_id, str)}
+    texts = excerpts(found.hotspots.texts, [p for p in sorted(prompts) if p in found.hotspots.texts], 60)
+    rows: list[tuple[Cell, ...]] = []
+    for one in moved:
+        rollout = own[one.row]
+        name = name_of(rollout)
+        place = places.get(id(rollout))
+        sample: Cell = name if place is None else Link(name, f"passage={place}&token={one.token}")
+        prompt = rollout.prompt_id if isinstance(rollout.prompt_id, int) else -1
+        word = found.words.get((rollout.tokens or [-1] * rollout.length)[one.token], "")
+        token = f"{one.token + 1}: {word!r}" if word else f"{one.token + 1}"
+        rows.append((texts.get(prompt, str(rollout.prompt_id)), sample, token, Number(one.change, "+.2g")))
+    yield Table(
+        title="Sequences that move it most",
+        note=(
+            f"change: what {row.per_sequence.estimator} would lose without the sequence, nats a sequence. "
+            "token: where most of it stands."
+        ),
+        columns=("prompt", "sequence", "token", "change"),
+        rows=tuple(rows),
+        right=("change",),
+    )
+
+
+def _positions(rollouts: Sequence[Rollout]) -> Iterator[Bars]:
+    """The token KL along positions."""
     kls = [rollout.token_kl for rollout in rollouts if rollout.token_kl is not None]
     longest = max(map(len, kls), default=0)
-    if longest:
-        width = -(-longest // MOST_BARS)
-        starts = range(0, longest, width)
-        within = [np.concatenate([kl[start : start + width] for kl in kls]) for start in starts]
-        names = [f"{start + 1}" if width == 1 else f"{start + 1}–{min(start + width, longest)}" for start in starts]
-        yield Bars(
-            title="Token KL by position",
-            note="Mean over the sequences that are as long.",
-            x="new token",
-            y="nats a token",
-            labels=tuple(names),
-            heights=np.array([part.mean() if part.size else np.nan for part in within]),
-        )
-    ratios = np.concatenate([np.empty(0), *(_log_ratio(rollout)[_counted(rollout)] for rollout in rollouts)])
-    ratios = ratios[np.isfinite(ratios)]
-    if ratios.size > 1 and ratios.min() < ratios.max():
-        counts, edges = np.histogram(ratios, bins=40)
-        yield Bars(
-            title="Log-ratios of the drawn tokens",
-            note=(
-                f"log q − log p of {ratios.size:,} tokens, from {ratios.min():.3g} to {ratios.max():.3g}; half of them "
-                f"between {np.quantile(ratios, 0.25):.2g} and {np.quantile(ratios, 0.75):.2g}. Bars are of log(1 + n)."
-            ),
-            x="log-ratio, nats",
-            y="log(1 + tokens)",
-            labels=tuple(
-                f"{a:.3g} to {b:.3g}: {n:,} tokens" for a, b, n in zip(edges, edges[1:], counts, strict=False)
-            ),
-            heights=np.log1p(counts),
-        )
-
-
-def _log_ratio(rollout: Rollout) -> Float64:
-    return np.asarray(rollout.column("logprobs") - rollout.column("ref_logprobs"), np.float64)
-
-
-def _counted(rollout: Rollout) -> np.ndarray:
-    return np.ones(rollout.length, bool) if rollout.mask is None else np.asarray(rollout.mask, bool)
-
-
-def _passages(found: Comparison, rollouts: Sequence[Rollout]) -> Passages:
-    by_prompt: dict[int | str, list[Rollout]] = {}
-    for rollout in rollouts:
-        by_prompt.setdefault(rollout.prompt_id or 0, []).append(rollout)
-    groups = list(by_prompt)[:MOST_PROMPTS]
-    chosen = _chosen([by_prompt[name] for name in groups])
-    shown = sum(map(len, chosen))
-    of = "every prompt" if len(groups) == len(by_prompt) else f"the first {len(groups):,} prompts"
-    which = "all" if shown == len(rollouts) else f"{shown:,}, some of {of} as far as there is room,"
-    channels = CHANNELS if any(r.behavior_logprobs is not None for r in rollouts) else CHANNELS[:4]
-    return Passages(
-        title="Token by token",
-        note=f"Of {len(rollouts):,} sequences {which} are here. Choose a prompt, then read; darker is more.",
-        channels=channels,
-        groups=tuple(_group(found, name, by_prompt[name]) for name in groups),
-        unit="nats a sequence",
-        passages=tuple(
-            Passage(number, f"sample {rollout.sample}", _texts(found, rollout), _values(rollout, len(channels)))
-            for number, several in enumerate(chosen)
-            for rollout in several
-        ),
+    if not longest:
+        return
+    width = -(-longest // MOST_BARS)
+    starts = range(0, longest, width)
+    within = [np.concatenate([kl[start : start + width] for kl in kls]) for start in starts]
+    names = [f"{start + 1}" if width == 1 else f"{start + 1}–{min(start + width, longest)}" for start in starts]
+    yield Bars(
+        title="Token KL by position",
+        note="Mean over the sequences that are as long.",
+        x="new token",
+        y="nats a token",
+        labels=tuple(names),
+        heights=np.array([part.mean() if part.size else np.nan for part in within]),
     )
 
 
-def _chosen(groups: Sequence[Sequence[Rollout]]) -> list[list[Rollout]]:
-    """The first sequence of every group, then the second, as far as there is room."""
-    chosen: list[list[Rollout]] = [[] for _ in groups]
-    sequences = tokens = 0
-    for turn in range(max(map(len, groups), default=0)):
-        for own, kept in zip(groups, chosen, strict=True):
-            if turn < len(own) and sequences < MOST_SEQUENCES and tokens + own[turn].length <= MOST_TOKENS:
-                kept.append(own[turn])
-                sequences, tokens = sequences + 1, tokens + own[turn].length
-    return chosen
-
-
-def _group(found: Comparison, name: int | str, rollouts: Sequence[Rollout]) -> PassageGroup:
-    """A prompt: its mean exact KL, or where there is none of the log-ratio."""
-    sums = [
-        float(np.sum((_log_ratio(one) if one.token_kl is None else one.token_kl)[_counted(one)])) for one in rollouts
-    ]
-    number = int(name) if isinstance(name, int) else -1
-    text = found.hotspots.texts.get(number) or f"prompt {number + 1 if number >= 0 else name}"
-    return PassageGroup(text, float(np.mean(sums)), len(rollouts))
-
-
-def _texts(found: Comparison, rollout: Rollout) -> tuple[str, ...]:
-    return tuple(found.words.get(token, f"[{token}]") for token in rollout.tokens or range(rollout.length))
-
-
-def _values(rollout: Rollout, channels: int) -> Float64:
-    q, p = rollout.column("logprobs"), rollout.column("ref_logprobs")
-    missing = np.full(rollout.length, np.nan)
-    drawn = rollout.behavior_logprobs
-    rows = (
-        missing if rollout.token_kl is None else rollout.token_kl,
-        q - p,
-        np.exp(q),
-        np.exp(p),
-        missing if drawn is None else q - drawn,
-    )
-    return np.where(_counted(rollout), np.array(rows[:channels], np.float64), np.nan)
+def _ratios(rollouts: Sequence[Rollout]) -> Iterator[Block]:
+    """How the log-ratios of the drawn tokens lie, and their tail."""
+    ratios = np.concatenate([np.empty(0), *(log_ratio(rollout)[rollout.counted] for rollout in rollouts)])
+    yield from spread_of(ratios, title="Log-ratios of the drawn tokens", what="log q − log p", unit="tokens")
+    if not any(rollout.behavior_logprobs is not None for rollout in rollouts):
+        yield from tail_of(ratios)
 
 
 def _facts(settings: Record) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import assert_never
 from kullback.documents import (
     Bars,
     Block,
+    Cell,
     Chart,
     Code,
     Document,
@@ -20,6 +21,7 @@ from kullback.documents import (
     Heading,
     HeatMap,
     Item,
+    Link,
     Note,
     Passages,
     Table,
@@ -27,10 +29,8 @@ from kullback.documents import (
     text_of,
     visible,
 )
-from kullback.errors import MissingPackageError
-from kullback.report import bars, passages
+from kullback.report import bars, curves, passages
 from kullback.report.heat import colours
-from kullback.report.pictures import svg
 
 SORTED = 3
 """Rows from which on a table can be sorted, here and in page.js."""
@@ -105,7 +105,7 @@ def _written(block: Block, ids: str) -> str:
             words += [_paragraph(note.text, note.tone) for note in block.notes]
             return "\n".join(['<section class="item">', *words, "</section>"])
         case Code():
-            return f"<pre><code>{_safe(block.text)}</code></pre>"
+            return f'<pre tabindex="0"><code>{_safe(block.text)}</code></pre>'
         case Fold():
             inside = "\n".join(_written(each, f"{ids}{i}-") for i, each in enumerate(block.blocks))
             return f"<details>\n<summary>{_safe(block.summary)}</summary>\n{inside}\n</details>"
@@ -133,19 +133,22 @@ def _table(table: Table, styles: Sequence[Sequence[str]] = ()) -> str:
     rows = []
     for row, looks in zip_longest(table.rows, styles, fillvalue=()):
         cells = zip_longest(row, sides, looks, fillvalue="")
-        rows.append("<tr>" + "".join(f"<td{side}{look}>{_safe(text_of(cell))}</td>" for cell, side, look in cells))
+        rows.append("<tr>" + "".join(f"<td{side}{look}>{_cell(cell)}</td>" for cell, side, look in cells))
     title = [f"<caption>{_safe(table.title)}</caption>"] if table.title else []
     body = ["<thead>", f"<tr>{head}</tr>", "</thead>", "<tbody>", *(f"{row}</tr>" for row in rows), "</tbody>"]
     note = [_paragraph(table.note, "quiet")] if table.note else []
-    return "\n".join(['<div class="wide">', "<table>", *title, *body, "</table>", *note, "</div>"])
+    # Wider than the page it is scrolled, by keys too: where it has no button to stand on, on itself.
+    reached = "" if len(table.rows) >= SORTED else ' tabindex="0"'
+    return "\n".join([f'<div class="wide"{reached}>', "<table>", *title, *body, "</table>", *note, "</div>"])
+
+
+def _cell(cell: Cell) -> str:
+    return f'<a href="#{_safe(cell.place)}">{_safe(cell.text)}</a>' if isinstance(cell, Link) else _safe(text_of(cell))
 
 
 def _chart(chart: Chart, ids: str) -> str:
-    try:
-        picture = svg(chart, ids)
-    except MissingPackageError as error:
-        picture = _paragraph(f"The picture is left out: {error}", "quiet")
-    return "\n".join(["<figure>", picture, f"<figcaption>{_safe(chart.text)}</figcaption>", "</figure>"])
+    caption = f"<figcaption>{_safe(chart.text)}</figcaption>"
+    return "\n".join(["<figure>", curves.svg(chart, ids), caption, "</figure>"])
 
 
 def _shade(colour: tuple[str, str] | None) -> str:

@@ -27,7 +27,22 @@ STYLE = """\
 .kullback .item p { margin: 0.2em 0 0.2em 1.5em; }
 .kullback .item .label { margin-left: 0; }
 .kullback .wide, .kullback figure { overflow-x: auto; margin: 0.8em 0; }
-.kullback figure svg { max-width: 100%; height: auto; background: #ffffff; }
+.kullback figure svg { max-width: 100%; height: auto; }
+.kullback .panels { display: flex; flex-wrap: wrap; gap: 1em; }
+.kullback .panels svg { width: 30em; }
+.kullback .legend span { display: inline-flex; flex-direction: row-reverse; gap: 0.4em; margin-right: 1.2em; }
+.kullback .curves text { fill: currentColor; font-size: 13px; }
+.kullback .curves .grid { stroke: currentColor; opacity: 0.15; }
+.kullback .curves line.mark { stroke: currentColor; stroke-dasharray: 2 3; opacity: 0.6; }
+.kullback .curves path { fill: none; stroke-width: 2; }
+.kullback .curves circle, .kullback .curves polygon { fill: none; stroke-width: 1.6; }
+.kullback .c0 { stroke: currentColor; } .kullback .c1 { stroke: #d08700; } .kullback .c2 { stroke: #2b8fd0; }
+.kullback .c3 { stroke: #00a074; } .kullback .c4 { stroke: #c9609b; } .kullback .c5 { stroke: #d55e00; }
+.kullback .c6 { stroke: #4aa5d8; } .kullback .c7 { stroke: #9a8610; }
+.kullback .bars { width: 30em; }
+.kullback .bars text { fill: currentColor; font-size: 13px; }
+.kullback .bars rect { fill: #2b8fd0; }
+.kullback .bars line { stroke: currentColor; }
 .kullback table { border-collapse: collapse; margin: 0.3em 0; }
 .kullback caption { text-align: left; font-weight: bold; }
 .kullback th, .kullback td { text-align: left; vertical-align: top; padding: 0.15em 0.7em; }

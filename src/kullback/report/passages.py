@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from html import escape
 
 import numpy as np
 
-from kullback.documents import Passages, visible
+from kullback.documents import Likely, Passages, Record, visible
 
 SKELETON = """\
 <section class="passages" aria-labelledby="passages-title">
@@ -35,6 +36,7 @@ SKELETON = """\
 <p id="scale" aria-hidden="true"></p>
 <div id="tokens" tabindex="0" role="region" aria-label="The sequence; arrow keys walk from token to token"></div>
 <dl id="token" aria-live="polite"></dl>
+<div id="likely" aria-live="polite"></div>
 </div>
 </div>
 <script type="application/json" id="passages-data">{data}</script>
@@ -53,15 +55,21 @@ def written(passages: Passages) -> str:
     )
 
 
+FINE = 2000
+"""Steps a nat in which log-probs of likely words are written: 2 bytes hold probabilities to 0.05%, down to e⁻³²."""
+
+
 def _data(passages: Passages) -> str:
     """Every text once, and numbers to three digits; nothing in it can end the element that it stands in."""
     texts: dict[str, int] = {}
+    place_of = np.array([texts.setdefault(visible(text), len(texts)) for text in passages.words], dtype=np.int64)
     rows = [
         {
             "group": one.group,
             "name": visible(one.name),
             "tokens": [texts.setdefault(visible(text), len(texts)) for text in one.tokens],
             "values": [_numbers(row) for row in one.values],
+            **({"likely": [_likely(side, place_of) for side in one.likely]} if one.likely else {}),
         }
         for one in passages.passages
     ]
@@ -71,10 +79,21 @@ def _data(passages: Passages) -> str:
             {"text": visible(one.text), "value": _number(one.value), "count": one.count} for one in passages.groups
         ],
         "texts": list(texts),
+        "fine": FINE,
         "passages": rows,
     }
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _likely(side: Likely, place_of: np.ndarray) -> Record:
+    """Words and log-probs as bytes, a quarter of what digits take: 3 a word and 2 a log-prob, low bytes first."""
+    words = place_of[side.words].astype("<u4")[..., None].view(np.uint8)[..., :3]
+    with np.errstate(over="ignore"):
+        steps = np.minimum(np.rint(-FINE * np.minimum(side.logprobs, 0.0)), 65535)
+    chances = steps.astype("<u2")[..., None].view(np.uint8)
+    both = np.concatenate([words, chances], axis=-1)
+    return {"who": visible(side.who), "count": side.words.shape[1], "bytes": b64encode(both.tobytes()).decode()}
 
 
 def _numbers(row: np.ndarray) -> list[float | None] | None:

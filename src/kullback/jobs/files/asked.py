@@ -25,6 +25,7 @@ class Asked:
         by: columns to tell rows apart by, beside step and environment; "position" for ranges of positions.
         where: which rows count; None for all.
         skip_bad: whether rows that cannot be right are left out.
+        sample: whether some rows are kept to be shown token by token.
     """
 
     estimators: tuple[Estimator, ...] | None
@@ -32,6 +33,7 @@ class Asked:
     by: tuple[str, ...]
     where: Condition | None
     skip_bad: bool
+    sample: bool = False
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class Asked:
         by: str | Sequence[str] = (),
         where: str | None = None,
         skip_bad: bool = False,
+        sample: bool = False,
     ) -> Asked:
         """What the options of `estimate_files` mean.
 
@@ -58,6 +61,7 @@ class Asked:
             by=tuple(dict.fromkeys([by] if isinstance(by, str) else by)),
             where=None if where is None else condition(where),
             skip_bad=skip_bad,
+            sample=sample,
         )
 
     @property

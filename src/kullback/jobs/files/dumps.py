@@ -13,6 +13,7 @@ from kullback.jobs.files.columns import LISTS, READ, SHOWN, Block
 from kullback.jobs.files.parts import by_sampler
 from kullback.jobs.files.places import SAID, Found, Place
 from kullback.jobs.files.questions import COLUMN, Side
+from kullback.jobs.files.sampled import Kept
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sources import Source
 from kullback.rollouts import Rollout, Rollouts, read_rollouts
@@ -110,6 +111,14 @@ class Dump:
         return tuple(
             Source.of(str(file.path), file.format, file.metadata, samples.get(str(file.path), Samples()))
             for file in self.files
+        )
+
+    def named(self, rows: Sequence[Kept]) -> tuple[Kept, ...]:
+        """The rows with their token ids, read again where they were not at hand."""
+        files = {str(file.path): file for file in self.files if file.format == OURS}
+        return tuple(
+            row if row.tokens is not None or row.file not in files else row.told(files[row.file].values(row.row, SAID))
+            for row in rows
         )
 
     def found(self, place: Place) -> Found:

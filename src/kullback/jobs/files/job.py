@@ -35,6 +35,7 @@ def estimate_files(
     pool: bool = False,
     max_log_ratio: float | None = None,
     skip_bad: bool = False,
+    sample: bool = False,
     on_progress: OnProgress = unheard,
 ) -> FilesEstimate | SideBySide:
     """The KLs between the laws whose log-probs stand in files of rollouts, with an error on each.
@@ -58,6 +59,7 @@ def estimate_files(
         max_log_ratio: of two files with lists of likely words, a bound B on log(first/second) of every other word,
             known from elsewhere: the KL then has an upper bound too; see `kullback.vocab.topk_kl`.
         skip_bad: leave out rows that cannot be right, and say how many and which.
+        sample: keep some of the rows, evenly spread, for a page that shows them token by token.
         on_progress: called as rows are read.
 
     Returns:
@@ -78,7 +80,7 @@ def estimate_files(
         >>> found.sequences, round(found.estimates[0].value, 4)
         (2, 0.0626)
     """
-    asked = Asked.of(estimator=estimator, unit=unit, by=by, where=where, skip_bad=skip_bad)
+    asked = Asked.of(estimator=estimator, unit=unit, by=by, where=where, skip_bad=skip_bad, sample=sample)
     opened = partial(Dump.opened, format=format, names=map, skip_bad=skip_bad)
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if len(listed) == 2 and not pool:

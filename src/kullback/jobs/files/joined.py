@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -16,6 +16,7 @@ from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.parts import by_sampler
 from kullback.jobs.files.places import Found, Place
 from kullback.jobs.files.questions import COLUMN, QUESTIONS, Question, Side
+from kullback.jobs.files.sampled import Kept
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sources import Source
 from kullback.rollouts import Rollout
@@ -168,6 +169,10 @@ class Joined:
     def share(self, block: Block) -> float | None:
         """Not known: both are read side by side."""
         return None
+
+    def named(self, rows: Sequence[Kept]) -> tuple[Kept, ...]:
+        """The rows as they are: their numbers are those of the pairs, and not of a file."""
+        return tuple(rows)
 
     def found(self, place: Place) -> Found | None:
         """What a row says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kullback.displays import Displayed
 from kullback.documents import Document, Record, json_of, plain
@@ -13,6 +13,7 @@ from kullback.jobs.files.joined import Bracketed
 from kullback.jobs.files.ledger import Group
 from kullback.jobs.files.multiplicity import Standing
 from kullback.jobs.files.places import Found
+from kullback.jobs.files.sampled import Kept
 from kullback.jobs.files.sources import Source
 from kullback.jobs.files.tally import Answer
 
@@ -91,6 +92,7 @@ class FilesEstimate(Displayed):
         where: the condition by which rows were chosen, "" where all count.
         joined: how two files were joined into one, in words, "" where they were not.
         bracket: what the lists of likely words of two joined files say; None where there are none.
+        sampled: some rows, evenly spread, for a page that shows them token by token; none unless they were asked for.
 
     Example:
         >>> import tempfile, kullback as kb
@@ -114,6 +116,7 @@ class FilesEstimate(Displayed):
     where: str = ""
     joined: str = ""
     bracket: Bracketed | None = None
+    sampled: tuple[Kept, ...] = field(default=(), repr=False)
 
     @property
     def main(self) -> Answer | None:
@@ -163,6 +166,12 @@ class FilesEstimate(Displayed):
         from kullback.jobs.files.pages import document_of
 
         return document_of(self)
+
+    def page(self) -> Document:
+        """The same with what to do next, how log-ratios lie, and the sampled rows token by token."""
+        from kullback.jobs.files.page import page_of
+
+        return page_of(self)
 
     def __str__(self) -> str:
         lines = [f"{names_of(self.sources)}: {self.sequences:,} sequences"]

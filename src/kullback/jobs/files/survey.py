@@ -16,6 +16,7 @@ from kullback.jobs.files.multiplicity import standing
 from kullback.jobs.files.notes import dump_notes, notes_of
 from kullback.jobs.files.outcome import FilesEstimate, Grouping, Moved
 from kullback.jobs.files.questions import missing_sentence
+from kullback.jobs.files.sampled import Sampled
 from kullback.jobs.files.samples import Samples
 from kullback.jobs.files.sieve import Counts, Sieve
 from kullback.jobs.files.sources import Source, echo_notes
@@ -34,6 +35,7 @@ class Survey:
 
     asked: Asked
     samples: dict[str, Samples] = field(default_factory=dict)
+    sampled: Sampled = field(default_factory=Sampled)
     sieve: Sieve = field(init=False)
     tallies: Tallies = field(init=False)
     ledger: Ledger = field(init=False)
@@ -56,6 +58,8 @@ class Survey:
                 self.ledger.keep(read, part)
             self.ledger.add(part)
             self.samples.setdefault(block.file, Samples()).add(part)
+            if self.asked.sample:
+                self.sampled.add(part)
 
     def found(self, dump: Dump | Joined, *, where: str, seconds: float) -> FilesEstimate:
         """What the rows said.
@@ -81,6 +85,7 @@ class Survey:
             seconds=seconds,
             where=where,
             joined=dump.sentence if isinstance(dump, Joined) else "",
+            sampled=dump.named(self.sampled.shown),
         )
 
     def _notes(

@@ -16,12 +16,14 @@
     };
     state.passage = number("passage", data.passages.length) ?? state.passage;
     state.channel = number("channel", data.channels.length) ?? state.channel;
+    state.token = number("token", data.passages[state.passage]?.tokens.length ?? 0) ?? -1;
     if (["text", "value", "count"].includes(given.get("sort"))) state.sort = given.get("sort");
     state.up = given.get("up") === "1";
     state.search = given.get("search") ?? "";
   };
   const writeState = () => {
     const kept = new URLSearchParams({ passage: state.passage, channel: state.channel, sort: state.sort });
+    if (state.token >= 0) kept.set("token", state.token);
     if (state.up) kept.set("up", "1");
     if (state.search) kept.set("search", state.search);
     history.replaceState(null, "", "#" + kept);
@@ -141,6 +143,7 @@
   const drawToken = () => {
     const one = data.passages[state.passage];
     for (const span of at("tokens").querySelectorAll(".here")) span.classList.remove("here");
+    drawLikely();
     if (state.token < 0) return at("token").replaceChildren();
     const span = at("tokens").children[state.token];
     span.classList.add("here");
@@ -150,10 +153,45 @@
     });
     at("token").replaceChildren(...facts.flatMap(([name, text]) => [make("dt", name), make("dd", text)]));
   };
+  /* What each model finds likeliest there: of every word its number in 3 bytes, then its log-prob in 2. */
+  const likelyAt = (side, token) => {
+    side.held ??= Uint8Array.from(atob(side.bytes), (one) => one.charCodeAt(0));
+    const found = [];
+    for (let at = 5 * side.count * token; found.length < side.count; at += 5) {
+      const [a, b, c, low, high] = side.held.subarray(at, at + 5);
+      const steps = low + 256 * high;
+      found.push([a + 256 * b + 65536 * c, steps === 65535 ? 0 : Math.exp(-steps / data.fine)]);
+    }
+    return found;
+  };
+  const drawLikely = () => {
+    const one = data.passages[state.passage];
+    if (state.token < 0) return at("likely").replaceChildren();
+    const drawn = one.tokens[state.token];
+    const tables = (one.likely ?? []).map((side) => {
+      const table = make("table");
+      table.append(make("caption", `likeliest, ${side.who}`));
+      for (const [word, chance] of likelyAt(side, state.token)) {
+        const row = table.insertRow();
+        const text = make("td", JSON.stringify(data.texts[word]) + (word === drawn ? " (drawn)" : ""));
+        const number = make("td", Number(chance.toPrecision(3)).toString());
+        const bar = make("td");
+        const filled = make("span");
+        filled.style.width = `${(100 * chance).toFixed(1)}%`;
+        bar.append(filled);
+        number.className = "right";
+        bar.className = "share";
+        row.append(text, number, bar);
+      }
+      return table;
+    });
+    at("likely").replaceChildren(...tables);
+  };
   const goTo = (token) => {
     const count = data.passages[state.passage].tokens.length;
     state.token = Math.min(Math.max(token, 0), count - 1);
     drawToken();
+    writeState();
   };
   const turn = (by) => {
     const own = members(data.passages[state.passage].group);
@@ -203,7 +241,12 @@
     drawGroups();
     drawPassage();
   };
-  window.addEventListener("hashchange", () => begin(false));
+  window.addEventListener("hashchange", () => {
+    if (!location.hash.startsWith("#passage=")) return;
+    begin(false);
+    at("tokens").focus();
+    at("tokens").scrollIntoView({ block: "center" });
+  });
   document.querySelector(".reader").hidden = false;
   begin(true);
 })();
