@@ -75,13 +75,13 @@ def test_what_ray_has_not_is_said() -> None:
 
 
 def test_a_model_that_a_worker_cannot_load_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kullback.jobs import comparison
+    from kullback.jobs.engines import asked
     from kullback.jobs.engines.crew import Order
 
     def other(plan: Any, policy: str, *rest: Any) -> Order:
         return Order(plan, "builtin:nowhere", *rest)
 
-    monkeypatch.setattr(comparison, "Order", other)
+    monkeypatch.setattr(asked, "Order", other)
     with pytest.raises(ModelError, match="builtin:nowhere"):
         kb.compare(engine="ray", workers=1, **SMALL)
 

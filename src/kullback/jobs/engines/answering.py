@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from kullback.jobs.engines.apart import answered
 
 
 def main() -> None:
-    """Answer."""
-    answers = os.fdopen(os.dup(1), "wb")
+    """Answer, where somebody is still there to hear it."""
+    # Unbuffered, so that nothing is left to be written when it ends.
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not come before the answer
-    answers.write(answered(sys.stdin.buffer.read()))
-    answers.close()
+    left = memoryview(answered(sys.stdin.buffer.read()))
+    with suppress(OSError):
+        while left:
+            left = left[answers.write(left) or 0 :]
 
 
 if __name__ == "__main__":
