@@ -5,7 +5,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONPATH :=
 
-.PHONY: audit-peers check compare test test-models test-slow test-trainers test-trl test-servers test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers docs-site clean help
+.PHONY: audit-peers check compare test test-models test-slow test-matrix test-trainers test-trl test-servers test-ray test-browser test-gpu test-all bench lint builtin docs docs-numbers docs-site clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -58,6 +58,10 @@ test-servers: .venv/dev.stamp .venv-vllm/stamp .venv-llama/stamp  ## models behi
 
 test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with slime's checkout
 	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_trainers_verl.py tests/test_trainers_source.py $(ARGS)
+
+test-matrix: .venv/dev.stamp  ## the wheel with other Pythons, the oldest and newest of what it needs, and each extra alone; many GB
+	$(BIN)/python tools/matrix.py extras $(EXTRAS)
+	$(BIN)/python tools/matrix.py versions $(PYTHONS)
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py

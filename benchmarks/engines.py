@@ -1,4 +1,4 @@
-"""What drawing, scoring and workers cost: ``python -m benchmarks engines [speed] [workers] [model] [--ray]``.
+"""What drawing, scoring and workers cost: ``python -m benchmarks engines [speed] [vllm] [workers] [model] [--ray]``.
 
 Processor seconds wherever that is possible: other work on the machine disturbs them less than the clock.
 """
@@ -133,6 +133,41 @@ def speed() -> Iterator[str]:
         yield f"| {size.hidden}, {size.layers} | {size.rows} × {size.new} | {cells} |"
 
 
+VLLM = """
+import json, sys, time
+import numpy as np
+from vllm import LLM, SamplingParams
+folder, rows, prompt, new = sys.argv[1], *map(int, sys.argv[2:])
+engine = LLM(model=folder, dtype="float32", skip_tokenizer_init=True, enforce_eager=True, enable_prefix_caching=False)
+prompts = [{"prompt_token_ids": one} for one in np.random.default_rng(0).integers(3, 500, (rows, prompt)).tolist()]
+law = SamplingParams(temperature=1.0, max_tokens=new, ignore_eos=True, detokenize=False, logprobs=0)
+seconds = []
+for _ in range(3):
+    started = time.process_time()
+    engine.generate(prompts, law, use_tqdm=False)
+    seconds.append(time.process_time() - started)
+print(json.dumps(min(seconds[1:])))
+"""
+
+
+def vllm() -> Iterator[str]:
+    """The same by vLLM's offline engine alone, in the Python that KULLBACK_VLLM names, with its log-probs."""
+    python = os.environ.get("KULLBACK_VLLM", ".venv-vllm/bin/python")
+    env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+    yield "| hidden, layers | sequences × tokens | drawing | vLLM |"
+    yield "|---|---|---:|---:|"
+    for size in (FITTED[4], FITTED[7]):  # vLLM has no attention for heads of 16
+        model = model_of(size)
+        with tempfile.TemporaryDirectory() as folder:
+            model.model.save_pretrained(folder)
+            asked = [python, "-c", VLLM, folder, *map(str, (size.rows, PROMPT, size.new))]
+            done = subprocess.run(asked, env={**os.environ, **env}, stdout=subprocess.PIPE, check=True, text=True)
+        seconds = (drawing(model, size), float(done.stdout.splitlines()[-1]))
+        cells = " | ".join(f"{size.tokens / each:,.0f}" for each in seconds)
+        yield f"| {size.hidden}, {size.layers} | {size.rows} × {size.new} | {cells} |"
+
+
 # What it costs, as a formula --------------------------------------------------------------------------------------
 
 
@@ -257,6 +292,7 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], Iterator[str]]] = {
         "speed": speed,
+        "vllm": vllm,
         "workers": lambda: workers((1, 2, 4), ray=given.ray),
         "model": model,
     }

@@ -54,8 +54,8 @@ def _compiler_stays_on() -> Iterator[None]:
         os.environ.pop("TORCHDYNAMO_DISABLE", None)
 
 
-collect_ignore_glob = ["data/*"]
-"""Dumps, and what made them."""
+collect_ignore_glob = ["data/*", "llama_server.py"]
+"""Dumps and what made them, and a script that runs as a server."""
 
 BACKENDS = (
     Backend("numpy", lambda x: x.copy()),

@@ -20,10 +20,17 @@ kb.compare(prompts=["One day", "The small dog", "Grace", "A bird sang"], samples
 """
 SHARDS = 200
 
+SCORING = """
+import json, sys
+import kullback as kb
+options = json.loads(sys.argv[1])
+kb.score_files(policy="builtin:tuned", reference="builtin:base", overwrite_columns=True, resume=True, **options)
+"""
 
-def begun(options: str) -> subprocess.Popen[bytes]:
+
+def begun(options: str, script: str = SCRIPT) -> subprocess.Popen[bytes]:
     """The job in a process group of its own."""
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, options], stdout=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen([sys.executable, "-c", script, options], stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def below(pid: int) -> list[int]:
@@ -48,30 +55,41 @@ def names(pid: int) -> str:
 
 
 def killed_to_the_end(
-    options: str, folder: Path, kills: int, *, driver: float, victim: str, ray: float = 0.0, seed: int = 0
+    options: str,
+    shards: Path,
+    kills: int,
+    *,
+    driver: float,
+    victim: str,
+    ray: float = 0.0,
+    seed: int = 0,
+    script: str = SCRIPT,
+    batches: int = SHARDS,
 ) -> dict[str, int]:
     """Kill a job at random until so many kills are done, then let it come to its end; how many of each there were.
 
     Args:
-        options: of `compare`, as JSON.
-        folder: the job's output.
+        options: of the script, as JSON.
+        shards: the job's folder of them.
         kills: in all.
         driver: share of kills that hit who hands out the work; `ray` those that hit a process of Ray itself.
         victim: what a worker's command line has in it.
         ray: see `driver`.
         seed: of the choice.
+        script: what the job runs.
+        batches: shards that there will be.
     """
     rng, counts = np.random.default_rng(seed), {"worker": 0, "driver": 0, "ray": 0, "lives": 1}
-    shards, job, before = folder / "shards", begun(options), -1
-    # A kill for every two shards, so that the kills are spread over the whole job.
-    per_kill = SHARDS / (kills + 1)
+    job, before = begun(options, script), -1
+    # As many shards between two kills, so that the kills are spread over the whole job.
+    per_kill = batches / (kills + 1)
     while True:
         ended = job.poll()
         if ended == 0:
             return counts
         if ended is not None:
             assert ended < 0 or counts["ray"], f"the job ended with {ended}, and nobody killed it"
-            job = begun(options)
+            job = begun(options, script)
             counts["lives"] += 1
         done = len(list(shards.glob("*.parquet")))
         made = counts["worker"] + counts["driver"] + counts["ray"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import socket
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ import pytest
 
 import kullback as kb
 from kullback.errors import FileError, InputError, KullbackError, MissingPackageError, ModelError, StoppedError
-from kullback.jobs.engines import run
+from kullback.jobs.engines import asked, run
 from kullback.jobs.engines.cluster import _check_reachable
 from kullback.jobs.engines.crew import Answer, Order, Worker
 from kullback.jobs.engines.pool import Engine, Heard
@@ -81,7 +82,11 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[Unsteady]:
         made.append(Unsteady(shift.order, lost=made_of["lost"], seed=len(made)))
         return made[-1]
 
+    def apart(engine: Engine, call: Any, *arguments: Any) -> Any:
+        return pickle.loads(pickle.dumps(call(*arguments)))
+
     made_of = {"lost": 0.0}
+    monkeypatch.setattr(asked, "apart", apart)
     monkeypatch.setattr(run, "_pool", pool)
     monkeypatch.setattr(Unsteady, "made_of", made_of, raising=False)
     return made

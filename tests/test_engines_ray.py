@@ -39,6 +39,34 @@ def test_actors_write_the_bytes_that_processes_write(tmp_path: Path) -> None:
         assert record(tmp_path / str(workers)) == record(tmp_path / "local")
 
 
+def test_rows_of_a_file_are_scored_to_the_same_bytes(tmp_path: Path) -> None:
+    kb.compare(output=tmp_path / "rows", **SMALL)
+    options = {"policy": "builtin:tuned", "reference": "builtin:base", "overwrite_columns": True}
+    written = []
+    for engine, workers in (("local", 1), ("ray", 2)):
+        output = tmp_path / f"{engine}.parquet"
+        kb.score_files(tmp_path / "rows", output, engine=engine, workers=workers, **options)  # type: ignore[arg-type]
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_cluster_that_is_there_plans_and_is_left_running(tmp_path: Path) -> None:
+    import ray
+
+    kb.compare(workers=1, output=tmp_path / "local", **SMALL)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        kb.compare(engine="ray", workers=2, output=tmp_path / "there", **SMALL)
+        with pytest.raises(ModelError, match="builtin:nowhere"):
+            kb.compare("builtin:nowhere", engine="ray", **SMALL)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "there" / "rollouts.parquet").read_bytes() == (
+        tmp_path / "local" / "rollouts.parquet"
+    ).read_bytes()
+
+
 def test_what_ray_has_not_is_said() -> None:
     with pytest.raises(InputError, match="gpus_per_worker=1 came, but the Ray cluster has 0 GPUs"):
         kb.compare(engine="ray", gpus_per_worker=1, **SMALL)
@@ -62,7 +90,7 @@ def test_a_hundred_kills_of_actors_of_the_driver_and_of_ray_change_no_byte(tmp_p
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     assert begun(json.dumps({"workers": 1, "output": str(clean)})).wait() == 0
     options = json.dumps({"engine": "ray", "workers": 2, "output": str(killed)})
-    counts = killed_to_the_end(options, killed, 100, driver=0.03, ray=0.03, victim="ray::Actor")
+    counts = killed_to_the_end(options, killed / "shards", 100, driver=0.03, ray=0.03, victim="ray::Actor")
     assert counts["worker"] + counts["driver"] + counts["ray"] == 100
     assert counts["ray"] > 0
     assert (killed / "rollouts.parquet").read_bytes() == (clean / "rollouts.parquet").read_bytes()

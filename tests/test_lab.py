@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from math import inf, nan
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -30,6 +32,22 @@ def test_a_picture_is_the_same_file_twice_and_names_its_numbers(tmp_path: Path) 
     assert chart.digest() in (tmp_path / "a.svg").read_text()
     other = Chart("c", "words", (Panel("t", "x, nats", "y", (Series("k1", x, x + 0.1),), "xy"),))
     assert other.digest() != chart.digest()
+
+
+def test_ten_long_names_fit_below_a_picture_and_no_two_lines_look_alike(tmp_path: Path) -> None:
+    x = np.array([1.0, 2.0])
+    names = [f"the estimator of the place {place}" for place in range(10)]
+    panels = tuple(Panel(t, "x", "y", tuple(Series(name, x, x + len(t)) for name in names)) for t in ("a", "b"))
+    draw(Chart("c", "words", panels), [tmp_path / "a.svg"])
+    page = ElementTree.parse(tmp_path / "a.svg").getroot()
+    width, height = (float(number) for number in page.attrib["viewBox"].split()[2:])
+    words = {text.text: text.attrib for text in page.iter("{http://www.w3.org/2000/svg}text") if text.text in names}
+    assert set(words) == set(names)
+    for name, where in words.items():
+        assert 0 < float(where["x"]) < width - 8 * len(name), name
+        assert 0 < float(where["y"]) < height, name
+    drawn = re.findall(r"stroke: (#\w{6}); stroke-width: 2.4", (tmp_path / "a.svg").read_text())
+    assert len(set(drawn)) == len(names)
 
 
 def test_a_picture_is_as_fresh_on_another_processor() -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,27 @@ def test_a_vocabulary_of_a_million_words() -> None:
     kl = kb.vocab.token_kl(logits, other, backend="eager")
     mass = np.log1p((np.exp(5.0) - 1) / 1e6)
     assert kl.numpy() == pytest.approx(np.full((1, 2), mass - 5e-6), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_gigabyte_of_prompts(tmp_path: Path) -> None:
+    """It is read whole, then refused as more sequences than a run holds; in memory that is bounded."""
+    row = json.dumps({"prompt": "a dog ran to the old house. " * 7, "answer": "so"}) + "\n"
+    with (tmp_path / "prompts.jsonl").open("w") as file:
+        for _ in range(1000):
+            file.write(row * (10**6 // len(row) + 1))
+    code = (
+        "import resource\nfrom kullback.cli import main\n"
+        "try: main()\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    line = ["compare", "--prompts", str(tmp_path / "prompts.jsonl")]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *line], capture_output=True, text=True, timeout=900, check=False
+    )
+    assert found.returncode == 2
+    assert "sequences were asked for, 16 of each of" in found.stderr
+    assert "but a run holds at most 5,000,000: lower samples, or compare parts of the prompts" in found.stderr
+    assert int(found.stdout.split()[-1]) < 8 * 2**20  # kilobytes
 
 
 def test_every_sentence_names_a_test_that_is_here() -> None:

@@ -34,6 +34,7 @@ def lay_out(into: Path) -> None:
     for language in ("en", "zh"):
         shutil.rmtree(into / language, ignore_errors=True)
         shutil.copytree(DOCS / "pictures", into / language / "pictures")
+        shutil.copy(DOCS / "site.css", into / language)
     for path, text in english():
         _put(into / "en" / path, text)
     for path, text in chinese():

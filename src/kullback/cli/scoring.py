@@ -9,6 +9,7 @@ import typer
 
 from kullback.cli.comparison import size_of
 from kullback.cli.estimation import names_of
+from kullback.cli.options import within
 from kullback.cli.screen import fail, shown
 
 
@@ -38,7 +39,19 @@ def score(
     batch_size: Annotated[str, typer.Option(help="Sequences at a time, or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="What the workers are: processes here, or actors of Ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Workers, each with the models. Default: this process.", callback=within(1, 4096)),
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that Ray keeps for each.", callback=within(0, 64))] = 0.0,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster: auto, ray://host:10001, …")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output if it is there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what the workers had finished for --output.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Add the log-probs of models to the rows of FILE, texts without log-probs too, by reading their tokens again.
@@ -73,7 +86,12 @@ def score(
                 batch_size=size,
                 device=device,
                 dtype=dtype,
+                engine=engine,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
+                address=address,
                 overwrite=overwrite,
+                resume=resume,
                 on_progress=on_progress,
             )
         )

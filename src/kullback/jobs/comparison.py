@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from kullback.documents import Record
 from kullback.errors import InputError
@@ -15,7 +15,6 @@ from kullback.estimators import Estimator, Level
 from kullback.jobs.bracketing import bracketed
 from kullback.jobs.endings import handed_over
 from kullback.jobs.engines.asked import asked_engine, check_names, noted_rows, shift_of
-from kullback.jobs.engines.crew import Order
 from kullback.jobs.engines.run import Shift, run_workers
 from kullback.jobs.engines.shards import shards_in
 from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows, quoted
@@ -26,26 +25,21 @@ from kullback.jobs.looks import Looks, looks
 from kullback.jobs.mismatch import mismatch_of
 from kullback.jobs.outcomes import Comparison
 from kullback.jobs.outputs import check_output, results_in
-from kullback.jobs.plans import Laws, Plan, Role, batch_rows, batches
+from kullback.jobs.plans import Laws, Plan
+from kullback.jobs.preparation import Request, prepared
 from kullback.jobs.progress import OnProgress, unheard
-from kullback.jobs.prompts import asked_prompts, fitted
+from kullback.jobs.prompts import asked_prompts
 from kullback.jobs.run import Run
 from kullback.jobs.wishes import Wish, answer, chosen, wish
-from kullback.jobs.worker import Models, check_mass, check_tokens
-from kullback.models.opening import opened, opened_pair
+from kullback.jobs.worker import Models
 from kullback.models.outside import OUTSIDE, pair_notes
-from kullback.models.pairs import check_same_tokens, gives_distributions, places, score, shared_vocab
+from kullback.models.pairs import gives_distributions, places
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness, other_seed
 from kullback.models.sampling import Sampling
-from kullback.models.servers.address import is_address
-from kullback.models.vllm_engine import ENGINE, VLLMEngine
 
 if TYPE_CHECKING:
-    from kullback.models.bases import Basis
-
-PROBED = 4
-"""Prompts on which it is seen, before anything is sampled, what a model gives to tokens that the other lacks."""
+    pass
 
 
 def compare(
@@ -154,43 +148,35 @@ def compare(
     if crew is not None and asked_for.piloted:
         raise InputError("stderr or seconds came with workers, but a pilot runs in this process: give samples instead")
     check_total(len(asked), asked_for.samples, 2 if both else 1)
-    q, p = opened_pair(policy, reference, device=device, dtype=dtype)
-    drawing = q if sampler is None else _sampler(sampler, policy, q, device=device, dtype=dtype)
-    models = Models(q, p, _samplers(drawing, p if both else None))
-    vocab = shared_vocab(q, p)
-    check_same_tokens(q, models.samplers["policy"])
-    table = estimable(estimators, exact=vocab is not None)
-    asked, turned = fitted(asked, models.samplers["policy"])
-    encoded = tuple(_encode(models, prompt, number, max_new_tokens) for number, prompt in enumerate(asked))
-    cut = vocab is not None and any(model.vocab > vocab for model in (q, p, drawing) if gives_distributions(model))
-    _probe(models, encoded, vocab, allowed=allow_outside_mass)
-    if vocab is not None and any(estimator.valued for estimator, _ in table):
-        models = replace(models, bases=_bases(models, encoded, vocab))
-    noted = noted_rows(output) if resume and batch_size == "auto" else None
-    rows = noted or batch_rows(batch_size, q, vocab, max(map(len, encoded)) + max_new_tokens)
-    plan = Plan(
-        prompts=encoded,
+    if resume and batch_size == "auto":
+        batch_size = noted_rows(output) or "auto"
+    request = Request(
+        policy=policy,
+        reference=reference,
+        sampler=sampler,
+        prompts=asked,
         samples=asked_for.samples,
         max_new_tokens=max_new_tokens,
-        laws=laws.within(vocab) if cut else laws,
-        batches=batches(encoded, asked_for.samples, rows, models.mixes_lengths),
-        batch_rows=rows,
+        laws=laws,
+        both=both,
+        valued=any(estimator.valued for estimator, _ in estimators),
+        batch_size=batch_size,
         seed=seed,
-        vocab=vocab,
+        device=device,
+        dtype=dtype,
         allow_outside_mass=allow_outside_mass,
     )
-    shift = None
-    if crew is not None:
-        order = Order(plan, str(policy), str(reference), None if sampler is None else str(sampler), device, dtype)
-        shift = shift_of(crew, order, models)
+    found, shift = (prepared(request), None) if crew is None else shift_of(crew, request)
+    plan, models = found.plan, found.models
+    table = estimable(estimators, exact=plan.vocab is not None)
     with results_in(output, overwrite=overwrite, resume=resume) as folder:
         if folder is not None and not resume:
             shards_in(folder).remove()
         work = _Work(plan, models, table, asked_for, shift, likely)
-        found = _finished(work, folder=folder, on_progress=on_progress, told=(*told, *turned))
+        done = _finished(work, folder=folder, on_progress=on_progress, told=(*told, *found.told))
         if folder is not None:
             shards_in(folder).remove()
-        return found
+        return done
 
 
 @dataclass(frozen=True)
@@ -219,6 +205,8 @@ class _Work:
         """The likely words of the sequences that a page shows."""
         if not self.likely:
             return Looks({}, {})
+        if self.shift is not None:
+            return Looks({}, {}, "likely words are left out of the page: the models are the workers'")
         decode = self.models.samplers["policy"].decode
         return looks(self.plan, self.models, run.rollouts, words=self.likely, decode=decode)
 
@@ -274,62 +262,6 @@ def _finished(work: _Work, *, folder: Path | None, on_progress: OnProgress, told
             taken = {"pilot": pilots, "all": seconds}
             told = (answer(work.asked_for, _quoted(found), samples=work.plan.samples, seconds=taken), *told)
         return handed_over(replace(found, notes=(*told, *found.notes)), folder, ended)
-
-
-def _samplers(policy: Scorer | Sampler, reference: Scorer | None) -> Mapping[Role, Sampler]:
-    """What draws for each model that is to be sampled."""
-    drawing: dict[Role, Sampler] = {"policy": _drawing(policy, "pass sampler=…")}
-    if reference is not None:
-        drawing["reference"] = _drawing(reference, "leave out both=True")
-    return drawing
-
-
-def _sampler(sampler: str | Sampler, policy: object, scorer: Scorer, *, device: str, dtype: str) -> Any:
-    """What draws in the policy's place."""
-    if sampler != ENGINE:
-        return opened(sampler, device=device, dtype=dtype, tokenizer_from=scorer)
-    if not isinstance(policy, str) or is_address(policy):
-        raise InputError(
-            "sampler='vllm' came with a policy that is not named: vLLM loads the weights itself, by a folder or an id"
-        )
-    return VLLMEngine(policy, scorer, dtype if dtype != "auto" else getattr(scorer, "dtype", "auto"))
-
-
-def _drawing(model: Scorer | Sampler, advice: str) -> Sampler:
-    if not isinstance(model, Sampler):
-        raise InputError(f"{model.name} scores tokens but draws none, and it was to be sampled: {advice}")
-    return model
-
-
-def _encode(models: Models, prompt: Prompt, number: int, new: int) -> tuple[int, ...]:
-    tokens = models.samplers["policy"].encode(prompt)
-    if not tokens:
-        raise InputError(f"prompt {number + 1} has no token: a model needs at least one to go on from")
-    context = min(model.context for model in (models.policy, models.reference, *models.samplers.values()))
-    if len(tokens) + new > context:
-        raise InputError(
-            f"prompt {number + 1} has {len(tokens)} tokens and {new} new ones are asked for, but the models read "
-            f"{context} in all: shorten the prompt or lower --max-new-tokens"
-        )
-    return tuple(tokens)
-
-
-def _probe(models: Models, prompts: Sequence[Sequence[int]], vocab: int | None, *, allowed: bool) -> None:
-    """Refuse what cannot be compared before anything is sampled: by the tokens of all prompts, and after a few."""
-    for number, prompt in enumerate(prompts, 1):
-        check_tokens(vocab, f"prompt {number}", [prompt])
-    if vocab is not None:
-        few = prompts[:PROBED]
-        scores = score(*models.pair("policy"), few, [[0]] * len(few), vocab=vocab, drawn=False)
-        check_mass(models.pair("policy"), scores, allowed=allowed)
-
-
-def _bases(models: Models, prompts: Sequence[Sequence[int]], vocab: int) -> Mapping[Role, Basis | None]:
-    """Directions of each model that is sampled, chosen before anything is."""
-    from kullback.models.bases import basis_of
-
-    pairs = ((role, models.pair(role)[0]) for role in models.samplers)
-    return {role: basis_of(model, prompts, vocab) for role, model in pairs if gives_distributions(model)}
 
 
 def _outcome(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from kullback.documents import Cell, Document, Record, Table, text_of
+from kullback.documents import Block, Cell, Code, Document, Note, Record, Table, text_of
 from kullback.errors import install_line
 
 USES: Mapping[str, str] = {
-    "torch": "audit, kl_loss, full-vocabulary KL, the built-in pair",
+    "torch": "audit, watch, kl_loss, full-vocabulary KL",
     "hf": "compare, score: models of transformers, rollouts.parquet",
     "dumps": "estimate, watch: dumps of trainers and servers",
     "fast": "estimate: compiled sums of tens of millions of tokens",
@@ -36,6 +36,19 @@ USES: Mapping[str, str] = {
     "trackio": "watch --log trackio:PROJECT",
 }
 """What each extra is for."""
+
+COMMANDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "compare": ("hf", ("gguf", "peft", "quantised", "servers", "datasets", "ray", "triton")),
+    "estimate": ("", ("dumps", "fast")),
+    "score": ("hf", ("dumps", "gguf", "peft", "quantised", "servers")),
+    "watch": ("torch", ("dumps", "tensorboard", "wandb", "trackio")),
+    "audit": ("torch", ("jax",)),
+    "estimators": ("torch", ()),
+    "claims": ("", ()),
+    "lab": ("", ("report", "torch", "hf")),
+    "doctor": ("", ("servers",)),
+}
+"""The extra without which a command does not run, "" where there is none, and those that it has a use for."""
 
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;\[]*)")
 
@@ -91,6 +104,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        name: as it is written after ``kullback``.
+        lacks: the packages without which it does not run, and that are not there.
+        more: extras that are not there, and that it would have a use for.
+    """
+
+    name: str
+    lacks: Sequence[Package]
+    more: Sequence[str]
+
+    @property
+    def runs(self) -> bool:
+        """Whether nothing is missing that it cannot do without."""
+        return not self.lacks
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What was found.
 
@@ -114,7 +147,11 @@ class Diagnosis:
             }
             for part in self.parts
         ]
-        return {"machine": dict(self.machine), "parts": parts}
+        commands = [
+            {"command": one.name, "runs": one.runs, "lacks": [p.name for p in one.lacks], "more_with": list(one.more)}
+            for one in self.commands
+        ]
+        return {"machine": dict(self.machine), "commands": commands, "parts": parts}
 
     def document(self) -> Document:
         """What stands on the screen."""
@@ -124,18 +161,48 @@ class Diagnosis:
             columns=("", "is"),
             rows=tuple((name, value) for name, value in self.machine.items()),
         )
-        return Document("kullback doctor", (machine, self._parts()))
+        blocks: list[Block] = [machine, self._commands(), self._parts()]
+        if not all(part.there for part in self.parts):
+            blocks += [Note("What is missing comes with this line, EXTRA being a name of the table above:")]
+            blocks += [Code(install_line("EXTRA"), "sh")]
+        return Document("kullback doctor", tuple(blocks))
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """Command by command."""
+        parts = {part.extra: part for part in self.parts}
+        return tuple(
+            Command(
+                name,
+                [package for package in parts[needed].packages if not package.enough] if needed else [],
+                [extra for extra in useful if extra in parts and not parts[extra].there],
+            )
+            for name, (needed, useful) in COMMANDS.items()
+        )
+
+    def _commands(self) -> Table:
+        rows = []
+        for one in self.commands:
+            lacks = ", ".join(map(str, one.lacks))
+            extra = COMMANDS[one.name][0]
+            state = "yes" if one.runs else f"no: {lacks} (extra {extra})"
+            rows.append((one.name, state, ", ".join(one.more)))
+        return Table(
+            title="What each command lacks",
+            note="",
+            columns=("command", "runs", "could do more with the extras"),
+            rows=tuple(rows),
+        )
 
     def _parts(self) -> Table:
         rows: list[tuple[Cell, ...]] = []
         for part in self.parts:
-            lacking = ", ".join(str(package) for package in part.packages if not package.enough)
-            state = ", ".join(map(str, part.packages)) if part.there else f"{lacking}: {part.remedy}"
-            rows.append((part.extra, "yes" if part.there else "no", part.use, state))
+            said = [package for package in part.packages if part.there or not package.enough]
+            rows.append((part.extra, "yes" if part.there else "no", part.use, ", ".join(map(str, said))))
         return Table(
-            title="What each part needs",
+            title="What each extra has",
             note="NumPy and SciPy alone estimate from arrays; everything else comes with an extra.",
-            columns=("extra", "there", "for", "versions, or what brings it"),
+            columns=("extra", "there", "for", "versions, or what is missing"),
             rows=tuple(rows),
         )
 
@@ -184,8 +251,14 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "processors", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
     yield "memory", _memory()
     yield "devices", _devices()
-    compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+    compiler = _first("c++", "g++", "clang++")
     yield "C++ compiler", compiler or "none: torch.compile has none to use, and full-vocabulary KL runs uncompiled"
+    yield "C compiler", _first("cc", "gcc", "clang") or "none: Triton has none to build its launcher with, on a GPU"
+
+
+def _first(*names: str) -> str | None:
+    """Where the first of these programs lies."""
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def _memory() -> str:
@@ -202,9 +275,11 @@ def _devices() -> str:
         import torch
     except ImportError as error:
         return f"torch cannot be imported ({text_of(str(error))})"
-    found = ["cpu"]
+    found = [f"cpu ({torch.get_num_threads()} threads)"]
     if torch.cuda.is_available():
         found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         found.append("mps")
+    if torch.version.cuda and len(found) == 1:
+        found.append(f"no GPU is seen by torch {torch.__version__}, built for CUDA {torch.version.cuda}")
     return ", ".join(found)

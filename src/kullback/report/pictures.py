@@ -15,14 +15,15 @@ from kullback.documents import Chart, Panel, Series, visible
 from kullback.errors import FileError, MissingPackageError
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Look = dict[str, Any]
 """How a line is drawn: keywords of matplotlib's."""
 
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00")
-"""Okabe & Ito's palette, its yellow darkened to be seen on white; line and marker differ too."""
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C7A00", "#882255", "#808080")
+"""Okabe & Ito's palette, its yellow darkened to be seen on white, with wine and grey; line and marker differ too."""
 
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -36,6 +37,7 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "legend.frameon": False,
+    "svg.fonttype": "none",  # text that can be selected, searched and read aloud
     "svg.hashsalt": "kullback",
     "lines.linewidth": 2.4,
     "lines.markersize": 9,
@@ -96,11 +98,9 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         labels = list(dict.fromkeys(series.label for panel in chart.panels for series in panel.series))
         across = min(2, len(chart.panels))
         down = -(-len(chart.panels) // across)
-        lines = -(-len(labels) // (2 * across))
         named = max(len(panel.names) for panel in chart.panels)
         wide, high = (9.0, 1.0 + 0.6 * named) if named else (5.0, 4.0)
-        size = (wide * across, high * down + 0.3 + 0.34 * lines)
-        figure = Figure(figsize=size, dpi=DOTS_A_INCH, layout="constrained")
+        figure = Figure(figsize=(wide * across, high * down), dpi=DOTS_A_INCH, layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for spare in axes[len(chart.panels) :]:
             spare.remove()
@@ -108,8 +108,22 @@ def _drawn(chart: Chart) -> Iterator[Figure]:
         for panel, ax in zip(chart.panels, axes, strict=False):
             _panel(panel, ax, looks)
         handles = [Line2D([], [], **look) for look in looks.values()]
-        figure.legend(handles, map(_words, labels), loc="outside lower center", ncols=-(-len(labels) // lines))
+        lines = _legend(figure, handles, [_words(label) for label in labels])
+        figure.set_size_inches(wide * across, high * down + 0.3 + 0.34 * lines)
         yield figure
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> int:
+    """Put the legend below the panels, in as many columns as the picture is wide; how many lines that takes."""
+    most = min(4, len(labels))
+    for columns in range(most, 0, -1):
+        lines = -(-len(labels) // columns)
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // lines))
+        # Text stays text, and a reader's font may be a tenth wider than the one that measures here.
+        if columns == 1 or 1.1 * legend.get_window_extent().width <= figure.bbox.width:
+            return lines
+        legend.remove()
+    return 0
 
 
 def _panel(panel: Panel, ax: Axes, looks: dict[str, Look]) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from kullback.errors import InputError
+from kullback.jobs.engines.apart import apart
 from kullback.jobs.engines.crew import Order
 from kullback.jobs.engines.pool import Engine
 from kullback.jobs.engines.run import Shift
 from kullback.jobs.engines.shards import settings_of, shards_in
+from kullback.jobs.engines.standins import without_weights
 from kullback.jobs.engines.weights import weights_digest
+from kullback.jobs.preparation import Prepared, Request, prepared
 from kullback.jobs.worker import Models
 from kullback.models.pairs import score
 from kullback.models.vllm_engine import ENGINE
@@ -73,14 +76,27 @@ def noted_rows(output: str | Path | None) -> int | None:
     return None if noted is None else noted.get("batch_size")
 
 
-def shift_of(engine: Engine, order: Order, models: Models) -> Shift:
-    """The order with the bases of the models that are loaded here, and what its rows depend on."""
-    plan = order.plan
+def shift_of(engine: Engine, request: Request) -> tuple[Prepared, Shift]:
+    """The plan with models that are known here without their weights, and the order with what its rows depend on.
+
+    A process of its own loads the models to make the plan, and ends with it: here they would take a worker's memory.
+    """
+    found, fingerprint = apart(engine, surveyed, request)
+    plan, names = found.plan, (request.policy, request.reference, request.sampler)
+    policy, reference, sampler = (None if name is None else str(name) for name in names)
+    order = Order(plan, str(policy), str(reference), sampler, request.device, request.dtype, found.models.bases)
+    named = {"policy": policy, "reference": reference, "sampler": sampler}
+    weights = {f"{role}'s files": None if name is None else weights_digest(name) for role, name in named.items()}
+    settings = settings_of(plan, {**named, **weights, "dtype": request.dtype}, fingerprint)
+    return found, Shift(engine, order, settings)
+
+
+def surveyed(request: Request) -> tuple[Prepared, tuple[float, float]]:
+    """What a plan needs of the models, without their weights, and the log-probs that they give to one token."""
+    found = prepared(request)
+    models, prompt = found.models, found.plan.prompts[0]
+    said = score(models.policy, models.reference, [prompt], [prompt[:1]], vocab=found.plan.vocab, drawn=False)[0]
     bases = {role: None if basis is None else basis.to("cpu") for role, basis in models.bases.items()}
-    prompt = plan.prompts[0]
-    found = score(models.policy, models.reference, [prompt], [prompt[:1]], vocab=plan.vocab, drawn=False)[0]
-    models_of = {"policy": order.policy, "reference": order.reference, "sampler": order.sampler}
-    weights = {f"{role}'s files": None if name is None else weights_digest(name) for role, name in models_of.items()}
-    names = {**models_of, **weights, "dtype": order.dtype}
-    fingerprint = [float(found.logprobs[0]), float(found.ref_logprobs[0])]
-    return Shift(engine, replace(order, bases=bases), settings_of(plan, names, fingerprint))
+    samplers = {role: without_weights(model) for role, model in models.samplers.items()}
+    light = Models(without_weights(models.policy), without_weights(models.reference), samplers, bases)
+    return replace(found, models=light), (float(said.logprobs[0]), float(said.ref_logprobs[0]))

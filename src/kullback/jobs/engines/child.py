@@ -6,7 +6,7 @@ import os
 import pickle
 import sys
 
-from kullback.jobs.engines.crew import Answer, Worker, told
+from kullback.jobs.engines.crew import Answer, Task, told
 from kullback.jobs.engines.processes import read_frame, write_frame
 
 
@@ -28,12 +28,12 @@ def main() -> None:
             return
 
 
-def _worker(order: bytes) -> tuple[Worker | None, tuple[str, str] | None]:
+def _worker(order: bytes) -> tuple[Task | None, tuple[str, str] | None]:
     from kullback.models.quiet import quiet
 
     try:
         with quiet():
-            return Worker(pickle.loads(order)), None
+            return pickle.loads(order).worker(), None
     except Exception as error:
         return None, told(error, 1)
 

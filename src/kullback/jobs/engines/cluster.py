@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from kullback.errors import InputError, ModelError
-from kullback.jobs.engines.crew import Answer, Order, Worker, told
+from kullback.jobs.engines.crew import Answer, Job, Task, told
 from kullback.jobs.engines.pool import Engine, Heard
 from kullback.models.packages import needed
 
@@ -30,17 +31,17 @@ CONNECTING = 10.0
 class Actor:
     """A worker as Ray has it: what goes wrong in loading is told with the first batch, and not raised."""
 
-    def __init__(self, order: Order) -> None:
-        self.worker: Worker | None = None
+    def __init__(self, job: Job) -> None:
+        self.worker: Task | None = None
         self.failed: tuple[str, str] | None = None
         try:
-            self.worker = Worker(order)
+            self.worker = job.worker()
         except Exception as error:
-            self.failed = told(error, order.plan.batch_rows)
+            self.failed = told(error, job.rows)
 
-    def finish(self, number: int) -> tuple[Any, ...]:
-        """A batch's answer, as a plain tuple."""
-        return tuple(Answer(number, error=self.failed) if self.worker is None else self.worker.finish(number))
+    def finish(self, number: Any) -> tuple[Any, ...]:
+        """A piece's answer, as a plain tuple."""
+        return tuple(Answer(0, error=self.failed) if self.worker is None else self.worker.finish(number))
 
 
 class Actors:
@@ -52,28 +53,22 @@ class Actors:
         InputError: no cluster is at the address, or it has not the GPUs for one worker.
     """
 
-    def __init__(self, order: Order, engine: Engine) -> None:
+    def __init__(self, job: Job, engine: Engine) -> None:
         self._ray = ray()
-        self._begun = not self._ray.is_initialized()
-        if self._begun:
-            self._begin(engine)
-        gpus = self._ray.cluster_resources().get("GPU", 0.0)
-        if engine.gpus_per_worker > gpus:
-            self.close()
-            raise InputError(f"gpus_per_worker={engine.gpus_per_worker:g} came, but the Ray cluster has {gpus:g} GPUs")
+        self._begun = connected(engine)
         options = {"num_cpus": 1, "num_gpus": engine.gpus_per_worker, "max_restarts": 0}
         self._actor = self._ray.remote(**options)(Actor)
-        self._order = self._ray.put(order)
+        self._job = self._ray.put(job)
         self._workers: dict[int, Any] = {}
         self._asked: dict[Any, int] = {}
 
     def start(self) -> int:
         """Start an actor; see `Pool`."""
         number = len(self._workers)
-        self._workers[number] = self._actor.remote(self._order)
+        self._workers[number] = self._actor.remote(self._job)
         return number
 
-    def give(self, worker: int, batch: int) -> None:
+    def give(self, worker: int, batch: Any) -> None:
         """Ask an actor; see `Pool`."""
         self._asked[self._workers[worker].finish.remote(batch)] = worker
 
@@ -114,22 +109,61 @@ class Actors:
                 self._ray.kill(self._workers[worker])
             return Heard(worker, None)
 
-    def _begin(self, engine: Engine) -> None:
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        address = engine.address or os.environ.get("RAY_ADDRESS")
-        try:
-            if address:
-                _check_reachable(address)
-                self._ray.init(address=address, **options)
-                return
-            cpus = max(engine.workers, os.cpu_count() or 1)
-            self._ray.init(num_cpus=cpus, include_dashboard=False, **options)
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(
-                f"Ray could not be reached at {address or 'this machine'} ({reason}): start it with "
-                "`ray start --head`, or name its --address"
-            ) from error
+
+def connected(engine: Engine) -> bool:
+    """Be connected to the cluster that is meant, or start one here; whether that was not so before.
+
+    Raises:
+        InputError: no cluster is at the address, or it has not the GPUs for one worker.
+    """
+    module = ray()
+    begun = not module.is_initialized()
+    if begun:
+        _begin(engine)
+    gpus = module.cluster_resources().get("GPU", 0.0)
+    if engine.gpus_per_worker > gpus:
+        if begun:
+            module.shutdown()
+        raise InputError(f"gpus_per_worker={engine.gpus_per_worker:g} came, but the Ray cluster has {gpus:g} GPUs")
+    return begun
+
+
+def on_cluster(engine: Engine, call: Callable[[bytes], bytes], work: bytes) -> bytes:
+    """What a function returns on a machine of the cluster that is there.
+
+    Raises:
+        InputError: as `connected`.
+        ModelError: the machine, or Ray, was lost.
+    """
+    module, begun = ray(), connected(engine)
+    try:
+        task = module.remote(num_cpus=1, num_gpus=engine.gpus_per_worker, max_retries=0)(call)
+        return bytes(module.get(task.remote(work)))
+    except module.exceptions.RayError as error:
+        raise ModelError(
+            f"the machine that was to load the models was lost ({next(iter(str(error).splitlines()), '')}): try again"
+        ) from error
+    finally:
+        if begun:
+            module.shutdown()
+
+
+def _begin(engine: Engine) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address, module = engine.cluster, ray()
+    try:
+        if address:
+            _check_reachable(address)
+            module.init(address=address, **options)
+            return
+        cpus = max(engine.workers, os.cpu_count() or 1)
+        module.init(num_cpus=cpus, include_dashboard=False, **options)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"Ray could not be reached at {address or 'this machine'} ({reason}): start it with "
+            "`ray start --head`, or name its --address"
+        ) from error
 
 
 def _check_reachable(address: str) -> None:

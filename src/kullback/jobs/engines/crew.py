@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kullback.errors import FileError, InputError, KullbackError, ModelError
 from kullback.jobs.engines.shards import packed
@@ -27,9 +27,30 @@ ERRORS: Mapping[str, type[KullbackError]] = {"InputError": InputError, "FileErro
 """What a worker's errors become where it was asked; every other is a `ModelError`."""
 
 
+class Task(Protocol):
+    """What somebody who works does, one piece after another."""
+
+    def finish(self, number: Any) -> Answer:
+        """Do a piece; whatever goes wrong is told and not raised."""
+        ...
+
+
+class Job(Protocol):
+    """What workers are told: it can be sent, and makes of a process somebody who works."""
+
+    @property
+    def rows(self) -> int:
+        """Sequences at a time, at most, for what is said where memory runs out."""
+        ...
+
+    def worker(self) -> Task:
+        """Load the models."""
+        ...
+
+
 @dataclass(frozen=True)
 class Order:
-    """What a worker has to know.
+    """A plan for workers.
 
     Attributes:
         plan: of which it does batches.
@@ -45,6 +66,15 @@ class Order:
     device: str = "auto"
     dtype: str = "auto"
     bases: Mapping[Role, Basis | None] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """See `Job`."""
+        return self.plan.batch_rows
+
+    def worker(self) -> Worker:
+        """See `Job`."""
+        return Worker(self)
 
 
 class Answer(NamedTuple):
@@ -68,9 +98,7 @@ class Worker:
     """
 
     def __init__(self, order: Order) -> None:
-        import torch
-
-        torch.set_num_threads(int(os.environ.get(THREADS) or 1))
+        one_thread()
         self.plan = order.plan
         q, p = opened_pair(order.policy, order.reference, device=order.device, dtype=order.dtype)
         drawing = q
@@ -98,6 +126,13 @@ class Worker:
             return Answer(number, packed(finished))
         except Exception as error:
             return Answer(number, error=told(error, self.plan.batch_rows))
+
+
+def one_thread() -> None:
+    """Take as many threads as the environment says, or one."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get(THREADS) or 1))
 
 
 def told(error: Exception, rows: int) -> tuple[str, str]:

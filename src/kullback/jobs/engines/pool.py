@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kullback.errors import InputError, shown
 from kullback.jobs.engines.crew import Answer
@@ -25,8 +26,8 @@ class Pool(Protocol):
         """Start a worker; its number. It may take a while until it works, and it is given batches before."""
         ...
 
-    def give(self, worker: int, batch: int) -> None:
-        """Have a worker do a batch; one that is gone is heard of by `wait`."""
+    def give(self, worker: int, batch: Any) -> None:
+        """Have a worker do a batch, by its number or whatever its job takes; one that is gone is heard of by `wait`."""
         ...
 
     def wait(self, seconds: float) -> list[Heard]:
@@ -69,3 +70,8 @@ class Engine:
             )
         if self.name == "local" and (self.gpus_per_worker or self.address):
             raise InputError("gpus_per_worker or address came without engine='ray', which alone knows them")
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of a Ray cluster that is there already; None where one is started on this machine."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None

@@ -10,9 +10,9 @@ import sys
 from contextlib import suppress
 from queue import Empty, Queue
 from threading import Thread
-from typing import IO
+from typing import IO, Any
 
-from kullback.jobs.engines.crew import THREADS, Answer, Order
+from kullback.jobs.engines.crew import THREADS, Answer, Job
 from kullback.jobs.engines.pool import Heard
 
 SIZE = struct.Struct("<Q")
@@ -27,8 +27,8 @@ class Processes:
     worker, as `multiprocessing` would.
     """
 
-    def __init__(self, order: Order) -> None:
-        self._order = pickle.dumps(order)
+    def __init__(self, job: Job) -> None:
+        self._job = pickle.dumps(job)
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._heard: Queue[Heard] = Queue()
         self._started = 0
@@ -36,22 +36,20 @@ class Processes:
     def start(self) -> int:
         """Start a process; see `Pool`."""
         number, self._started = self._started, self._started + 1
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        environment.setdefault(THREADS, "1")
         # A session of its own: Ctrl-C at the terminal is for whoever hands out the work, who ends the workers.
         process = subprocess.Popen(
             [sys.executable, "-m", CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=environment(),
             start_new_session=True,
         )
         self._workers[number] = process
         Thread(target=self._listen, args=(number, process), daemon=True).start()
-        self._send(number, self._order)
+        self._send(number, self._job)
         return number
 
-    def give(self, worker: int, batch: int) -> None:
+    def give(self, worker: int, batch: Any) -> None:
         """Tell a process; see `Pool`."""
         self._send(worker, pickle.dumps(batch))
 
@@ -94,6 +92,12 @@ class Processes:
             while (frame := read_frame(process.stdout)) is not None:
                 self._heard.put(Heard(number, Answer(*pickle.loads(frame))))
         self._heard.put(Heard(number, None))
+
+
+def environment() -> dict[str, str]:
+    """Of a process that finds what this one finds, with one thread unless it is said otherwise."""
+    path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return {THREADS: "1", **os.environ, "PYTHONPATH": path}
 
 
 def write_frame(pipe: IO[bytes], message: bytes) -> None:

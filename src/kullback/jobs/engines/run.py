@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from kullback.documents import Record
-from kullback.errors import FileError, StoppedError
-from kullback.jobs.engines.crew import Order
+from kullback.errors import FileError, ModelError, StoppedError
+from kullback.jobs.engines.crew import Job, Order
 from kullback.jobs.engines.pool import Engine, Pool
 from kullback.jobs.engines.processes import Processes
 from kullback.jobs.engines.schedule import Schedule
@@ -59,7 +59,7 @@ def run_workers(
                 f"stopped: what is shown rests on the batches that were finished{_kept(shards, folder)}"
             )
         except Exception as error:
-            ended = error
+            ended = said(error, f"; what was finished is{kept[1:]}" if (kept := _kept(shards, folder)) else "")
         try:
             _collect(run, shards, models, folder)
         except FileError as error:
@@ -77,7 +77,14 @@ def _shards(folder: Path | None) -> Iterator[Shards]:
 
 
 def _kept(shards: Shards, folder: Path | None) -> str:
-    return f", kept in {shards.folder}: --resume goes on from them" if folder is not None else ""
+    return "" if folder is None else f", kept in {shards.folder}: --resume goes on from them"
+
+
+def said(error: Exception, kept: str) -> Exception:
+    """An error, and where what was finished is kept; a server that was away, or a machine, may be back."""
+    if isinstance(error, ModelError) and "--resume" not in str(error):
+        return ModelError(f"{error}{kept}")
+    return error
 
 
 def _finish_all(shift: Shift, shards: Shards, on_progress: OnProgress) -> None:
@@ -99,11 +106,16 @@ def _finish_all(shift: Shift, shards: Shards, on_progress: OnProgress) -> None:
 
 
 def _pool(shift: Shift) -> Pool:
-    if shift.engine.name == "local":
-        return Processes(shift.order)
+    return pool_of(shift.engine, shift.order)
+
+
+def pool_of(engine: Engine, job: Job) -> Pool:
+    """Workers of an engine, none of them started."""
+    if engine.name == "local":
+        return Processes(job)
     from kullback.jobs.engines.cluster import Actors
 
-    return Actors(shift.order, shift.engine)
+    return Actors(job, engine)
 
 
 def _answers(pool: Pool, schedule: Schedule, shards: Shards, workers: int, check: Callable[[], None]) -> Iterator[int]:

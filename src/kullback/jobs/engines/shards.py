@@ -55,7 +55,7 @@ def packed(finished: Finished) -> bytes:
         for name in names:
             values = [getattr(row, name) for row in rows]
             if all(value is not None for value in values):
-                columns[prefix + name], widths[prefix + name] = _lists([np.asarray(value) for value in values])
+                columns[prefix + name], widths[prefix + name] = lists([np.asarray(value) for value in values])
     table = pa.table(columns).replace_schema_metadata({"widths": json.dumps(widths)})
     sink = io.BytesIO()
     pa.parquet.write_table(table, sink, compression="zstd", use_dictionary=False)
@@ -74,7 +74,7 @@ def unpacked(plan: Plan, batch: Batch, shard: Path) -> Finished:
         draws = list(zip(table["prompt_id"].to_pylist(), table["sample"].to_pylist(), strict=True))
         extra = [json.loads(one) for one in table["extra"].to_pylist()]
         widths = json.loads(table.schema.metadata[b"widths"])
-        columns: dict[str, Any] = {name: _rows(table[name].combine_chunks(), width) for name, width in widths.items()}
+        columns: dict[str, Any] = {name: rows_in(table[name].combine_chunks(), width) for name, width in widths.items()}
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise FileError(f"{shard} is damaged ({error}): remove it, and --resume makes it again") from error
     if draws != [tuple(draw) for draw in batch.draws]:
@@ -98,7 +98,7 @@ def unpacked(plan: Plan, batch: Batch, shard: Path) -> Finished:
     return Finished(tuple(rollouts), tuple(scores))
 
 
-def _lists(values: Sequence[np.ndarray]) -> tuple[pa.Array, int]:
+def lists(values: Sequence[np.ndarray]) -> tuple[pa.Array, int]:
     """Rows of numbers, or of as many numbers a token, as lists; and how many numbers a token has, 0 for one alone."""
     pa = pyarrow()
     width = values[0].shape[1] if values[0].ndim > 1 else 0
@@ -107,8 +107,9 @@ def _lists(values: Sequence[np.ndarray]) -> tuple[pa.Array, int]:
     return pa.ListArray.from_arrays(pa.array(ends, type=pa.int32()), pa.array(flat)), width
 
 
-def _rows(lists: Any, width: int) -> list[np.ndarray]:
-    flat, ends = lists.values.to_numpy(zero_copy_only=False), lists.offsets.to_numpy()
+def rows_in(column: Any, width: int) -> list[np.ndarray]:
+    """What `lists` was given."""
+    flat, ends = column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
     rows = [flat[start:end].copy() for start, end in pairwise(ends)]
     return [row.reshape(-1, width) for row in rows] if width else rows
 

@@ -10,7 +10,7 @@ from kullback.errors import FileError, InputError
 from kullback.rollouts.part import ENDING
 
 
-def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
+def check_destination(output: Path, source: Path, *, shards: Path, overwrite: bool, resume: bool = False) -> None:
     """Refuse a file that could not be written, or that would be read and written at once, before any work is done.
 
     Raises:
@@ -24,6 +24,12 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
     if output.is_dir():
         raise FileError(f"{output} is a folder, and a file is to have its place: choose another --output")
     _check_apart(output, source)
+    overwrite = overwrite or (resume and shards.is_dir())
+    if shards.is_dir() and not overwrite:
+        raise FileError(
+            f"{shards} is of a run that did not come to its end: go on with --resume, choose another --output, or pass "
+            "--overwrite"
+        )
     part = output.with_name(output.name + ENDING)
     if not overwrite and output.exists():
         raise FileError(f"{output} is there already: choose another --output or pass --overwrite")

@@ -14,6 +14,25 @@ from kullback.rollouts import Rollout
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a model is told of a row.
+
+    Attributes:
+        place: of the row, for people.
+        prompt, completion: token ids.
+        drew: the model in whose name the completion was drawn.
+    """
+
+    place: str
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    drew: str
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
 class Entry:
     """A row that can be scored.
 
@@ -36,6 +55,11 @@ class Entry:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
+
+    @property
+    def reading(self) -> Reading:
+        """What a model is told of it."""
+        return Reading(self.place, self.prompt, self.completion, self.rollout.sampled_from)
 
     def held(self, name: str) -> np.ndarray | None:
         """A column that the file has of the row."""

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from kullback.errors import InputError, KullbackError, ModelError, StoppedError
 from kullback.jobs.endings import handed_over
+from kullback.jobs.engines.apart import apart
+from kullback.jobs.engines.asked import asked_engine, check_names
+from kullback.jobs.engines.pool import Engine
+from kullback.jobs.engines.run import said
+from kullback.jobs.engines.standins import without_weights
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.local import place
-from kullback.jobs.plans import batch_rows
 from kullback.jobs.progress import OnProgress, Progress, unheard
 from kullback.jobs.rescoring.additions import Additions
+from kullback.jobs.rescoring.crew import Columns, Crew, Reviewing, shards_of
 from kullback.jobs.rescoring.destination import check_destination
-from kullback.jobs.rescoring.entries import Entry, entry_of, is_text
+from kullback.jobs.rescoring.entries import Entry, Reading, entry_of, is_text
 from kullback.jobs.rescoring.judges import COLUMN, Judges
 from kullback.jobs.rescoring.outcome import Rescored
 from kullback.jobs.rescoring.tally import Tally
 from kullback.models.memory import out_of_memory
-from kullback.models.opening import opened, opened_pair
+from kullback.models.outside import Outside
 from kullback.models.protocols import Scorer
 from kullback.models.sampling import Sampling
 from kullback.paths import path_of
@@ -50,7 +53,12 @@ def score_files(
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    gpus_per_worker: float = 0.0,
+    address: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_progress: OnProgress = unheard,
 ) -> Rescored:
     """Add the log-probs of models to the rows of a file or folder of rollouts, by reading their tokens again.
@@ -74,7 +82,9 @@ def score_files(
         format, map, skip_bad: as in `kullback.read_rollouts`; rows that cannot be scored are left out too.
             For texts `map` also names "prompt" and "completion".
         allow_outside_mass, batch_size, device, dtype: as in `kullback.compare`.
+        engine, workers, gpus_per_worker, address: as in `kullback.compare`: who scores, 64 rows at a time.
         overwrite: replace `output` if it is there.
+        resume: go on from what the workers of a run with the same settings had finished; needs workers.
         on_progress: called as rows are finished.
 
     Raises:
@@ -99,7 +109,12 @@ def score_files(
         raise InputError("no model came to score with: name one with policy= (--policy) or reference= (--reference)")
     Sampling(temperature)  # refuses what is no temperature before anything is loaded
     source, target = path_of(path, "a file of rollouts"), path_of(output, "a file to write")
-    check_destination(target, source, overwrite=overwrite)
+    asked = asked_engine(engine, workers, gpus_per_worker, address, resume=resume, output=target)
+    if asked is not None:
+        check_names(policy, reference)
+    check_destination(target, source, shards=shards_of(target).folder, overwrite=overwrite, resume=resume)
+    if not resume:
+        shards_of(target).remove()
     rollouts = read_scorable(path, format, map=map, skip_bad=skip_bad)
     first = next(iter(rollouts), None)  # not [0], which counts the rows of a file of others by reading it all
     if first is None:
@@ -110,7 +125,8 @@ def score_files(
             f"{path} holds texts without log-probs, and a KL takes two laws: name the {lacking} too, "
             f"{lacking}= (--{lacking})"
         )
-    judges = _judges(policy, reference, (device, dtype), temperature, allow_outside_mass)
+    job = Reviewing(policy, reference, device, dtype, temperature, allow_outside_mass, batch_size)
+    judges, crew = (job.judges(), None) if asked is None else _crewed(asked, job, target)
     given = tuple(COLUMN[side] for side in COLUMN if COLUMN[side] in judges.models)
     additions = Additions.of(first, given, overwrite=overwrite_columns, exact=judges.exact)
     return Job(
@@ -121,26 +137,19 @@ def score_files(
         batch_size=batch_size,
         skip_bad=skip_bad,
         on_progress=on_progress,
+        crew=crew,
     ).run(target)
 
 
-def _judges(
-    policy: object, reference: object, at: tuple[str, str], temperature: float, allow_outside_mass: bool
-) -> Judges:
-    """The models, loaded."""
-    device, dtype = at
-    pair: list[Scorer | None]
-    if policy is not None and reference is not None:
-        pair = [*opened_pair(policy, reference, device=device, dtype=dtype)]
-    else:
-        named = (policy, reference)
-        pair = [None if model is None else opened(model, device=device, dtype=dtype) for model in named]
-    for model in pair:
-        if model is not None and not isinstance(model, Scorer):
-            raise InputError(
-                f"{model.name} draws tokens but scores none: name a model that is a kullback.models.Scorer"
-            )
-    return Judges.of(*pair, temperature=temperature, allow_outside_mass=allow_outside_mass)
+def _crewed(crew: Engine, job: Reviewing, target: Path) -> tuple[Judges, Crew]:
+    """Models that are known here without their weights, and those who have them."""
+    return apart(crew, judged, job), Crew(crew, job, shards_of(target))
+
+
+def judged(job: Reviewing) -> Judges:
+    """Who scores, without weights."""
+    found = job.judges()
+    return replace(found, models={name: without_weights(model) for name, model in found.models.items()})
 
 
 @dataclass
@@ -154,6 +163,7 @@ class Job:
         batch_size: sequences of a forward pass, or "auto".
         skip_bad: whether rows that cannot be scored are left out.
         on_progress: told how far it is.
+        crew: who scores in this process's place.
         tally: what is written so far.
     """
 
@@ -164,6 +174,7 @@ class Job:
     batch_size: int | Literal["auto"]
     skip_bad: bool
     on_progress: OnProgress
+    crew: Crew | None = None
     tally: Tally = field(default_factory=Tally)
 
     def run(self, output: Path) -> Rescored:
@@ -176,9 +187,9 @@ class Job:
             held = (
                 f"after {self.tally.rows:,} rows, which {output} holds" if self.tally.rows else "before any was written"
             )
-            ended = StoppedError(f"stopped {held}")
+            ended = StoppedError(f"stopped {held}{self._kept()}")
         except Exception as error:
-            ended = self._said(error)
+            ended = said(self._said(error), self._kept())
         if not self.tally.rows:
             raise ended or InputError(f"{self.rollouts.path} holds no row that can be scored: {self._why()}")
         return handed_over(self._outcome(output, time.perf_counter() - started, complete=ended is None), None, ended)
@@ -187,11 +198,13 @@ class Job:
         names = {name: model.name for name, model in self.judges.models.items()}
         metadata = self.additions.described(self.rollouts, self.judges.described(), self._of_texts())
         with safe_interrupts() as check, RolloutWriter(output, metadata) as writer:
-            for entries in self._windows():
-                scores = self._scored(entries, check)
+            for entries, columns in self._scored(check):
+                scores = [entry.whole(row) for entry, row in zip(entries, columns, strict=True)]
                 writer.write([self.additions.applied(*row) for row in zip(entries, scores, strict=True)])
                 for row in zip(entries, scores, strict=True):
                     self.tally.add(*row, names)
+        if self.crew is not None:
+            self.crew.shards.remove()
 
     def _windows(self) -> Iterator[list[Entry]]:
         """Rows that can be scored, some at a time, each file's on their own."""
@@ -220,19 +233,32 @@ class Job:
             return None
         return entry
 
-    def _scored(self, entries: Sequence[Entry], check: Callable[[], None]) -> list[dict[str, np.ndarray]]:
-        """The columns of rows, in their order; those of like length share a forward pass."""
-        scores: dict[int, dict[str, np.ndarray]] = {}
-        order = sorted(range(len(entries)), key=lambda i: -len(entries[i]))
-        tokens = self.tally.tokens
-        while order:
-            rows = batch_rows(self.batch_size, self.judges.first, self.judges.vocab, len(entries[order[0]]))
-            batch, order = order[:rows], order[rows:]
-            scores |= zip(batch, self.judges.scores([entries[i] for i in batch]), strict=True)
-            tokens += sum(len(entries[i].completion) for i in batch)
-            self.on_progress(Progress(self.tally.rows + len(scores), self._total, tokens))
+    def _scored(self, check: Callable[[], None]) -> Iterator[tuple[list[Entry], Columns]]:
+        """Windows with their columns."""
+        if self.crew is None:
+            for entries in self._windows():
+                readings = [entry.reading for entry in entries]
+                yield entries, self.judges.batched(readings, self.batch_size, self._heard(check))
+            return
+        source = str(self.rollouts.path)
+        for entries, columns, outside in self.crew.scored(self._windows(), source, check):
+            for name, one in outside.items():
+                self.judges.outside[name] = self.judges.outside.get(name, Outside()) + one
+            self._heard(check)([entry.reading for entry in entries])
+            yield entries, columns
+
+    def _heard(self, check: Callable[[], None]) -> Callable[[Sequence[Reading]], None]:
+        """What is told of rows that are scored, on top of those that are written."""
+        rows, tokens = self.tally.rows, self.tally.tokens
+
+        def heard(batch: Sequence[Reading]) -> None:
+            nonlocal rows, tokens
+            rows += len(batch)
+            tokens += sum(len(one.completion) for one in batch)
+            self.on_progress(Progress(rows, self._total, tokens))
             check()
-        return [entry.whole(scores[i]) for i, entry in enumerate(entries)]
+
+        return heard
 
     @cached_property
     def _total(self) -> int:
@@ -279,6 +305,10 @@ class Job:
         if isinstance(error, KullbackError) or not out_of_memory(error):
             return error
         return ModelError(f"{place(self.judges.first)} ran out of memory: pass a smaller --batch-size")
+
+    def _kept(self) -> str:
+        """From what a job with workers goes on."""
+        return "" if self.crew is None else f"; {self.crew.shards.folder} is what --resume goes on from"
 
     def _why(self) -> str:
         """Why no row was left."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from kullback.errors import InputError, ModelError
-from kullback.jobs.rescoring.entries import Entry
+from kullback.jobs.plans import batch_rows
+from kullback.jobs.rescoring.entries import Entry, Reading
 from kullback.jobs.worker import check_mass
+from kullback.models.opening import opened, opened_pair
 from kullback.models.outside import Outside, outside_of, pair_notes
 from kullback.models.pairs import Scores, gives_distributions, score, shared_vocab
 from kullback.models.protocols import Scorer
@@ -55,6 +58,29 @@ class Judges:
             vocab = one.vocab if gives_distributions(one) else None
         return cls(models, Sampling(temperature), vocab, allow_outside_mass)
 
+    @classmethod
+    def named(
+        cls, policy: object, reference: object, *, device: str, dtype: str, temperature: float, allow_outside_mass: bool
+    ) -> Judges:
+        """Of models that are loaded for it, one or two.
+
+        Raises:
+            InputError: one of them scores no tokens.
+            ModelError: it cannot be loaded, or their vocabularies differ.
+        """
+        pair: list[Scorer | None]
+        if policy is not None and reference is not None:
+            pair = [*opened_pair(policy, reference, device=device, dtype=dtype)]
+        else:
+            both = (policy, reference)
+            pair = [None if model is None else opened(model, device=device, dtype=dtype) for model in both]
+        for model in pair:
+            if model is not None and not isinstance(model, Scorer):
+                raise InputError(
+                    f"{model.name} draws tokens but scores none: name a model that is a kullback.models.Scorer"
+                )
+        return cls.of(*pair, temperature=temperature, allow_outside_mass=allow_outside_mass)
+
     @property
     def first(self) -> Scorer:
         """The model whose tokenizer reads texts."""
@@ -95,28 +121,42 @@ class Judges:
         if len(whole) > context:
             raise InputError(f"it has {len(whole)} tokens with its prompt, but the models read {context} in all")
 
-    def scores(self, entries: Sequence[Entry]) -> list[dict[str, np.ndarray]]:
+    def batched(
+        self, readings: Sequence[Reading], batch_size: int | Literal["auto"], heard: Callable[[Sequence[Reading]], None]
+    ) -> list[dict[str, np.ndarray]]:
+        """The columns of rows, in their order; those of like length share a forward pass, which is then heard of."""
+        found: dict[int, dict[str, np.ndarray]] = {}
+        order = sorted(range(len(readings)), key=lambda i: -len(readings[i]))
+        while order:
+            rows = batch_rows(batch_size, self.first, self.vocab, len(readings[order[0]]))
+            batch, order = order[:rows], order[rows:]
+            part = [readings[i] for i in batch]
+            found |= zip(batch, self.scores(part), strict=True)
+            heard(part)
+        return [found[i] for i in range(len(readings))]
+
+    def scores(self, readings: Sequence[Reading]) -> list[dict[str, np.ndarray]]:
         """The columns of some rows, in their order; each batch is one forward pass of each model.
 
         Raises:
             ModelError: a model gave what is no log-prob.
         """
-        found: list[dict[str, np.ndarray]] = [{} for _ in entries]
+        found: list[dict[str, np.ndarray]] = [{} for _ in readings]
         for side in ("policy", "reference"):
-            at = [i for i, entry in enumerate(entries) if entry.rollout.sampled_from == side]
-            scored = [i for i in at if entries[i].completion]
-            for i, columns in zip(scored, self._of([entries[i] for i in scored], COLUMN[side]), strict=True):
+            at = [i for i, one in enumerate(readings) if one.drew == side]
+            scored = [i for i in at if readings[i].completion]
+            for i, columns in zip(scored, self._of([readings[i] for i in scored], COLUMN[side]), strict=True):
                 found[i] = columns
             for i in set(at) - set(scored):
                 found[i] = {name: np.zeros(0) for name in (*COLUMN.values(), "token_kl", "ref_mass")}
-        for entry, columns in zip(entries, found, strict=True):
-            _check_numbers(entry, columns)
+        for one, columns in zip(readings, found, strict=True):
+            _check_numbers(one.place, columns)
         return found
 
-    def _of(self, entries: Sequence[Entry], drew: str) -> list[dict[str, np.ndarray]]:
-        if not entries:
+    def _of(self, readings: Sequence[Reading], drew: str) -> list[dict[str, np.ndarray]]:
+        if not readings:
             return []
-        prompts, completions = [e.prompt for e in entries], [e.completion for e in entries]
+        prompts, completions = [e.prompt for e in readings], [e.completion for e in readings]
         if len(self.models) == 1:
             ((name, model),) = self.models.items()
             return [{name: row} for row in model.logprobs(prompts, completions, self.sampling, drawn=False)]
@@ -151,9 +191,7 @@ def _columns(found: Scores, drew: str, other: str) -> dict[str, np.ndarray]:
     return columns | {name: found.column(name) for name in ("token_kl", "ref_mass") if found.token_kl is not None}
 
 
-def _check_numbers(entry: Entry, columns: Mapping[str, np.ndarray]) -> None:
+def _check_numbers(place: str, columns: Mapping[str, np.ndarray]) -> None:
     for name, column in columns.items():
         if np.isnan(column).any():
-            raise ModelError(
-                f"{entry.place}: a model gave nan where {name} was to be: its weights or its dtype do not hold"
-            )
+            raise ModelError(f"{place}: a model gave nan where {name} was to be: its weights or its dtype do not hold")

@@ -58,6 +58,10 @@ class Client:
     pause: float = 0.5
     concurrency: int = 8
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without connections, which are of one process."""
+        return {name: value for name, value in vars(self).items() if name != "_connections"}
+
     def get(self, path: str) -> Json:
         """An answer to a GET; raises as `post`."""
         return self._again("GET", path, None)
