@@ -207,6 +207,18 @@ def test_nothing_of_anothers_is_replaced(tmp_path: Path) -> None:
     assert run("lab", "lambda", "-n", "2", "--report", tmp_path / "other.html")[0] == 0  # its own it may
 
 
+def test_an_estimates_file_may_have_its_reports_name_and_a_comparisons_may_not(reports: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.parquet").write_bytes((reports / "dump.parquet").read_bytes())
+    status, _, said = run(*COMPARE, "--report", tmp_path / "run.html")
+    assert status == 2
+    assert "run.parquet too" in said
+    assert run("estimate", tmp_path / "run.parquet", "--report", tmp_path / "run.html")[0] == 0
+    assert run(*COMPARE, "--report", tmp_path / "run.html")[0] == 2  # the report there is of an estimate
+    assert (tmp_path / "run.parquet").read_bytes() == (reports / "dump.parquet").read_bytes()
+    for _ in range(2):  # its own a comparison may replace
+        assert run(*COMPARE, "--report", tmp_path / "own.html")[0] == 0
+
+
 def test_texts_of_data_are_not_obeyed_in_a_card(tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(1)>.parquet"
     kb.write_rollouts(tmp_path / name, [kb.Rollout(logprobs=[-1.0], ref_logprobs=[-2.0])] * 3)

@@ -179,7 +179,7 @@ def asked_of(request: Request, source: Path | None) -> dict[str, object]:
     """What an audit was asked for, as plain values."""
     asked = {one.name: getattr(request, one.name) for one in fields(request)}
     objective = request.objective and request.objective.name
-    return {**asked, "objective": objective, "source": None if source is None else str(source.absolute())}
+    return {**asked, "objective": objective, "source": None if source is None else str(source)}
 
 
 def _report(reports: list[AuditReport], path: Path, line: str, asked: dict[str, object]) -> None:

@@ -221,7 +221,7 @@ SCORED = ("text_column", "context_length", "windows")
 
 def _check_together(context: typer.Context, policy: str, text: Path | None) -> None:
     """Refuse options that would do nothing, a report without a place, and a policy without its reference."""
-    check_report(context.params["report"])
+    check_report(context.params["report"], keeps=text is None and context.params["output"] is None)
     names = {option.name for option in context.command.params}
     if text is not None:
         refuse(context, SAMPLED, "with --text, which samples nothing")

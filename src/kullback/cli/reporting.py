@@ -28,13 +28,19 @@ Report = Annotated[
 MARK = "<!-- written by kullback --report -->\n"
 
 
-def check_report(path: Path | None) -> None:
-    """Refuse a report that could not be written, or that would replace what may be someone's, before any work."""
+def check_report(path: Path | None, *, keeps: bool = False) -> None:
+    """Refuse a report that could not be written, or that would replace what may be someone's, before any work.
+
+    With `keeps` the sequences are to stand beside it.
+    """
     check_file("--report", path)
-    if path is None or path.suffix == ".md" or _ours(path.with_suffix(".json")):
+    if path is None or path.suffix == ".md":
         return
-    for other in (path.with_suffix(".json"), path.with_suffix(".md"), rollouts_beside(path)):
-        if other.exists() and other != path and (path.suffix == ".html" or other == rollouts_beside(path)):
+    left = _left(path.with_suffix(".json"))
+    beside = [path.with_suffix(".json"), path.with_suffix(".md")] if path.suffix == ".html" and not left else []
+    kept_there = left.get("kind") == "compare" and f'"{rollouts_beside(path).name}"' in json.dumps(left)
+    for other in (*beside, *([rollouts_beside(path)] if keeps and not kept_there else [])):
+        if other.exists():
             fail(
                 f"--report {path} writes {other.name} too, which is there and may be another's: choose another name or "
                 "move it"
@@ -46,13 +52,14 @@ def rollouts_beside(path: Path) -> Path:
     return path.with_suffix(".parquet")
 
 
-def _ours(path: Path) -> bool:
-    """Whether a file of numbers is there that a report left."""
+def _left(path: Path) -> Record:
+    """What a file of numbers says of itself that a report left; empty where it is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and isinstance(record.get("report"), dict)
+        return {}
+    report = record.get("report") if isinstance(record, dict) else None
+    return report if isinstance(report, dict) else {}
 
 
 def words_of(context: typer.Context) -> list[str]:

@@ -54,7 +54,7 @@ def token_columns(
     model's law is kept to those, since nothing else is drawn; the second's log-probs stay those of its whole law. With
     the first model's basis there are `state` and `deviation` too, (tokens, numbers).
     """
-    q_said, p_said = (_asked(law.model, prompts, completions) for law in (q, p))
+    q_said, p_said = (next_of(law.model, prompts, completions) for law in (q, p))
     tokens = torch.tensor([t for c in completions for t in c], device=q.model.device)
     with torch.inference_mode():
         if isinstance(q_said, HiddenStates) and isinstance(p_said, HiddenStates) and _through_heads(q, p):
@@ -66,7 +66,7 @@ def token_columns(
     return {name: by_row(np.concatenate([part[name] for part in parts]), completions) for name in parts[0]}
 
 
-def _asked(model: DistributionScorer, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> NextLogits:
+def next_of(model: DistributionScorer, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> NextLogits:
     """Hidden states where the model gives them, else logits."""
     hidden = getattr(model, "next_hidden", None)
     found: HiddenStates | None = None if hidden is None else hidden(prompts, completions)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kullback.models.exact import Law
+from kullback.models.exact import Law, next_of
 from kullback.models.protocols import DistributionScorer, Tokens
 from kullback.models.sampling import Sampling
 from kullback.models.scoring import by_row, chunks
@@ -32,7 +32,8 @@ def likeliest(
     vocab = min(model.vocab for model in models)
     tokens = torch.tensor([t for c in completions for t in c])
     sides = [Law(model, law) for model, law in zip(models, laws, strict=True)]
-    logits = [model.next_logits(prompts, completions) for model in models]
+    # Not all logits at once where there are hidden states: 128 rows of 150,000 words would be gigabytes.
+    logits = [next_of(model, prompts, completions) for model in models]
     parts: list[dict[str, torch.Tensor]] = []
     with torch.inference_mode():
         for at in chunks(len(tokens), max(model.vocab for model in models)):
