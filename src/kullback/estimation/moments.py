@@ -36,7 +36,7 @@ class Moments:
     @classmethod
     def empty(cls, cells: int, columns: int) -> Moments:
         """A table of empty cells."""
-        return cls(*(np.zeros((cells,) + (columns,) * order) for order in range(4)))
+        return cls(*(_table(cells, columns, order) for order in range(4)))
 
     @classmethod
     def of(cls, cell: np.ndarray, rows: Float64, cells: int) -> Moments:
@@ -137,6 +137,14 @@ class Moments:
         return out[: len(self.count)]
 
 
+def _table(cells: int, columns: int, order: int) -> Float64:
+    """Zeros, (cells, columns, …), of which the cells are neighbours in memory.
+
+    Sums of two tables run along them, in a third of the time that runs of three columns take.
+    """
+    return np.moveaxis(np.zeros((columns,) * order + (cells,)), -1, 0)
+
+
 def _symmetric(pair: Float64, one: Float64) -> Float64:
     """Σ over the three places of `one` in pair⊗one, for a symmetric pair."""
     return (
@@ -149,7 +157,7 @@ def _symmetric(pair: Float64, one: Float64) -> Float64:
 def _products(cell: np.ndarray, d: Float64, cells: int, order: int) -> Float64:
     """Σ d⊗…⊗d of each cell: each product once, and then at all places that hold it."""
     columns = d.shape[1]
-    found = np.empty((cells,) + (columns,) * order)
+    found = _table(cells, columns, order)
     for chosen in combinations_with_replacement(range(columns), order):
         product = reduce(np.multiply, (d[:, place] for place in chosen))
         total = np.bincount(cell, product, minlength=cells)
