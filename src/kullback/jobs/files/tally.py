@@ -150,7 +150,7 @@ class Tallies:
             sequences, drawn = part.sequences(question), question.first == part.drawer
             chosen = self._estimators(sequences)
             kept = (drawn or question is asked[0]) and not question.beside(part.sides)
-            rows = []
+            rows: list[Rows | None] = []
             for estimator in chosen:
                 key = (question.name, estimator.name, drawn)
                 tally = self.tallies.setdefault(key, Tally(question, estimator, drawn, self.units))
