@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import kullback as kb
@@ -384,3 +386,60 @@ def test_a_bound_on_what_no_list_shows_gives_the_kl_an_upper_bound(tmp_path: Pat
         kb.estimate_files(files, max_log_ratio=float("nan"))
     with pytest.raises(InputError, match=r"no two such files came"):
         kb.estimate_files(files[0], max_log_ratio=0.5)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_padding_that_is_counted_is_said(kind: str, tmp_path: Path) -> None:
+    rows = {
+        "padded": [
+            ([-0.5, -1.0, -0.25, -2.0], [-0.7, -1.5, -0.3, -1.0]),
+            ([-0.5, -0.25, 0.0, 0.0], [-1.0, -0.5, 0.0, 0.0]),
+        ],
+        "of two lengths": [
+            ([-0.5, -1.0, -0.25], [-0.7, -1.5, -0.3]),
+            ([-0.5, -0.25, 0.0, 0.0], [-1.0, -0.5, 0.0, 0.0]),
+        ],
+        "sure by one law": [
+            ([-0.5, -1.0, 0.0, 0.0], [-0.7, -1.5, -0.1, -0.2]),
+            ([-0.5, -0.25, 0.0, -1.0], [-1.0, -0.5, 0.0, 0.0]),
+        ],
+    }
+    for name, listed in rows.items():
+        table = [{"logprobs": q, "ref_logprobs": p, "prompt_id": i} for i, (q, p) in enumerate(listed)]
+        path = tmp_path / f"{name}.{kind}"
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in table))
+        else:
+            pq.write_table(pa.Table.from_pylist(table), path)
+        found = kb.estimate_files(path)
+        assert isinstance(found, kb.FilesEstimate)
+        said = [note for note in found.notes if "look like padding" in note]
+        assert bool(said) == (name == "padded"), name
+        if said:
+            assert said[0].startswith("1 of 2 sequences end in log-probs of exactly 0 by every law")
+
+
+@pytest.mark.parametrize("names", [("logProbs", "refLogProbs"), ("policyLogprobs", "referenceLogprobs")], ids=str)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_columns_in_camel_case_are_those_in_snake_case(names: tuple[str, str], kind: str, tmp_path: Path) -> None:
+    table = [{names[0]: [-0.5, -1.0], names[1]: [-0.7, -1.5], "promptId": 7, "responseMask": [1, 0]}]
+    path = tmp_path / f"dump.{kind}"
+    if kind == "jsonl":
+        path.write_text(json.dumps(table[0]) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist(table), path)
+    (row,) = kb.read_rollouts(path)
+    assert row.logprobs is not None
+    assert row.logprobs[0] == pytest.approx(-0.5)
+    assert row.ref_logprobs is not None
+    assert row.ref_logprobs[0] == pytest.approx(-0.7)
+    assert row.counted.sum() == 1
+
+
+def test_a_first_row_without_a_token_hides_no_format(tmp_path: Path) -> None:
+    rows = [{"logprobs": [], "ref_logprobs": []}, {"logprobs": [-0.5], "ref_logprobs": [-0.7]}]
+    (tmp_path / "dump.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = kb.estimate_files(tmp_path / "dump.jsonl")
+    assert isinstance(found, kb.FilesEstimate)
+    assert (found.sequences, found.tokens) == (1, 1)
+    assert "1 rows without a counted token were left out" in found.notes

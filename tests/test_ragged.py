@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import asdict, fields
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import kullback as kb
 from kullback.errors import InputError, ShapeError
-from kullback.estimation import Ragged, flat
+from kullback.estimation import Ragged, Sequences, flat
 from kullback.estimation.flat import found_in
 from kullback.estimation.gaps import exp_gap
 from kullback.estimation.rows import Rows
@@ -219,3 +220,32 @@ def test_rows_within_spans_of_positions_are_those_of_padded_rows(name: str, besi
         for field in fields(Rows):
             np.testing.assert_allclose(getattr(mine, field.name), getattr(wanted, field.name), rtol=1e-12, atol=1e-15)
     assert len(Rows.by_span(ragged, estimator, spans)[-1]) == 0
+
+
+@pytest.mark.parametrize("beside", [(), ("groups",), ("behavior_logprobs", "mask"), ("token_kl", "groups")], ids=str)
+@pytest.mark.parametrize("rows", [40, 1500])
+def test_accumulators_together_hold_what_each_by_itself_does(rows: int, beside: tuple[str, ...]) -> None:
+    """To the last digit, infinite rows too, in one batch or several."""
+    names = ("k3", "k1", "control_variate", *(("rao_blackwell",) if "token_kl" in beside else ()))
+    made = [(name, unit) for name in names for unit in ("sequence", "token")]
+    together, alone = ([kb.Accumulator(estimator=name, unit=unit) for name, unit in made] for _ in range(2))
+    for seed in (3, 4):
+        batch = Sequences.of(**padded(drawn(seed, rows, beside=beside)))
+        totals = kb.Accumulator.update_together(together, batch)
+        assert len(totals) == int(batch.mask.any(axis=1).sum())
+        for one in alone:
+            one.update(batch)
+        for mine, other in zip(together, alone, strict=True):
+            assert mine.result() == other.result()
+            assert mine.value == other.result().value
+            assert pickle.dumps(mine.state()) == pickle.dumps(other.state())
+    assert totals.sum() > 0
+
+
+def test_a_value_without_its_error_is_infinite_too() -> None:
+    columns = padded(drawn(5))
+    columns["ref_logprobs"][3][0] = -np.inf
+    found = kb.Accumulator(estimator="k1").update(Sequences.of(**columns))
+    assert found.value == np.inf == found.result().value
+    with pytest.raises(InputError, match="no sequence was added"):
+        _ = kb.Accumulator(estimator="k1").value

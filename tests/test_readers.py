@@ -192,6 +192,14 @@ MALFORMED: dict[str, tuple[Callable[[Path], object], str]] = {
         "nested too deeply|not JSON",
     ),
     "a wrong column": (lambda path: path.write_text('{"q": [-1.0], "p": [-1, -2]}\n'), "line 1: logprobs has 1 tokens"),
+    "a prompt that is none": (
+        lambda path: path.write_text(LINES + '{"q": [], "p": [], "prompt": false}\n'),
+        "line 4: it has not the shape of toy",
+    ),
+    "a prompt without a token": (
+        lambda path: path.write_text(LINES + '{"q": [-1.0], "p": [-1.0], "prompt": [null]}\n'),
+        "line 4: it has not the shape of toy",
+    ),
     "a wrong shape": (lambda path: path.write_text('{"q": {"a": 1}, "p": 3}\n'), "line 1: "),
     "gzip cut off": (lambda path: path.write_bytes(gzip.compress(LINES.encode())[:-9]), "compressed and has no end"),
     "bzip2 cut off": (lambda path: path.write_bytes(bz2.compress(LINES.encode())[:-9]), "compressed and has no end"),

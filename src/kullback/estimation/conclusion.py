@@ -46,6 +46,21 @@ def conclusion(recipe: Recipe, summary: Summary) -> Estimate:
         return _concluded(recipe, summary)
 
 
+def value_of(recipe: Recipe, summary: Summary) -> float:
+    """The value alone, as `conclusion` gives it.
+
+    Raises:
+        InputError: as `conclusion`.
+    """
+    if recipe.fitted or recipe.estimator.link is not None or not summary.rows:
+        return conclusion(recipe, summary).value
+    if summary.infinite:
+        return float("inf")
+    cells = summary.independent
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _ratio(*_parts(cells, _directions(cells, [], np.zeros((len(cells.count), 0)))))
+
+
 def _concluded(recipe: Recipe, summary: Summary) -> Estimate:
     estimator, clusters = recipe.estimator, summary.clusters
     mean, given = _means(recipe, summary)
@@ -85,7 +100,7 @@ def _means(recipe: Recipe, summary: Summary) -> tuple[_Mean, GivenPrompts | None
     cells, columns = summary.independent, recipe.fitted
     # Coefficients that see their own cell would bias the value: plug-in λ* is off by more than 0.05 nats with three
     # sequences in tests/test_estimate.py, where leaving the cell out is exact.
-    left_out = _fitted(cells.leave_one_out(), columns) if columns else np.zeros((len(cells.count), 0))
+    left_out = _fitted(cells.leave_one_out() if columns else cells, columns)
     direction = _directions(cells, columns, left_out)
     mean = _ratio_of_means(cells, direction, summary.clusters, by_cell=summary.grouped)
     spread = _spread_given_prompts(summary, direction, mean.value)
@@ -160,6 +175,8 @@ def _fitted(table: Moments, columns: list[int]) -> Float64:
     The controls' means are known to be zero, so their moments are taken about zero. A ridge, for each control its own,
     holds what few sequences say to no correction at all.
     """
+    if not columns:
+        return np.zeros((len(table.count), 0))
     mean, comoment = table.mean, table.comoment
     divisor = mean[:, DENOMINATOR]
     ratio = np.divide(mean[:, NUMERATOR], divisor, out=np.zeros_like(divisor), where=divisor > 0)
@@ -195,11 +212,8 @@ def _directions(cells: Moments, columns: list[int], coefficients: Float64) -> Fl
 
 def _ratio_of_means(cells: Moments, direction: Float64, clusters: int, *, by_cell: bool) -> _Mean:
     """R = Σ direction·z / Σ denominator with its error, over rows or over whole cells."""
-    top, bottom = cells.count * np.sum(direction * cells.mean, axis=1), cells.count * cells.mean[:, DENOMINATOR]
-    total = float(bottom.sum())
-    if total <= 0:
-        raise InputError("every importance weight is 0: the policy excludes all that the behaviour policy drew")
-    value = float(top.sum()) / total
+    top, bottom = _parts(cells, direction)
+    value, total = _ratio(top, bottom), float(bottom.sum())
     if by_cell or clusters == len(cells.count):
         return _Mean(value, *jackknifed(top, bottom, value))
     residual = direction.copy()
@@ -208,6 +222,18 @@ def _ratio_of_means(cells: Moments, direction: Float64, clusters: int, *, by_cel
     squares, cubes = max(float(second.sum()), 0.0), float(third.sum())
     skewness = cubes / clusters / (squares / clusters) ** 1.5 if squares > 0 else 0.0
     return _Mean(value, (squares * clusters / max(clusters - 1, 1)) ** 0.5 / total, skewness)
+
+
+def _parts(cells: Moments, direction: Float64) -> tuple[Float64, Float64]:
+    """Of each cell, Σ direction·z and Σ denominator."""
+    return cells.count * np.sum(direction * cells.mean, axis=1), cells.count * cells.mean[:, DENOMINATOR]
+
+
+def _ratio(top: Float64, bottom: Float64) -> float:
+    total = float(bottom.sum())
+    if total <= 0:
+        raise InputError("every importance weight is 0: the policy excludes all that the behaviour policy drew")
+    return float(top.sum()) / total
 
 
 def jackknifed(top: Float64, bottom: Float64, value: float) -> tuple[float, float]:

@@ -35,18 +35,16 @@ class Extremes:
         none = np.empty(0, dtype=np.intp)
         return cls(np.empty(0), none, none, np.empty((0, columns)))
 
-    @classmethod
-    def of(cls, size: Float64, parts: Callable[[np.ndarray], Float64], row: np.ndarray, columns: Float64) -> Extremes:
-        """The largest of some sequences.
+    @staticmethod
+    def places_of(size: Float64, parts: Callable[[np.ndarray], Float64]) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some sequences are the largest, and the token of each that has the largest part.
 
         Args:
             size: what they are ranked by, (n,); nan is left out.
             parts: of the sequences chosen, what each token adds to it, (chosen, time).
-            row: their numbers, (n,).
-            columns: their columns of the moments, (n, columns).
         """
         chosen = largest_of(size)
-        return cls(size[chosen], row[chosen], np.argmax(parts(chosen), axis=1), columns[chosen])
+        return chosen, np.argmax(parts(chosen), axis=1)
 
     def __add__(self, other: Extremes) -> Extremes:
         size = np.concatenate([self.size, other.size])

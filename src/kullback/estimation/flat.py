@@ -15,6 +15,7 @@ import numpy as np
 from kullback.arrays import Float64
 from kullback.estimation import fused
 from kullback.estimation.extremes import Extremes, largest_of
+from kullback.estimation.fused import WeightedSums
 from kullback.estimation.moments import KeyedMoments, Keys, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.recipe import CHECK, CHECK_LIMIT, DENOMINATOR, NUMERATOR, Recipe
@@ -44,8 +45,16 @@ SUMS: Mapping[Callable[..., object], Callable[[Tokens], Float64]] = {
     divergences.k1: lambda tokens: -tokens.x_sums,
     divergences.k2: lambda tokens: tokens.half_squares,
     divergences.k3: lambda tokens: tokens.gap_sums,
+    divergences.pearson_chi2: lambda tokens: tokens.excess_squares,
 }
 """Of each sequence where all weights are 1, by what is at hand already."""
+
+WEIGHTED: Mapping[Callable[..., object], Callable[[WeightedSums], Float64]] = {
+    divergences.k1: lambda sums: -sums.weighted_x,
+    divergences.k2: lambda sums: 0.5 * sums.squares,
+    divergences.k3: lambda sums: sums.gap,
+}
+"""The same where tokens carry weights, of what compiled code has summed."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +216,9 @@ def _counts(ragged: Ragged) -> np.ndarray:
 
 def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray, floor: float) -> tuple[list[Sums], Tail]:
     """Blocks of whole sequences, and the tail of x over all tokens, as far as it is above a floor."""
-    block = fused.BLOCK if fused.ready(ragged.tokens) and ragged.behavior_logprobs is None else BLOCK
+    block = BLOCK
+    if fused.ready(ragged.tokens):
+        block = fused.BLOCK if ragged.behavior_logprobs is None else fused.WEIGHTED_BLOCK
     cuts = np.searchsorted(ragged.offsets[filled + 1], np.arange(BLOCK, ragged.tokens, block))
     cuts = np.unique(np.concatenate([[0], cuts, [len(filled)]]))
     buffer, sums = TailBuffer(floor), []
@@ -220,19 +231,31 @@ def _in_parts(plan: Plan, ragged: Ragged, filled: np.ndarray, floor: float) -> t
 
 def _block(plan: Plan, tokens: Tokens) -> Sums:
     """The sums of some consecutive sequences."""
-    weights, length = tokens.weights, tokens.length
+    length = tokens.length
+    weight, whole, log_weight = _weights(tokens)
     with np.errstate(all="ignore"):
         return Sums(
             totals=np.stack([_total(estimator, tokens) for estimator in plan.estimators]),
             controls=np.stack([_control(control, tokens) for control in plan.controls]),
             length=length,
-            weight=length if weights is None else tokens.sums(weights.weight),
-            whole=np.ones_like(length) if weights is None else weights.whole,
-            log_weight=np.zeros_like(length) if weights is None else weights.log_weight,
+            weight=weight,
+            whole=whole,
+            log_weight=log_weight,
             largest=tokens.largest,
             token=_most(plan, tokens) if plan.singles else np.empty(0, dtype=np.intp),
             equal=not tokens.largest.any() and not tokens.x_sums.any(),
         )
+
+
+def _weights(tokens: Tokens) -> tuple[Float64, Float64, Float64]:
+    """Of each sequence: Σ_t of its tokens' weights, its own, and the log of that before it was tamed."""
+    if tokens.mu is None:
+        return tokens.length, np.ones_like(tokens.length), np.zeros_like(tokens.length)
+    if tokens.weighted is not None:
+        return tokens.weighted.weight, tokens.weighted.whole, tokens.weighted.log_weight
+    weights = tokens.weights
+    assert weights is not None
+    return tokens.sums(weights.weight), weights.whole, weights.log_weight
 
 
 def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
@@ -241,8 +264,10 @@ def _most(plan: Plan, tokens: Tokens) -> np.ndarray:
         return largest_part(np.abs(_values(first, tokens)), tokens.starts)
     # What these add grows with x on either side of 0: it is largest at one of the ends.
     ends = (tokens.fused.most, tokens.fused.least)
-    (at_most, most), (at_least, least) = (
-        (fused.first_places(tokens.q, tokens.p, tokens.starts, x), np.abs(np.asarray(first.fn(-x)))) for x in ends
+    most, least = (np.abs(np.asarray(first.fn(-x))) for x in ends)
+    at_most, at_least = (
+        fused.first_places(tokens.q, tokens.p, tokens.starts, np.where(asked, x, np.nan))
+        for x, asked in zip(ends, (most >= least, least >= most), strict=True)
     )
     return np.where((most > least) | ((most == least) & (at_most < at_least)), at_most, at_least)
 
@@ -254,15 +279,18 @@ def _values(estimator: Estimator, tokens: Tokens) -> Float64:
     else:
         shortcut = VALUES.get(estimator.fn)
         value = np.asarray(estimator.fn(tokens.log_ratio)) if shortcut is None else shortcut(tokens)
-    if tokens.weights is None:
+    if tokens.mu is None:
         return value
     return value * (tokens.before if estimator.reads == "token_kl" else tokens.weight)
 
 
 def _total(estimator: Estimator, tokens: Tokens) -> Float64:
     """What every sequence adds."""
-    shortcut = SUMS.get(estimator.fn) if tokens.weights is None and estimator.reads == "log_ratio" else None
-    return tokens.sums(_values(estimator, tokens)) if shortcut is None else shortcut(tokens)
+    if tokens.mu is None and estimator.reads == "log_ratio" and estimator.fn in SUMS:
+        return SUMS[estimator.fn](tokens)
+    if tokens.weighted is not None and estimator.reads == "log_ratio" and estimator.fn in WEIGHTED:
+        return WEIGHTED[estimator.fn](tokens.weighted)
+    return tokens.sums(_values(estimator, tokens))
 
 
 def _control(control: Control, tokens: Tokens) -> Float64:
@@ -270,7 +298,9 @@ def _control(control: Control, tokens: Tokens) -> Float64:
     if control != RATIO:
         return tokens.sums(control.fn(tokens))
     # Σ(r − 1) of what is no digit longer than its parts: e^x − 1 = gap + x.
-    if tokens.weights is None:
+    if tokens.weighted is not None:
+        return tokens.weighted.ratio
+    if tokens.mu is None:
         found = tokens.gap_sums + tokens.x_sums
         return found if tokens.mass is None else found + tokens.sums(1.0 - tokens.mass)
     weight, before = tokens.weight, tokens.before

@@ -36,7 +36,7 @@ class Moments:
     @classmethod
     def empty(cls, cells: int, columns: int) -> Moments:
         """A table of empty cells."""
-        return cls(*(np.zeros((cells,) + (columns,) * order) for order in range(4)))
+        return cls(*(_table(cells, columns, order) for order in range(4)))
 
     @classmethod
     def of(cls, cell: np.ndarray, rows: Float64, cells: int) -> Moments:
@@ -48,6 +48,8 @@ class Moments:
     def _of(cls, cell: np.ndarray, rows: Float64, cells: int) -> Moments:
         count = np.bincount(cell, minlength=cells).astype(np.float64)
         mean = _sums(cell, rows, cells) / np.maximum(count, 1.0)[:, None]
+        if count.max(initial=0.0) <= 1.0:  # of one row nothing deviates: half the time of a small batch
+            return cls(count, mean, *(_table(cells, rows.shape[1], order) for order in (2, 3)))
         d = rows - mean[cell]
         return cls(count, mean, *(_products(cell, d, cells, order) for order in (2, 3)))
 
@@ -137,6 +139,14 @@ class Moments:
         return out[: len(self.count)]
 
 
+def _table(cells: int, columns: int, order: int) -> Float64:
+    """Zeros, (cells, columns, …), of which the cells are neighbours in memory.
+
+    Sums of two tables run along them, in a third of the time that runs of three columns take.
+    """
+    return np.zeros((columns,) * order + (cells,)).transpose(order, *range(order))
+
+
 def _symmetric(pair: Float64, one: Float64) -> Float64:
     """Σ over the three places of `one` in pair⊗one, for a symmetric pair."""
     return (
@@ -149,7 +159,7 @@ def _symmetric(pair: Float64, one: Float64) -> Float64:
 def _products(cell: np.ndarray, d: Float64, cells: int, order: int) -> Float64:
     """Σ d⊗…⊗d of each cell: each product once, and then at all places that hold it."""
     columns = d.shape[1]
-    found = np.empty((cells,) + (columns,) * order)
+    found = _table(cells, columns, order)
     for chosen in combinations_with_replacement(range(columns), order):
         product = reduce(np.multiply, (d[:, place] for place in chosen))
         total = np.bincount(cell, product, minlength=cells)
@@ -165,6 +175,8 @@ def _sums(cell: np.ndarray, rows: Float64, cells: int) -> Float64:
 
 def _halves(table: Moments) -> tuple[Moments, Moments]:
     cells = len(table.count)
+    if not cells % 2:
+        return table[0::2], table[1::2]
     even = Moments.empty(cells + cells % 2, table.mean.shape[1]).placed(slice(0, cells), table)
     return even[0::2], even[1::2]
 

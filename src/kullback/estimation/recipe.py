@@ -14,9 +14,10 @@ from kullback.estimation.extremes import Extremes
 from kullback.estimation.moments import KeyedMoments, Moments
 from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import Sequences
-from kullback.estimation.summary import GROUP_CELLS, ROW_CELLS, Oddities, Summary, weight_powers
+from kullback.estimation.summary import ROW_CELLS, Oddities, Summary
 from kullback.estimation.tails import Tail
 from kullback.estimation.token_values import Held
+from kullback.estimation.workings import Workings
 from kullback.estimators import LEVELS, Estimator, Level, member
 from kullback.estimators.controls import RATIO, Control
 from kullback.weights import Truncation, truncation
@@ -115,15 +116,21 @@ class Recipe:
                 "kullback.K3"
             )
 
-    def summarise(self, sequences: Sequences) -> Summary:
-        """The summary of a few float64 rows."""
-        filled = np.asarray(sequences.mask.any(axis=1))
-        block = Block.of(sequences.select(filled), self.level, self.truncation)
-        summand, overflow = self._summands(block)
+    def summarise(self, sequences: Sequences, workings: Workings | None = None) -> Summary:
+        """The summary of a few float64 rows.
+
+        Args:
+            sequences: the rows.
+            workings: what recipes with the same level and truncation have worked out of them.
+        """
+        if workings is None:
+            workings = Workings.of(sequences, self.level, self.truncation)
+        block, filled = workings.block, workings.filled
+        summand, overflow = self._worked(workings)
         rows = self._rows(block, summand)
-        finite = np.isfinite(rows).all(axis=1)
+        finite = np.asarray(np.isfinite(rows).all(axis=1))
         cell = np.flatnonzero(finite) % ROW_CELLS
-        keys = None if sequences.groups is None else sequences.groups[filled][finite].tolist()
+        keys = None if sequences.groups is None else workings.keys(finite)
         where = np.zeros(sequences.mask.shape, dtype=bool)
         where[filled] = overflow if self.level == "token" else overflow & block.last
         ratios = _scaled(rows[finite])
@@ -132,33 +139,33 @@ class Recipe:
             empty=int((~filled).sum()),
             infinite=int((~finite).sum()),
             cells=Moments.of(cell, rows[finite], ROW_CELLS),
-            prompts=None if keys is None else KeyedMoments.of(keys, rows[finite], GROUP_CELLS),
-            ratios=Tail.of(-block.log_ratio[block.mask]),
-            weights=Tail.of(block.log_weight),
+            prompts=None if keys is None else KeyedMoments.at(keys, rows[finite]),
+            ratios=workings.ratios,
+            weights=workings.weights,
             summands=Tail.of(_log(rows[finite, NUMERATOR])),
-            **weight_powers(block.whole),
-            mismatches=Oddities.of(np.isneginf(sequences.ref_logprobs) & sequences.mask),
+            **workings.weight_powers,
+            mismatches=workings.mismatches,
             overflows=Oddities.of(where),
-            **self._extremes(sequences, block, summand, rows),
+            **self._extremes(workings, summand, rows, finite),
             span=(float(ratios.min(initial=np.inf)), float(ratios.max(initial=-np.inf))),
-            equal=not block.log_ratio.any(),
+            equal=workings.equal,
         )
 
-    def totals(self, sequences: Sequences) -> Float64:
+    def totals(self, workings: Workings) -> Float64:
         """The summand of every row that has a counted token, (rows,); inf where it overflows."""
-        block = Block.of(sequences.select(np.asarray(sequences.mask.any(axis=1))), self.level, self.truncation)
-        return np.asarray(self._summands(block)[0].sum(axis=1))
+        return np.asarray(self._worked(workings)[0].sum(axis=1))
+
+    def _worked(self, workings: Workings) -> tuple[Float64, np.ndarray]:
+        return workings.once(("summand", self.estimator), lambda: self._summands(workings.block))
 
     def parts(self, sequences: Sequences) -> Float64:
         """How much of the summand every token of a few sequences is, at level "token"; each has a counted token."""
         return np.asarray(np.abs(self._summands(Block.of(sequences, self.level, self.truncation))[0]))
 
-    def _extremes(self, sequences: Sequences, block: Block, summand: Float64, rows: Float64) -> dict[str, Extremes]:
+    def _extremes(self, workings: Workings, summand: Float64, rows: Float64, finite: np.ndarray) -> dict[str, Extremes]:
         """The sequences that move the estimate most, each way it can be moved."""
-        number = np.flatnonzero(sequences.mask.any(axis=1))
-        finite = np.isfinite(rows).all(axis=1)
+        sequences, number = workings.sequences, workings.number
         size, odd = (np.where(finite, rows[:, column], np.nan) for column in (NUMERATOR, CHECK))
-        heavy = block.log_weight if block.log_weight.any() else np.full(len(rows), np.nan)
 
         def unlikely(chosen: np.ndarray) -> Float64:
             rows = sequences.select(number[chosen])
@@ -173,11 +180,19 @@ class Recipe:
         kinds = {
             "highest": (size, parts),
             "lowest": (-size, parts),
-            "unlikeliest": (-block.log_ratio.min(axis=1), unlikely),
-            "heaviest": (heavy, parts),
+            "unlikeliest": (workings.unlikely, unlikely),
+            "heaviest": (workings.heavy, parts),
             "oddest": (np.abs(odd), unlikely),
         }
-        return {name: Extremes.of(of, tokens, number, rows) for name, (of, tokens) in kinds.items()}
+        # Which of them, and at which token, is the same whatever the sum is divided by.
+        places = workings.once(
+            ("places", self.estimator, finite.tobytes()),
+            lambda: {name: Extremes.places_of(of, tokens) for name, (of, tokens) in kinds.items()},
+        )
+        return {
+            name: Extremes(of[at], number[at], token, rows[at])
+            for (name, (of, _)), (at, token) in zip(kinds.items(), places.values(), strict=True)
+        }
 
     def _summands(self, block: Block) -> tuple[Float64, np.ndarray]:
         """What every token adds, (batch, time), and where the estimator overflowed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypedDict
 
 import numpy as np
@@ -97,8 +97,9 @@ class Summary:
     equal: bool
 
     @classmethod
+    @cache
     def nothing(cls, columns: int) -> Summary:
-        """The summary of no sequence."""
+        """The summary of no sequence; nobody writes into its tables."""
         none = Tail.of(np.empty(0))
         cells = Moments.empty(ROW_CELLS, columns)
         return cls(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from kullback.arrays import Float64
-from kullback.estimation.fused import FusedSums, beyond, fused_sums
+from kullback.estimation.fused import FusedSums, WeightedSums, beyond, fused_sums, weighted_sums
 from kullback.estimation.gaps import exp_gap
 from kullback.estimation.ragged import Ragged
 from kullback.weights import Truncation
@@ -72,7 +72,8 @@ class Tokens:
         q, p: log-probs, of any float dtype.
         starts: where each sequence begins, (rows,).
         kl, mass: the token KLs and the reference's mass, as in `Ragged`; None where not known.
-        weights: None where all are 1.
+        mu: log-probs of what drew the tokens; None where the policy did, and all weights are 1.
+        truncation: of the weights.
     """
 
     q: np.ndarray
@@ -80,7 +81,8 @@ class Tokens:
     starts: np.ndarray
     kl: Float64 | None = None
     mass: Float64 | None = None
-    weights: Weights | None = field(default=None)
+    mu: np.ndarray | None = None
+    truncation: Truncation | None = None
 
     @classmethod
     def of(cls, ragged: Ragged, low: int, high: int, truncation: Truncation | None) -> Tokens:
@@ -109,11 +111,20 @@ class Tokens:
             starts=starts,
             kl=None if kl is None else kl.astype(np.float64),
             mass=None if mass is None else mass.astype(np.float64),
-            weights=None if behavior is None else Weights.of(_difference(q, behavior), starts, truncation),
+            mu=behavior,
+            truncation=truncation,
         )
-        if not (np.isfinite(found.x_sums).all() and found.largest.max() < LARGEST):
-            raise NotFlatError
+        found._check()
         return found
+
+    def _check(self) -> None:
+        if not (np.isfinite(self.x_sums).all() and self.largest.max() < LARGEST):
+            raise NotFlatError
+        of = self.weighted
+        if of is None:
+            _ = self.weights
+        elif not (np.isfinite(of.log_weight).all() and of.largest.max() <= LARGEST_LOG_WEIGHT):
+            raise NotFlatError
 
     def __len__(self) -> int:
         return len(self.q)
@@ -126,7 +137,23 @@ class Tokens:
     @cached_property
     def fused(self) -> FusedSums | None:
         """The sums that compiled code has made; None where tokens carry weights, and where there is no such code."""
-        return fused_sums(self.q, self.p, self.starts) if self.weights is None else None
+        return fused_sums(self.q, self.p, self.starts) if self.mu is None else None
+
+    @cached_property
+    def weighted(self) -> WeightedSums | None:
+        """The same where tokens carry weights that nothing tames."""
+        if self.mu is None or self.truncation is not None or self.kl is not None or self.mass is not None:
+            return None
+        return weighted_sums(self.q, self.p, self.mu, self.starts)
+
+    @cached_property
+    def weights(self) -> Weights | None:
+        """One by one; None where all are 1."""
+        return None if self.mu is None else Weights.of(_difference(self.q, self.mu), self.starts, self.truncation)
+
+    @cached_property
+    def _known(self) -> FusedSums | WeightedSums | None:
+        return self.fused if self.mu is None else self.weighted
 
     @cached_property
     def log_ratio(self) -> Float64:
@@ -151,7 +178,7 @@ class Tokens:
     @cached_property
     def x_sums(self) -> Float64:
         """Σ x over each sequence, (rows,)."""
-        return self.sums(self.x) if self.fused is None else self.fused.x
+        return self.sums(self.x) if self._known is None else self._known.x
 
     @cached_property
     def half_squares(self) -> Float64:
@@ -159,14 +186,19 @@ class Tokens:
         return self.sums(0.5 * self.x * self.x) if self.fused is None else 0.5 * self.fused.squares
 
     @cached_property
+    def excess_squares(self) -> Float64:
+        """Σ (e^x − 1)² over each sequence, (rows,)."""
+        return self.sums(self.excess * self.excess) if self.fused is None else self.fused.excess_squares
+
+    @cached_property
     def largest(self) -> Float64:
         """The largest x of each sequence, (rows,)."""
-        return np.asarray(np.maximum.reduceat(self.x, self.starts)) if self.fused is None else self.fused.most
+        return np.asarray(np.maximum.reduceat(self.x, self.starts)) if self._known is None else self._known.most
 
     def above(self, floor: float) -> Float64:
         """Every x beyond a number; sequences whose largest is not are not looked at."""
-        if self.fused is not None:
-            return beyond(self.q, self.p, self.starts, np.flatnonzero(self.fused.most > floor), floor)
+        if self._known is not None:
+            return beyond(self.q, self.p, self.starts, np.flatnonzero(self._known.most > floor), floor)
         return self.x[self.x > floor]
 
     @cached_property

@@ -176,7 +176,7 @@ class KLMonitor:
                 f"reading={shown(reading)} and unit={shown(unit)} came, but readings are 'policy' and 'mismatch', and "
                 "units 'sequence' and 'token'"
             )
-        found = self._readings[reading].estimates.get(unit)
+        found = self._readings[reading].estimate(unit)
         if found is None:
             raise InputError(f"no step with {WORDS[reading]} was read yet: call update first")
         return found

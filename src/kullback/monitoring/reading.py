@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from math import nan
 from typing import Any, Literal
 
@@ -11,7 +12,6 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.estimation import Accumulator, Estimate, Sequences
-from kullback.estimation.recipe import Recipe
 from kullback.monitoring.confidence import asymptotic_interval
 from kullback.monitoring.detectors import AboveBand, Change
 from kullback.monitoring.moments import Moments
@@ -54,17 +54,14 @@ class Step:
         self.estimators = estimators
         self._sums = {name: Accumulator(estimator=name) for name in estimators}
         self._per_token = Accumulator(estimator=estimators[0], unit="token")
-        self._recipe = Recipe.of(estimators[0], "token", "sequence", None)
         self._units: dict[Hashable, Moments] = {}
         self._statewise = Moments()
 
     def update(self, batch: Sequences) -> None:
         """Add sequences; a batch that is refused changes nothing."""
-        for accumulator in (*self._sums.values(), self._per_token):
-            accumulator.update(batch)
+        totals = Accumulator.update_together([*self._sums.values(), self._per_token], batch)
         if batch.token_kl is not None:
             self._statewise += Moments.of(np.where(batch.mask, batch.token_kl, 0.0).sum(axis=1)[batch.mask.any(axis=1)])
-        totals = self._recipe.totals(batch)
         keys = _keys(batch, len(totals), len(self._units))
         for key, total in zip(keys, totals, strict=True):
             self._units[key] = self._units.get(key, Moments()) + Moments(1, float(total))
@@ -90,15 +87,21 @@ class Step:
         """Σ_t KL(q_t‖p_t) at the prefixes as they were drawn, whoever drew them; None without exact token KLs."""
         return float(self._statewise.mean) if self._statewise.n else None
 
-    @property
-    def estimates(self) -> Mapping[str, Estimate]:
-        """By estimator, nats a sequence."""
-        return {name: accumulator.result() for name, accumulator in self._sums.items()}
+    @cached_property
+    def main(self) -> Estimate:
+        """Of the first estimator, nats a sequence; asked for when the step is closed."""
+        return self._sums[self.estimators[0]].result()
+
+    @cached_property
+    def per_token(self) -> Estimate:
+        """The same, nats a token."""
+        return self._per_token.result()
 
     @property
-    def per_token(self) -> Estimate:
-        """Of the first estimator, nats a token."""
-        return self._per_token.result()
+    def values(self) -> Mapping[str, float]:
+        """By estimator, nats a sequence, and that of the first a token; their errors, which few ask for, cost most."""
+        of = {name: accumulator.value for name, accumulator in self._sums.items() if name != self.estimators[0]}
+        return {"token": self._per_token.value, self.estimators[0]: self.main.value, **of}
 
 
 def _keys(batch: Sequences, rows: int, before: int) -> list[Hashable]:
@@ -117,7 +120,7 @@ class Reading:
         limit: nats a sequence that are allowed; None for no alarm of that kind.
         least_ess: the share of effective sequences below which a step is named.
         metrics: of the last step.
-        estimates: of the last step, by the first of its estimators, in nats a sequence and nats a token.
+        step: the last one.
     """
 
     name: Name
@@ -125,7 +128,7 @@ class Reading:
     limit: float | None
     least_ess: float
     metrics: dict[str, float] = field(default_factory=dict)
-    estimates: dict[str, Estimate] = field(default_factory=dict)
+    step: Step | None = None
     change: Change | None = None
     band: AboveBand | None = None
     since: Moments = field(default_factory=Moments)
@@ -136,16 +139,15 @@ class Reading:
         units = step.units
         infinite = int(np.isinf(units).sum())
         units = units[np.isfinite(units)]
-        found = step.estimates
-        main = found[step.estimators[0]]
+        main = step.main
         alarms = [
             *self._infinite(number, infinite, main),
             *self._band(number, units, main),
             *self._change(number, units, main),
             *self._ess(number, main),
         ]
-        self.estimates = {"sequence": main, "token": step.per_token}
-        self.metrics = self._metrics(found, main)
+        self.step = step
+        self.metrics = self._metrics(step.values, main)
         if step.statewise is not None:
             self.metrics[f"kullback/{self.name}/statewise"] = step.statewise
         self.metrics[f"kullback/{self.name}/alarms"] = float(len(alarms))
@@ -189,7 +191,13 @@ class Reading:
         )
         return [Alarm(number, self.name, "ess", share, said)]
 
-    def _metrics(self, found: Mapping[str, Estimate], main: Estimate) -> dict[str, float]:
+    def estimate(self, unit: str) -> Estimate | None:
+        """Of the last step, by the first of its estimators; None before there is one."""
+        if self.step is None:
+            return None
+        return self.step.main if unit == "sequence" else self.step.per_token
+
+    def _metrics(self, values: Mapping[str, float], main: Estimate) -> dict[str, float]:
         low, high = main.interval()
         units = self.change.units if self.change else 1
         always = asymptotic_interval(self.since, ANYTIME, tightest_at=20 * units)
@@ -197,13 +205,13 @@ class Reading:
             "stderr": main.stderr,
             "low": low,
             "high": high,
-            "token": self.estimates["token"].value,
+            "token": values["token"],
             "anytime_low": always[0],
             "anytime_high": always[1],
             "ess": main.ess / main.n,
             "khat": main.khat,
             "lower_bound": self.band.bound.bound() if self.band else nan,
-            **{name: estimate.value for name, estimate in found.items()},
+            **{name: value for name, value in values.items() if name != "token"},
         }
         return {f"kullback/{self.name}/{name}": float(value) for name, value in own.items()}
 

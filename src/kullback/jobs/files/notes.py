@@ -63,6 +63,11 @@ def _counted(counts: Counts, prompts_known: bool) -> Iterator[str]:
             f"the token that ended it is not counted in {missing:,} of {counts.rows:,} sequences: its part of the KL "
             "is missing from every number"
         )
+    if counts.unmasked:
+        yield (
+            f"{counts.unmasked:,} of {counts.rows:,} sequences end in log-probs of exactly 0 by every law, which look "
+            "like padding that is counted: name the mask with --map mask=THEIRS, or every number a token is too small"
+        )
     if counts.rows > 1 and not prompts_known:
         yield (
             "prompts are not known, and each sequence counts as one of a prompt of its own: where several answer one "

@@ -13,7 +13,12 @@ from kullback.jobs.files.columns import Block, Value, check_names
 from kullback.jobs.files.conditions import Condition
 from kullback.jobs.files.parts import Part
 from kullback.jobs.files.questions import Side
+from kullback.rollouts import LOGPROB_COLUMNS
+from kullback.rollouts.columns import Columns
 from kullback.rollouts.endings import Endings
+
+PADDING = 2
+"""So many zeros at the end of a row look like padding."""
 
 NAMED = 3
 """Rows that cannot be right of which the place is kept."""
@@ -30,6 +35,8 @@ class Counts:
         bad, bad_named: that cannot be right, and what is wrong with the first of them.
         endings: how those that count ended.
         sides: by the laws that they have.
+        padded: that end in two log-probs or more of exactly 0 by every law, with no mask to say what counts.
+        longest, shortest: tokens of a row, counted or not.
     """
 
     rows: int = 0
@@ -40,6 +47,15 @@ class Counts:
     endings: Endings = field(default_factory=Endings)
     bad_named: list[str] = field(default_factory=list)
     sides: Counter[frozenset[Side]] = field(default_factory=Counter)
+
+    padded: int = 0
+    longest: int = 0
+    shortest: int | None = None
+
+    @property
+    def unmasked(self) -> int:
+        """Rows that look padded, where all rows are of one length, as padded ones are; else 0."""
+        return self.padded if self.longest == self.shortest else 0
 
     @property
     def alone(self) -> int:
@@ -52,6 +68,22 @@ class Counts:
         self.tokens += int(part.block.counted.sum())
         self.endings += Endings.of_columns(part.block.columns)
         self.sides[part.sides] += len(part)
+        columns = part.block.columns
+        self.longest = max(self.longest, int(columns.lengths.max()))
+        shortest = int(columns.lengths.min())
+        self.shortest = shortest if self.shortest is None else min(self.shortest, shortest)
+        if "mask" not in columns.tokens:
+            self.padded += int(_ends_in_zeros(columns).sum())
+
+
+def _ends_in_zeros(columns: Columns) -> np.ndarray:
+    """Rows whose last two log-probs are 0 by every law: no two models are sure of the same tokens to the last digit."""
+    laws = [columns.tokens[name] for name in LOGPROB_COLUMNS if name in columns.tokens]
+    found = (columns.lengths > PADDING) & (len(laws) > 1)
+    for values in laws:
+        for back in range(1, PADDING + 1):
+            found[found] = values[columns.offsets[1:][found] - back] == 0
+    return np.asarray(found)
 
 
 @dataclass

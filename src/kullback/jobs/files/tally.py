@@ -99,8 +99,12 @@ class Tally:
         level: Level = "sequence" if function else "token"
         self.sums = {unit: Accumulator(estimator=self.estimator, level=level, unit=unit) for unit in units}
 
-    def add(self, sequences: Ragged) -> Rows | None:
+    def add(self, sequences: Ragged, *, singles: bool) -> Rows | None:
         """Add rows that have the question's laws; weights beyond all bounds end a reweighted question.
+
+        Args:
+            sequences: the rows.
+            singles: whether they are wanted one by one.
 
         Returns:
             The rows one by one, where they were seen in passing.
@@ -110,7 +114,7 @@ class Tally:
             return None
         sums = [*self.sums.values(), *((self.chi2,) if self.drawn else ())]
         try:
-            return Accumulator.update_all(sums, sequences, singles=True)
+            return Accumulator.update_all(sums, sequences, singles=singles)
         except InputError as error:
             if self.drawn:
                 raise
@@ -145,12 +149,13 @@ class Tallies:
         for question in asked:
             sequences, drawn = part.sequences(question), question.first == part.drawer
             chosen = self._estimators(sequences)
-            rows = []
+            kept = (drawn or question is asked[0]) and not question.beside(part.sides)
+            rows: list[Rows | None] = []
             for estimator in chosen:
                 key = (question.name, estimator.name, drawn)
                 tally = self.tallies.setdefault(key, Tally(question, estimator, drawn, self.units))
-                rows.append(tally.add(sequences))
-            if chosen and (drawn or question is asked[0]) and not question.beside(part.sides):
+                rows.append(tally.add(sequences, singles=kept and not rows))
+            if chosen and kept:
                 yield Read(question, chosen[0], sequences, rows[0])
 
     def _estimators(self, sequences: Ragged) -> Sequence[Estimator]:

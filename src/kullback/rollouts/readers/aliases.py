@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 from kullback.errors import InputError
 
@@ -84,12 +86,27 @@ def names_in(names: Mapping[str, object]) -> dict[str, str]:
     Raises:
         InputError: two names for one column, where it is not said which of them is meant.
     """
-    found = {ours: _name_of(ours, theirs, names) for ours, theirs in ALIASES.items()}
+    spelt = spellings(names)
+    found = {ours: _name_of(ours, [spelt.get(name, name) for name in theirs], names) for ours, theirs in _SPELT.items()}
     return {ours: name for ours, name in found.items() if name is not None}
 
 
-def _name_of(ours: str, theirs: tuple[str, ...], record: Mapping[str, object]) -> str | None:
-    present = [name for name in (ours, *theirs) if name in record and record[name] is not None]
+def spellings(names: Mapping[str, object]) -> dict[str, str]:
+    """How names are spelt: each by itself, and logProbs by log_probs where that is not there as well."""
+    known = [name for name in names if isinstance(name, str)]  # YAML has others
+    return {_snake(name): name for name in known} | {name: name for name in known}
+
+
+@cache
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+_SPELT = {ours: (ours, *theirs) for ours, theirs in ALIASES.items()}
+
+
+def _name_of(ours: str, known: Sequence[str], record: Mapping[str, object]) -> str | None:
+    present = [name for name in dict.fromkeys(known) if name in record and record[name] is not None]
     if len(present) < 2:
         return present[0] if present else None
     # `--map` put the values of one of their names under ours.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InputError, ShapeError
-from kullback.rollouts.readers.aliases import ALIASES, names_in
+from kullback.rollouts.readers.aliases import ALIASES, names_in, spellings
 from kullback.rollouts.readers.checked import excerpt
 from kullback.rollouts.readers.format import Format, Record
 from kullback.rollouts.readers.responses import FINISHES
@@ -24,8 +24,11 @@ MINIMUM = 2
 
 def recognises(record: Record, path: Path) -> bool:
     """Whether there are log-probs under a known name, in a record that no other format knows."""
-    named = [name for ours in LOGPROB_COLUMNS for name in (ours, *ALIASES[ours]) if _is_list(record.get(name))]
-    return bool(named) and not _known_otherwise(record, path)
+    spelt = spellings(record)
+    held = [record.get(spelt.get(name, name)) for ours in LOGPROB_COLUMNS for name in (ours, *ALIASES[ours])]
+    # A first row without a token says by two names what one with numbers says by one.
+    named = any(map(_is_list, held)) or sum(isinstance(one, list) and not one for one in held) > 1
+    return named and not _known_otherwise(record, path)
 
 
 def _known_otherwise(record: Record, path: Path) -> bool:

@@ -122,7 +122,7 @@ class FormatSource:
                 self._hear(record)
             for rollout in found:
                 some = True
-                yield placed(rollout, self._step)
+                yield rollout
         if not some:
             bad = f"none of its {len(self.bad)} records can be read, the first: {self.bad[0]}" if self.bad else ""
             raise FileError(f"{self.path} holds no rollout: {bad or 'no record has a sequence'}")
@@ -145,7 +145,9 @@ class FormatSource:
         try:
             found = self.format.rollouts(record)
             # All of a record or nothing; what opens its own file has one that is the whole, and streams.
-            return self._streamed(found) if self._container == "binary" else list(found)
+            if self._container == "binary":
+                return self._streamed(found)
+            return [placed(rollout, self._step) for rollout in found]
         except InputError as error:
             return Broken(_cut(str(error)))
         except SHAPELESS as error:
@@ -185,7 +187,8 @@ class FormatSource:
 
     def _streamed(self, found: Iterable[Rollout]) -> Iterator[Rollout]:
         try:
-            yield from found
+            for rollout in found:
+                yield placed(rollout, self._step)
         except InputError as error:
             raise FileError(f"{self.path}: {_cut(str(error))}") from error
         except SHAPELESS as error:
