@@ -78,8 +78,9 @@ class Moments:
     def along(self, direction: Float64) -> tuple[Float64, Float64, Float64]:
         """Σx, Σx² and Σx³ over the rows of each cell, x = direction·z, one direction (cells, p) for each."""
         v, mean = direction, np.sum(direction * self.mean, axis=1)
-        second = np.einsum("cij,ci,cj->c", self.comoment, v, v)
-        third = np.einsum("cijk,ci,cj,ck->c", self.third, v, v, v)
+        # Cell after cell: the order of these sums, and so their last digit, goes by the layout.
+        second = np.einsum("cij,ci,cj->c", np.ascontiguousarray(self.comoment), v, v)
+        third = np.einsum("cijk,ci,cj,ck->c", np.ascontiguousarray(self.third), v, v, v)
         return (
             self.count * mean,
             second + self.count * mean**2,
