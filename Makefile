@@ -56,8 +56,8 @@ test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on th
 test-servers: .venv/dev.stamp .venv-vllm/stamp .venv-llama/stamp  ## models behind vLLM's CPU build and llama.cpp, for real
 	$(BIN)/python -m pytest -s -m servers tests/test_servers_real.py $(ARGS)
 
-test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with slime's checkout
-	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_trainers_verl.py tests/test_trainers_source.py $(ARGS)
+test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with the checkouts of those that do not install
+	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers $(wildcard tests/test_trainers_*.py) $(ARGS)
 
 docs: .venv/dev.stamp  ## write the generated parts of the docs again
 	$(BIN)/python tools/make_docs.py

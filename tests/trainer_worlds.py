@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,3 +30,8 @@ def relative_error(world: World, loss: Callable[..., Any], target: kb.Target, *,
     exact = scale * exact_gradient(world, target)
     found = loss_moments(world, loss, rows=rows).gradient
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+def checkout(trainer: str) -> Path:
+    """A trainer's checkout in the folder that SOURCES names."""
+    return Path(os.environ.get("KULLBACK_SOURCES", "nowhere")) / trainer
