@@ -115,7 +115,8 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(PEERS_PIP) -r .venv-peers/torch.txt
 	$(PEERS_PIP) --editable '.[torch,jax]' pytest
 	$(PEERS_PIP) trl verl
-	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
+	$(PEERS_PIP) beartype flax humanize jaxtyping loguru
+	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo google-tunix
 	touch $@
 
 .venv-ray/stamp: pyproject.toml constraints.txt

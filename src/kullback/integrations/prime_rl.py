@@ -1,7 +1,7 @@
 """prime-rl: its loss with a KL whose gradient is that of a named objective, by `trainer.loss.import_path`.
 
 prime-rl has two KLs: to the engine's policy, in the loss of the `rl` component, which a custom loss replaces; and to a
-teacher, in that of the `ref_kl` component (`opd`, `opsd`), which has no hook: `install` stands another one in its place.
+teacher, in that of the `ref_kl` component (`opd`, `opsd`), which has no hook: `install` stands another in its place.
 """
 
 from __future__ import annotations
