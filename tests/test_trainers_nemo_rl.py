@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_worlds import checkout, relative_error, small_world
+from trainer_worlds import audited, checkout, relative_error, small_world
 
 import kullback as kb
 from kullback.auditing.subject.source import take
@@ -140,7 +140,5 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_the_audit_finds_nothing_after_and_something_before() -> None:
-    before = kb.audit(loss_of(stock()), placement="loss")
-    after = kb.audit(loss_of(wrapped()), placement="loss")
-    assert before.findings
-    assert (after.gradient.target, after.value.target, after.findings) == (kb.REVERSE_KL, kb.REVERSE_KL, ())
+    assert audited(loss_of(stock()))[2] >= {"KB203", "KB304"}
+    assert audited(loss_of(wrapped())) == (kb.REVERSE_KL, kb.REVERSE_KL, set())
