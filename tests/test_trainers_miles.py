@@ -1,6 +1,6 @@
 """miles' own loss, from a checkout, with `kullback.integrations.miles`: ``make test-trainers SOURCES=FOLDER``.
 
-Of what it stands on, its parallel state and its utilities are stood in for: one rank.
+Of what it stands on, its parallel state, its utilities and a kernel of Megatron's are stood in for: one rank.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ pytestmark = [
 ]
 
 
+def cross_entropy(logits: Any, tokens: Any, group: Any) -> Any:
+    """Megatron's kernel, of one rank."""
+    return -logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """miles.backends.training_utils.loss_hub.losses of one rank."""
@@ -40,7 +45,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         parallel.__dict__["get_parallel_state"] = lambda: state
         misc = ModuleType("miles.utils.misc")
         misc.__dict__["load_function"] = importlib.import_module
-        for module in (parallel, misc):
+        megatron = ModuleType("megatron.core.fusions.fused_cross_entropy")
+        megatron.__dict__["fused_vocab_parallel_cross_entropy"] = cross_entropy
+        for name in ("megatron", "megatron.core", "megatron.core.fusions"):
+            patch.setitem(sys.modules, name, ModuleType(name))
+        for module in (parallel, misc, megatron):
             patch.setitem(sys.modules, module.__name__, module)
         patch.syspath_prepend(SOURCE)
         yield importlib.import_module("miles.backends.training_utils.loss_hub.losses")
@@ -59,7 +68,7 @@ def arguments(**changed: Any) -> SimpleNamespace:
         "use_rollout_logprobs": False,
         "skip_actor_forward_only": False,
         "observe_training_entropy": False,
-        "true_on_policy_mode": True,  # log-probs by torch; else by a kernel of Megatron's
+        "true_on_policy_mode": False,
         "qkv_format": "thd",
         "custom_pg_loss_reducer_function_path": None,
         "rollout_temperature": 1.0,

@@ -79,6 +79,32 @@ def nats(
     return found * logprobs.shape[0]
 
 
+def coefficients(wanted: Options, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """c_t of Σ_i Σ_t c_t ∇log q_t, the gradient of `nats`: what advantages are less by where a loss is −Σ A_t log q_t.
+
+    Args:
+        wanted: whose gradient, by what estimate.
+        logprobs: log q of the sampled tokens, (batch, time), of the policy that drew them.
+        ref_logprobs: log p of the same.
+        mask: True where a token counts.
+
+    Example:
+        >>> import torch, kullback as kb
+        >>> from kullback.integrations.options import options
+        >>> from kullback.integrations.terms import coefficients
+        >>> wanted = options(0.1, objective=kb.REVERSE_KL, unit="sequence")
+        >>> q, p = torch.tensor([[-0.5, -1.0]]), torch.tensor([[-0.7, -1.5]])
+        >>> coefficients(wanted, q, p, torch.ones(1, 2).bool())
+        tensor([[0.7000, 0.5000]])
+    """
+    import torch
+
+    with torch.enable_grad():
+        live = logprobs.detach().requires_grad_()
+        found: Tensor = torch.autograd.grad(nats(wanted, live, ref_logprobs, mask), live)[0]
+    return found
+
+
 def over_tokens(total: Tensor, mask: Tensor) -> Tensor:
     """A total as an array whose sum over the counted tokens it is, for trainers that sum an array of their own.
 
