@@ -59,7 +59,7 @@ def own() -> Iterator[Any]:
             patch.setitem(sys.modules, name, package)
         tinker = ModuleType("tinker")
         kinds = ("Datum", "ModelInput", "SamplingClient")
-        tinker.__dict__.update({kind: SimpleNamespace for kind in kinds}, TensorData=TensorData)
+        tinker.__dict__.update(dict.fromkeys(kinds, SimpleNamespace), TensorData=TensorData)
         modules = {
             "tinker": tinker,
             "tinker_cookbook.utils": SimpleNamespace(trace=SimpleNamespace(scope=traced)),

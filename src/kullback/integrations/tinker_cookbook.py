@@ -1,8 +1,8 @@
 """tinker-cookbook: the KL in its advantages with the gradient of a named objective.
 
-Tinker's losses are sums of advantage times log-prob, and `incorporate_kl_penalty` puts the KL to the base model into the
-advantages. It has no hook: `install` stands in its place a function that subtracts what each token's log-prob is to be
-credited with for the gradient to be the objective's.
+Tinker's losses are sums of advantage times log-prob, and `incorporate_kl_penalty` puts the KL to the base model into
+the advantages. It has no hook: `install` stands in its place a function that subtracts what each token's log-prob is to
+be credited with for the gradient to be the objective's.
 """
 
 from __future__ import annotations
