@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +26,7 @@ TOKENS = 40
 
 
 @pytest.fixture
-def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Unsloth's table of replacements."""
     found = importlib.util.find_spec("unsloth_zoo")
     if found is None or not found.submodule_search_locations:
@@ -40,7 +39,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setenv("UNSLOTH_COMPILE_DISABLE", "1")
     monkeypatch.setitem(sys.modules, "unsloth_zoo", package)
     monkeypatch.setitem(sys.modules, "unsloth_zoo.rl_replacements", module)
-    yield table
+    return table
 
 
 def written(table: dict[str, Any]) -> Any:

@@ -104,7 +104,7 @@ def install(
     )
     if "unsloth" in sys.modules:
         raise InputError("unsloth was imported, which wrote its trainer then: call install before `import unsloth`")
-    if os.environ.get("UNSLOTH_COMPILE_DISABLE") != "1":
+    if os.environ.get("UNSLOTH_COMPILE_DISABLE") not in ("1", "partial"):
         raise InputError(
             "Unsloth compiles its loss as one graph, which the term is not: set the environment variable "
             "UNSLOTH_COMPILE_DISABLE=1"
