@@ -1,4 +1,4 @@
-"""open-instruct's own functions, out of a checkout, with `kullback.integrations.open_instruct`: ``make test-trainers``."""
+"""open-instruct's own functions, out of a checkout, with `kullback.integrations.open_instruct`: ``SOURCES=…``."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_it_is_put_back_and_what_does_not_fit_is_refused(own: Any) -> None:
                 relative_error(small_world(), loss_of(own, **changed), kb.REVERSE_KL, scale=1.0)
         one = torch.zeros(1, 2)
         with pytest.raises(InputError, match="nothing says where their sequences begin"):
-            own.compute_grpo_loss(one, one + 1, one, one, config(own), one)
+            own.compute_grpo_loss(one, one + 1, one, one, config=config(own), rho_weights=one)
     assert {name: own.__dict__[name] for name in ours.KNOWN} == {name: before[name] for name in ours.KNOWN}
     with pytest.raises(InputError, match="kl_beta_unit='sequence' came with open-instruct"):
         ours.install(kl_objective=kb.REVERSE_KL, kl_beta_unit="sequence")

@@ -133,7 +133,7 @@ def test_the_log_and_what_is_left_alone(own: Any) -> None:
     ones = torch.ones(1, 2)
     stock = own.compute_approx_kl
     before = own.PolicyLossRegistry.get("regular")(q.clone(), q, ones, algorithm(policy_loss_type="regular"), ones, q)
-    after = registered()(q, q, ones, algorithm(), ones, q)
+    after = registered()(q, q, ones, config=algorithm(), loss_mask=ones, rollout_logprobs=q)
     assert (float(after[0]), after[1]) == (float(before[0]), before[1])
     assert own.masked_mean(own.compute_approx_kl(q, p, ones), ones, dim=-1).mean() == pytest.approx(0.7)
     of_reward = own.compute_approx_kl(q.clone(), p, ones, kl_estimator_type="k1")  # no policy loss saw these

@@ -95,7 +95,7 @@ def loss_of(own: Any, name: str = "kullback", **changed: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(own.common, "compute_per_token_logps", given)
             function = own.function_registry.get_policy_loss_fn(name)
-            return value_of(function(model, example, config(**changed), 0, 1))
+            return value_of(function(model, example, config(**changed), pad_id=0, eos_id=1))
 
     return loss
 
@@ -162,7 +162,9 @@ def test_a_model_under_jit(own: Any, unit: str, mode: str, count: int) -> None:
 
     def gradient(function: Any, beta: float) -> Any:
         options = config(beta=beta, loss_agg_mode=mode)
-        step = nnx.jit(nnx.value_and_grad(lambda model: value_of(function(model, example, options, 0, 1))))
+        step = nnx.jit(
+            nnx.value_and_grad(lambda model: value_of(function(model, example, options, pad_id=0, eos_id=1)))
+        )
         value, found = step(NextToken())
         return float(value), found["table"][...]
 
@@ -177,31 +179,31 @@ def test_a_model_under_jit(own: Any, unit: str, mode: str, count: int) -> None:
     value, expected = nnx.value_and_grad(term)(NextToken())
     np.testing.assert_allclose(loss, plain + 0.5 * float(value), rtol=1e-6)
     np.testing.assert_allclose(found, without + 0.5 * expected["table"][...], rtol=1e-5, atol=1e-6)
-    assert log_of(made(NextToken(), example, config(loss_agg_mode=mode), 0, 1), "kl_loss") == pytest.approx(
-        float(value)
-    )
+    assert log_of(
+        made(NextToken(), example, config(loss_agg_mode=mode), pad_id=0, eos_id=1), "kl_loss"
+    ) == pytest.approx(float(value))
 
 
 def test_the_log_and_what_is_left_alone(own: Any) -> None:
     made, example = registered(), batch()
     stock = own.function_registry.get_policy_loss_fn("grpo")
-    before, after = (f(NextToken(), example, config(), 0, 1) for f in (stock, made))
+    before, after = (f(NextToken(), example, config(), pad_id=0, eos_id=1) for f in (stock, made))
     logs = [x[1] if isinstance(x, tuple) else x.aux_metrics for x in (before, after)]
     assert set(logs[0]) == set(logs[1])
     for name in set(logs[0]) - {"kl_loss"}:
         assert log_of(before, name) == pytest.approx(log_of(after, name)), name
-    off = [value_of(f(NextToken(), example, config(beta=0.0), 0, 1)) for f in (stock, made)]
+    off = [value_of(f(NextToken(), example, config(beta=0.0), pad_id=0, eos_id=1)) for f in (stock, made)]
     assert off[0] == off[1]
 
 
 def test_what_does_not_fit_is_refused(own: Any) -> None:
     made, example = registered(), batch()
     with pytest.raises(InputError, match="kl_beta_unit='sequence' came with loss_agg_mode='token-mean'"):
-        made(NextToken(), example, config(loss_agg_mode="token-mean"), 0, 1)
+        made(NextToken(), example, config(loss_agg_mode="token-mean"), pad_id=0, eos_id=1)
     example.segment_ids = jnp.ones((2, 3))
     with pytest.raises(InputError, match="segment_ids came"):
-        made(NextToken(), example, config(), 0, 1)
+        made(NextToken(), example, config(), pad_id=0, eos_id=1)
     example = batch()
     example.ref_per_token_logps = None
     with pytest.raises(InputError, match="ref_per_token_logps=None came with beta above 0"):
-        made(NextToken(), example, config(), 0, 1)
+        made(NextToken(), example, config(), pad_id=0, eos_id=1)

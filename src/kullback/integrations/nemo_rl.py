@@ -48,20 +48,25 @@ class KLLoss:
         return loss, {**logged, "loss": loss.item(), "kl_penalty": term.item()}
 
     def _nats(self, logprobs: Tensor, data: Any) -> Tensor:
-        return nats(
+        found: Tensor = nats(
             self._wanted,
             data.get("curr_logprobs_unfiltered", logprobs),
             data["reference_policy_logprobs"][:, 1:],
             (data["token_mask"][:, 1:] * data["sample_mask"].unsqueeze(-1)).bool(),
             behavior_logprobs=self._behavior(data),
         )
+        return found
 
     def _behavior(self, data: Any) -> Tensor | None:
         """What drew the rows: the engine where its mismatch is corrected for, π_old elsewhere."""
         if self.stock.use_importance_sampling_correction or self.stock.use_on_policy_kl_approximation:
-            found: Tensor = data["generation_logprobs"][:, 1:]
-            return found
-        return None if self.stock.force_on_policy_ratio else data["prev_logprobs"][:, 1:]
+            name = "generation_logprobs"
+        elif self.stock.force_on_policy_ratio:
+            return None
+        else:
+            name = "prev_logprobs"
+        found: Tensor = data[name][:, 1:]
+        return found
 
 
 def with_kl(

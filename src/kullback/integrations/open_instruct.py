@@ -132,9 +132,9 @@ def _masking(stock: Any) -> Any:
 def _loss(stock: Any, wanted: Options) -> Any:
     @functools.wraps(stock)
     def compute_grpo_loss(
-        new_logprobs: Tensor, ratio: Tensor, advantages: Any, ref_logprobs: Any, config: Any, rho_weights: Any
+        new_logprobs: Tensor, ratio: Tensor, advantages: Any, ref_logprobs: Any, *, config: Any, rho_weights: Any
     ) -> Any:
-        pg_loss, clipfrac, kl = stock(new_logprobs, ratio, advantages, None, config, rho_weights)
+        pg_loss, clipfrac, kl = stock(new_logprobs, ratio, advantages, None, config=config, rho_weights=rho_weights)
         if ref_logprobs is None:
             return pg_loss, clipfrac, kl
         _refuse(new_logprobs, config)
@@ -175,6 +175,7 @@ def _lengths(positions: Tensor) -> list[int]:
 
 
 def _unpacked(values: Tensor, lengths: list[int]) -> Tensor:
+    import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    return pad_sequence(list(values.flatten().split(lengths)), batch_first=True)
+    return pad_sequence(list(torch.split(values.flatten(), lengths)), batch_first=True)

@@ -114,24 +114,18 @@ def install(
         return found
 
     @functools.wraps(stock_sum)
-    def aggregate_loss(
-        loss: Tensor,
-        loss_mask: Tensor,
-        token_level_loss: bool = True,
-        dp_size: int = 1,
-        batch_num_tokens: Any = None,
-        global_batch_size: Any = None,
-    ) -> Tensor:
+    def aggregate_loss(loss: Tensor, loss_mask: Tensor, *rest: Any, **counts: Any) -> Tensor:
         left = getattr(loss, LEFT, None)
         if left is None:
-            found: Tensor = stock_sum(loss, loss_mask, token_level_loss, dp_size, batch_num_tokens, global_batch_size)
+            found: Tensor = stock_sum(loss, loss_mask, *rest, **counts)
             return found
         logprobs, reference, old = left
         mask = loss_mask.bool()
+        batch_num_tokens, global_batch_size = counts.get("batch_num_tokens"), counts.get("global_batch_size")
         shares = Shares(
             tokens=mask.sum() if batch_num_tokens is None else batch_num_tokens,
             sequences=mask.any(-1).sum() if global_batch_size is None else global_batch_size,
-            scale=float(dp_size),
+            scale=float(counts.get("dp_size", 1)),
         )
         return shares.of(nats(wanted, logprobs, reference, mask, behavior_logprobs=old), wanted.unit)
 

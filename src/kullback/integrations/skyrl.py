@@ -45,6 +45,7 @@ class PolicyLoss:
         log_probs: Tensor,
         old_log_probs: Tensor,
         advantages: Tensor,
+        *,
         config: Any,
         loss_mask: Tensor | None = None,
         rollout_logprobs: Tensor | None = None,
@@ -57,7 +58,8 @@ class PolicyLoss:
         stock_config = copy.copy(config)
         stock_config.policy_loss_type = self.around
         stock = own.PolicyLossRegistry.get(self.around)
-        return stock(log_probs, old_log_probs, advantages, stock_config, loss_mask, rollout_logprobs)
+        shown = {"config": stock_config, "loss_mask": loss_mask, "rollout_logprobs": rollout_logprobs}
+        return stock(log_probs, old_log_probs, advantages, **shown)
 
 
 def register(

@@ -63,14 +63,14 @@ def register(
 
     stock = own.function_registry.get_policy_loss_fn(around)
 
-    def loss(model: Any, train_example: Any, algo_config: Any, pad_id: int, eos_id: int, **kwargs: Any) -> Any:
+    def loss(model: Any, train_example: Any, algo_config: Any, **options: Any) -> Any:
         if not algo_config.beta:
-            return stock(model, train_example, algo_config, pad_id, eos_id, **kwargs)
+            return stock(model, train_example, algo_config, **options)
         _refuse(wanted, train_example, algo_config)
         without = copy.copy(algo_config)
         without.beta = 0.0
-        found = stock(model, train_example, without, pad_id, eos_id, **kwargs)
-        logprobs = _logprobs(own, model, train_example, algo_config, pad_id, eos_id, kwargs)
+        found = stock(model, train_example, without, **options)
+        logprobs = _logprobs(own, model, train_example, algo_config, options)
         mask = train_example.completion_mask.astype(bool)
         total = nats(
             wanted,
@@ -94,16 +94,16 @@ def _refuse(wanted: Options, train_example: Any, algo_config: Any) -> None:
         raise InputError("ref_per_token_logps=None came with beta above 0: give the cluster a reference model")
 
 
-def _logprobs(own: Any, model: Any, example: Any, config: Any, pad_id: int, eos_id: int, kwargs: Any) -> Any:
+def _logprobs(own: Any, model: Any, example: Any, config: Any, options: dict[str, Any]) -> Any:
     graphdef, state = own.nnx.split(model)
-    chunks = {"chunk_size": kwargs["compute_logps_chunk_size"]} if "compute_logps_chunk_size" in kwargs else {}
+    chunks = {"chunk_size": options["compute_logps_chunk_size"]} if "compute_logps_chunk_size" in options else {}
     return own.common.compute_per_token_logps(
         graphdef,
         state,
         prompt_tokens=example.prompt_ids,
         completion_tokens=example.completion_ids,
-        pad_id=pad_id,
-        eos_id=eos_id,
+        pad_id=options["pad_id"],
+        eos_id=options["eos_id"],
         stop_gradient=False,
         temperature=config.temperature,
         **chunks,

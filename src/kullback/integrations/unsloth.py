@@ -127,12 +127,12 @@ def install(
 
 
 # Unsloth copies this text into a module of its own: it may name nothing of this one.
-def grpo_compute_loss(ref, new, old, sampling_per_token_logps, input_ids, mask, beta, advantages, **kwargs):  # type: ignore[no-untyped-def]
+def grpo_compute_loss(ref, new, old, *rest, **kwargs):  # type: ignore[no-untyped-def]
     """Unsloth's loss, with another KL."""
     from kullback.integrations.unsloth import with_kl
 
-    rows = (ref, new, old, sampling_per_token_logps, input_ids, mask)
-    return with_kl(rows, beta, advantages, kwargs)
+    sampled, input_ids, mask, beta, advantages = rest
+    return with_kl((ref, new, old, sampled, input_ids, mask), beta, advantages, kwargs)
 
 
 def with_kl(rows: tuple[Any, ...], beta: float, advantages: Tensor, options: dict[str, Any]) -> tuple[Any, ...]:
