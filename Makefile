@@ -56,8 +56,8 @@ test-ray: .venv-ray/stamp  ## workers that are actors of Ray, in a cluster on th
 test-servers: .venv/dev.stamp .venv-vllm/stamp .venv-llama/stamp  ## models behind vLLM's CPU build and llama.cpp, for real
 	$(BIN)/python -m pytest -s -m servers tests/test_servers_real.py $(ARGS)
 
-test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with slime's checkout
-	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers tests/test_trainers_verl.py tests/test_trainers_source.py $(ARGS)
+test-trainers: .venv-peers/stamp  ## the KL in the losses of other trainers, with the real packages; SOURCES=folder with the checkouts of those that do not install
+	$(if $(SOURCES),KULLBACK_SOURCES=$(abspath $(SOURCES))) TORCHDYNAMO_DISABLE=1 .venv-peers/bin/python -m pytest --noconftest -m peers $(wildcard tests/test_trainers_*.py) $(ARGS)
 
 test-matrix: .venv/dev.stamp  ## the wheel with other Pythons, the oldest and newest of what it needs, and each extra alone; many GB
 	$(BIN)/python tools/matrix.py extras $(EXTRAS)
@@ -119,7 +119,8 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(PEERS_PIP) -r .venv-peers/torch.txt
 	$(PEERS_PIP) --editable '.[torch,jax]' pytest
 	$(PEERS_PIP) trl verl
-	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo
+	$(PEERS_PIP) beartype flax humanize jaxtyping loguru
+	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo google-tunix
 	touch $@
 
 .venv-ray/stamp: pyproject.toml constraints.txt

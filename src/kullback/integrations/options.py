@@ -83,18 +83,63 @@ def options(
     return found
 
 
+def of_drawn_tokens(
+    trainer: str,
+    *,
+    objective: Target,
+    estimator: Estimator | str,
+    baseline: str | None,
+    unit: str,
+    truncate: Truncation | float | str | None,
+) -> Options:
+    """The options of a term in the loss, where a trainer shows log-probs of the drawn tokens and no logits.
+
+    Args:
+        trainer: its name, for the error.
+
+    Raises:
+        InputError: what `options` refuses, and `RAO_BLACKWELL`.
+    """
+    if member(estimator) is RAO_BLACKWELL:
+        raise InputError(
+            f"kl_estimator=rao_blackwell came, but {trainer} shows the KL no logits of the reference: use kullback.K1, "
+            "kullback.K3 or kullback.ControlVariate(λ)"
+        )
+    return options(1.0, objective=objective, estimator=estimator, baseline=baseline, unit=unit, truncate=truncate)
+
+
+def refuse_unit(wanted: Options, unit: BetaUnit, because: str) -> None:
+    """Let β pass in the unit to which the trainer divides.
+
+    Args:
+        unit: of the trainer's own division.
+        because: the options that make it so.
+
+    Raises:
+        InputError: the other one came.
+    """
+    if wanted.unit != unit:
+        raise InputError(
+            f"kl_beta_unit={wanted.unit!r} came with {because}, with which the trainer divides the loss to nats a "
+            f"{unit}: pass kl_beta_unit={unit!r}, or change that option"
+        )
+
+
 def _tried(wanted: Options) -> None:
     """What no term can follow is refused by the term itself, on one token."""
-    import torch
+    try:
+        import torch as library
+    except ModuleNotFoundError:  # a trainer in JAX
+        import jax.numpy as library  # type: ignore[no-redef]
 
-    one: Any = torch.full((2, 1), -0.5)
+    one: Any = library.full((2, 1), -0.5)
     if wanted.placement == "loss":
         kl_loss(
             one,
             one,
             objective=wanted.objective,
             estimator=K1 if wanted.exact else wanted.estimator,
-            token_kl=torch.zeros(2, 1) if wanted.exact else None,
+            token_kl=library.zeros((2, 1)) if wanted.exact else None,
             truncate=wanted.truncate,
         )
         return
