@@ -90,7 +90,7 @@ def test_a_hundred_kills_of_actors_of_the_driver_and_of_ray_change_no_byte(tmp_p
     clean, killed = tmp_path / "clean", tmp_path / "killed"
     assert begun(json.dumps({"workers": 1, "output": str(clean)})).wait() == 0
     options = json.dumps({"engine": "ray", "workers": 2, "output": str(killed)})
-    counts = killed_to_the_end(options, killed / "shards", 100, driver=0.03, ray=0.03, victim="ray::Actor")
+    counts = killed_to_the_end(options, killed / "shards", 100, driver=0.03, ray=0.07, victim="ray::Actor")
     assert counts["worker"] + counts["driver"] + counts["ray"] == 100
     assert counts["ray"] > 0
     assert (killed / "rollouts.parquet").read_bytes() == (clean / "rollouts.parquet").read_bytes()
