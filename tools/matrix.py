@@ -158,7 +158,7 @@ def _lower_bounds() -> list[str]:
     extras = PROJECT["optional-dependencies"]
     lines = [*PROJECT["dependencies"], *(line for name in ("torch", *WITH) for line in extras[name])]
     found = [re.match(r"([\w-]+)>=([\d.]+)", line) for line in lines]
-    return sorted({f"{one[1]}=={one[2]}" + ("" if one[2].count(".") > 1 else ".*") for one in found if one})
+    return sorted({f"{one[1]}=={one[2]}{('.0.*', '.*', '')[one[2].count('.')]}" for one in found if one})
 
 
 def _installed(program: str, folder: Path, packages: list[str], bounds: Path) -> str:

@@ -128,7 +128,8 @@ def is_torch(x: object) -> TypeGuard[torch.Tensor]:
 def is_jax(x: object) -> TypeGuard[jax.Array]:
     """Whether x is a JAX array; never imports JAX."""
     jax = sys.modules.get("jax")
-    return jax is not None and isinstance(x, jax.Array)
+    # A tensor is none, and from 2.14 on torch.compile cannot ask JAX's metaclass about one.
+    return jax is not None and not is_torch(x) and isinstance(x, jax.Array)
 
 
 def namespace(*arrays: Array) -> Namespace:
