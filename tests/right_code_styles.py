@@ -192,6 +192,18 @@ def whole_loss_with_entropy(logprobs, ref_logprobs, mask, cfg):
     return cfg.algorithm.kl_coef * term + 0.01 * masked(logprobs, mask).sum(-1).mean()
 
 
+def kl_in_the_return(logp, ref_logp, rewards, mask, beta=0.05):
+    kl = masked(logp - ref_logp, mask).detach()
+    returns = rewards[:, None] - beta * kl.flip(-1).cumsum(-1).flip(-1)
+    return -masked(returns * logp, mask).sum(-1).mean()
+
+
+def kl_in_the_advantage(new_logps, ref_logps, advantages, response_mask, kl_coef=0.1):
+    penalty = masked(new_logps - ref_logps, response_mask).detach().sum(-1)
+    shaped = advantages - kl_coef * penalty
+    return -(shaped * masked(new_logps, response_mask).sum(-1)).mean()
+
+
 def exact_of_distributions(log_distributions, ref_log_distributions, mask):
     possible = torch.isfinite(log_distributions)
     q, p = (torch.where(possible, x, torch.zeros_like(x)) for x in (log_distributions, ref_log_distributions))
@@ -266,6 +278,8 @@ STYLES = (
     Case(whole_loss, options=LOSS),
     Case(whole_loss, options={"placement": "loss", "settings": {"advantages": "signs", "beta": 0.04}}),
     Case(whole_loss_with_entropy, options={"placement": "loss", "settings": {"cfg.algorithm.kl_coef": 0.04}}),
+    Case(kl_in_the_return, options=LOSS),
+    Case(kl_in_the_advantage, options=LOSS),
     Case(exact_of_distributions, options={"placement": "loss", "objective": kb.STATEWISE_REVERSE_KL}),
     Case(of_probabilities, options=METRIC),
     Case(engine_k3, options=METRIC),

@@ -10,6 +10,7 @@ import torch
 from right_code_styles import OURS, STYLES, ours
 from wrong_code import REWARD, RIGHT, WRONG, Case
 from wrong_code_batches import BATCHES
+from wrong_code_distributions import DISTRIBUTIONS
 from wrong_code_rows import IN_PLACE, ROWS
 from wrong_code_sizes import FITS, SIZES, Dropped, kept_by_shape
 
@@ -23,9 +24,10 @@ from kullback.targets import TARGETS, Target
 
 SECONDS = 5.0
 """Of CPU time, so that other work on the machine does not count."""
+ALL_WRONG = (*WRONG, *BATCHES, *SIZES, *ROWS, *DISTRIBUTIONS)
 
 
-@pytest.mark.parametrize("case", [*WRONG, *BATCHES, *SIZES, *ROWS], ids=lambda case: f"{case}-{case.code}")
+@pytest.mark.parametrize("case", ALL_WRONG, ids=lambda case: f"{case}-{case.code}")
 def test_every_mistake_is_named(case: Case) -> None:
     start = time.process_time()
     report = kb.audit(case.fn, **case.options)
@@ -78,7 +80,7 @@ def test_nothing_is_found_in_our_own_reward(placement: Any, credit: Any) -> None
 
 
 def test_there_is_a_mistake_for_every_rule_that_can_be_found() -> None:
-    named = {case.code for case in (*WRONG, *BATCHES, *SIZES, *ROWS)}
+    named = {case.code for case in ALL_WRONG}
     calls = {rule.code for rule in RULES if rule.group == "call"}
     combined = {"KB204", "KB206", "KB302", "KB305", "KB507"}
     assert {rule.code for rule in RULES} - calls - combined <= named

@@ -13,6 +13,7 @@ from kullback.auditing.probes import Probe, same
 from kullback.auditing.subject.columns import BEHAVIOR, PROCESSED, REFERENCE
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.subject import Subject
+from kullback.auditing.temperatures import both_scaled, scaled_logits
 
 if TYPE_CHECKING:
     from kullback.auditing.subject.tensors import Columns, Tensor
@@ -37,6 +38,8 @@ class Effects:
         end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
         mixed: what it gives for one and the same model, a row, where what it takes as processed is after top-p 0.9.
         scaled: by what the policy's logits are divided more than the reference's; 1 but for a temperature on one side.
+        both_scaled: by what the logits of both are divided; 1 but for a temperature on both sides.
+        times: what a divergence at that temperature is multiplied by.
     """
 
     reference: bool | None = None
@@ -46,6 +49,8 @@ class Effects:
     bonus: float = 0.0
     temperature: float = 1.0
     scaled: float = 1.0
+    both_scaled: float = 1.0
+    times: float = 1.0
     end: bool | None = None
     lost: tuple[int, ...] = ()
     mixed: float = 0.0
@@ -59,7 +64,9 @@ def effects(probe: Probe) -> Effects:
     if PROCESSED & subject.columns:
         return Effects(reference, behavior, mixed=mixed_laws(subject))
     if subject.full:
-        return Effects(reference, behavior, scaled=scaled_logits(subject))
+        scaled = scaled_logits(subject)
+        both, times = both_scaled(subject) if scaled == 1.0 else (1.0, 1.0)
+        return Effects(reference, behavior, scaled=scaled, both_scaled=both, times=times)
     if not probe.possible or subject.level == "sequence" or reference is False:
         return Effects(reference, behavior)
     shift: Shift = ""
@@ -93,45 +100,6 @@ def _end(subject: Subject) -> bool | None:
     except CallFailed:
         return None
     return seen[1] if seen[0] else None
-
-
-TEMPERATURES = np.exp(np.linspace(np.log(0.2), np.log(5.0), 81))
-
-
-def scaled_logits(subject: Subject) -> float:
-    """By what the policy's logits are divided more than the reference's, in a function of whole distributions.
-
-    Of two models that are one a divergence is 0. Where it is not, the temperature is looked for at which it is.
-    """
-    if not {"log_distributions", "ref_log_distributions"} <= subject.columns:
-        return 1.0
-
-    def size(temperature: float) -> float:
-        return float(np.abs(_of_one_model(subject, temperature)).sum())
-
-    try:
-        if size(1.0) < 1e-6:
-            return 1.0
-        best = int(np.argmin([size(t) for t in TEMPERATURES]))
-        low, high = TEMPERATURES[max(0, best - 1)], TEMPERATURES[min(len(TEMPERATURES) - 1, best + 1)]
-        for _ in range(50):
-            a, b = high - 0.618 * (high - low), low + 0.618 * (high - low)
-            low, high = (low, b) if size(a) < size(b) else (a, high)
-        found = float(0.5 * (low + high))
-        return found if size(found) < 1e-5 * max(1.0, size(1.0)) else 1.0
-    except CallFailed:
-        return 1.0
-
-
-def _of_one_model(subject: Subject, temperature: float) -> Float64:
-    """The result where both models have the same logits, the policy's multiplied by a temperature."""
-    base = rows_of_every_length()
-    logits = base["log_distributions"]
-    same_one = dict.fromkeys(("logprobs", "ref_logprobs", "behavior_logprobs"), base["logprobs"])
-    given = {**base, **same_one, "log_distributions": temperature * logits, "ref_log_distributions": logits}
-    result = subject(given).detach().double()
-    found: Float64 = (result[base["mask"]] if subject.kind == "token" else result.reshape(-1)).numpy()
-    return found
 
 
 def mixed_laws(subject: Subject) -> float:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from kullback.auditing.subject.tensors import Columns, Tensor
 
 MEETING = IDENTIFYING[2]
+FEWEST_WORDS = min(IDENTIFYING, key=lambda setting: setting.vocab)
 ROWS = [0, 4, 9, 14]
 """Sequences of a first call: more rows than tokens, so that the shape of the result tells what it is."""
 
@@ -89,7 +90,7 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
         CallFailed: it cannot be called.
     """
     met = columns(MEETING)
-    placed.subject.meet(met, ROWS)
+    placed.subject.meet(met, ROWS, columns(FEWEST_WORDS))
     placed = replace(placed, subject=isolated(placed.subject, met, ROWS))
     rounded = placed.subject
     placed, arithmetic, half = _widened(placed, met)

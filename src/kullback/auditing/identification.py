@@ -69,6 +69,11 @@ class Identification:
         """Whether it is a target itself: once, and over sequences."""
         return self.target is not None and self.scale == 1.0 and self.weight == "sequence"
 
+    @property
+    def follows(self) -> bool:
+        """Whether it is a target, or a positive multiple of one, over sequences."""
+        return self.target not in (None, ZERO) and self.scale > 0 and self.weight == "sequence"
+
     def __str__(self) -> str:
         return words.identity(self)
 

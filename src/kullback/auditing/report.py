@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kullback.auditing import words
 from kullback.auditing.identification import UNKNOWN, Identification
+from kullback.auditing.subject.naming import column_of
 from kullback.displays import Displayed
 from kullback.documents import Chart, Document, Record, plain
 from kullback.errors import InputError
@@ -182,7 +183,16 @@ class AuditReport(Displayed):
         """The call that does what this should."""
         own = (lambda column: column) if self.wires is None else self.wires.parameter
         off_policy = self.sampler == "off_policy" or "behavior_logprobs" in self.columns
-        return words.instead(self.options, self.goal, own, off_policy=off_policy and not self.paired)
+        full = "logprobs" not in self.columns and {"log_distributions", "ref_log_distributions"} <= set(self.columns)
+        return words.instead(self.options, self.goal, own, off_policy=off_policy and not self.paired, full=full)
+
+    @property
+    def whole_loss(self) -> bool:
+        """Whether it is a trainer's loss with more in it than a KL: it takes advantages or rewards."""
+        if self.placement != "loss" or self.wires is None:
+            return False
+        taken = {*self.columns, *map(column_of, self.wires.constants)}
+        return bool(taken & {"advantages", "rewards"})
 
     @property
     def paired(self) -> bool:

@@ -215,10 +215,12 @@ def _alone(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
 
 def _counts(rule: Rule, report: Audited) -> bool:
     """Whether a rule is asked: of a surrogate only the gradient counts, and of a loss with the gradient that was
-    asked for so too.
+    asked for so too. That a whole loss is no KL is nothing against it, if its gradient is one's.
     """
     if rule.group != "biased-value" or report.placement != "loss":
         return True
+    if rule.code in ("KB101", "KB111") and report.whole_loss and report.gradient.follows:
+        return False
     asked_for = (
         report.objective is not None and report.gradient.target is report.objective and report.gradient.scale > 0
     )

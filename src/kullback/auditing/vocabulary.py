@@ -34,6 +34,7 @@ class Words:
 
     Attributes:
         seen, of: words that have an effect, of a small vocabulary.
+        bucketed: whether those that have none by themselves count together, as one word.
         seen_of_many, many: the same of a large one; 0 and 0 where it could not be run.
         policy_shift, reference_shift: how many places after its own the token is at which a distribution is read.
         mixed: whether one side leaves out rare words, as top-p does, and the other does not.
@@ -47,6 +48,7 @@ class Words:
     policy_shift: int = 0
     reference_shift: int = 0
     mixed: bool = False
+    bucketed: bool = False
     unexamined: tuple[str, ...] = ()
 
     @property
@@ -78,24 +80,79 @@ def seen_vocabulary(subject: Subject) -> Words | None:
         policy_shift=_read_at(subject, BOTH[0]),
         reference_shift=_read_at(subject, BOTH[1]),
         mixed=_mixed(subject),
+        bucketed=small < SIZE and _bucketed(subject),
         unexamined=tuple(unexamined),
     )
 
 
 def _seen(subject: Subject, size: int) -> int | None:
     """How many words of a vocabulary have an effect."""
-    import torch
+    effect = _effect(subject, size)
+    return None if effect is None else int(effect.sum())
 
-    # Logits that span a few nats, whatever the size: no word is much rarer than another.
-    index = torch.arange(size, dtype=torch.float64) * (SIZE / size)
-    q = (-0.55 * index).log_softmax(-1).expand(1, 1, size).clone().requires_grad_()
-    p = (-0.4 * index + 0.1 * torch.sin(index)).log_softmax(-1).expand(1, 1, size).clone().requires_grad_()
-    result = subject(_columns(q, p, torch.zeros((1, 1), dtype=torch.int64))).sum()
+
+def _effect(subject: Subject, size: int) -> Tensor | None:
+    """Whether each word of a vocabulary has an effect; None where nothing has a derivative."""
+    q, p = _two_laws(size)
+    q, p = q.requires_grad_(), p.requires_grad_()
+    result = _one_token(subject, q, p)
     if not result.requires_grad:
         return None
-    by_q, by_p = (slope.reshape(-1).abs() for slope in differentiate(result, (q, p)))
-    moved = by_q + by_p
-    return int((moved > 1e-12 * size / SIZE * float(moved.max())).sum())
+    by_q, by_p = (slope.reshape(-1) for slope in differentiate(result, (q, p)))
+    if "tokens" not in subject.columns:
+        by_q, by_p = _beside_the_normaliser(by_q, q), _beside_the_normaliser(by_p, p)
+    moved = by_q.abs() + by_p.abs()
+    return moved > 1e-12 * size / SIZE * float(moved.max())
+
+
+def _two_laws(size: int, bend: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Logits that span a few nats, whatever the size: no word is much rarer than another."""
+    import torch
+
+    index = torch.arange(size, dtype=torch.float64) * (SIZE / size)
+    q, p = (-0.55 * index).log_softmax(-1), (-0.4 * index + bend * torch.sin(index)).log_softmax(-1)
+    return q.expand(1, 1, size).clone(), p.expand(1, 1, size).clone()
+
+
+def _one_token(subject: Subject, q: Tensor, p: Tensor) -> Tensor:
+    import torch
+
+    return subject(_columns(q, p, torch.zeros((1, 1), dtype=torch.int64))).sum()
+
+
+def _bucketed(subject: Subject) -> bool:
+    """Whether the result is a divergence of two laws in which the words without an effect are one word."""
+    effect = _effect(subject, SIZE)
+    if effect is None or "tokens" in subject.columns:
+        return False
+    pairs = [_two_laws(SIZE, bend) for bend in (0.1, 0.05)]
+    laws = [[_put_together(law.reshape(-1), effect) for law in pair] for pair in pairs]
+    got = np.array([float(_one_token(subject, q, p).detach()) for q, p in pairs])
+    exact = np.array([[np.sum(a * np.log(a / b)) for a, b in ((q, p), (p, q))] for q, p in laws])
+    times = got[:, None] / exact
+    return bool(np.isclose(times[0], times[1], rtol=1e-5).any())
+
+
+def _put_together(law: Tensor, kept: Tensor) -> Float64:
+    """Probabilities of the words that are kept, and of all others together."""
+    law, kept = law.exp().numpy(), kept.numpy()
+    return np.append(law[kept], law[~kept].sum())
+
+
+def _beside_the_normaliser(slope: Tensor, log_probs: Tensor) -> Tensor:
+    """Slopes without what a word has through the sum that logits are normalised by, c times its probability.
+
+    c is what most of the words share that have nothing but that. Where hardly any two share one, each word has an
+    effect of its own, and slopes stay as they are.
+    """
+    import torch
+
+    share = slope / log_probs.detach().exp().reshape(-1)
+    near = 1e-6 * float(share.abs().max())
+    candidates = share if len(share) == SIZE else share.median()[None]
+    alike = (share - candidates[:, None]).abs() <= near
+    most = alike[int(alike.sum(-1).argmax())]
+    return torch.where(most, torch.zeros_like(slope), slope) if int(most.sum()) > max(1, len(share) // 100) else slope
 
 
 def _columns(q: Tensor, p: Tensor, tokens: Tensor) -> Columns:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from kullback.targets import FORWARD_KL, REVERSE_KL, STATEWISE_FORWARD_KL, STATEWISE_REVERSE_KL, ZERO, Target
+from kullback.targets import (
+    FORWARD_KL,
+    REVERSE_KL,
+    STATEWISE_FORWARD_KL,
+    STATEWISE_JENSEN_SHANNON,
+    STATEWISE_REVERSE_KL,
+    ZERO,
+    Target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -175,7 +183,7 @@ def _exactly(what: str, weight: Weight) -> str:
     return f"{what}, once each sequence is multiplied back by {_DIVISORS[weight]}, which the function divides by"
 
 
-def instead(options: Options, goal: Target, own: Callable[[str], str], *, off_policy: bool) -> str:
+def instead(options: Options, goal: Target, own: Callable[[str], str], *, off_policy: bool, full: bool = False) -> str:
     """The call of this package that does what a function should, in the user's own names.
 
     Args:
@@ -183,7 +191,10 @@ def instead(options: Options, goal: Target, own: Callable[[str], str], *, off_po
         goal: the target that is meant.
         own: the user's name for a column.
         off_policy: whether another policy drew the samples.
+        full: whether both whole distributions are at hand, and the log-probs of the drawn tokens are not.
     """
+    if full and options.placement in ("loss", "metric") and options.sampler == "on_policy" and not off_policy:
+        return _from_distributions(options, goal, own)
     q, p, mask, mu = (own(column) for column in ("logprobs", "ref_logprobs", "mask", "behavior_logprobs"))
     drawn = f", behavior_logprobs={mu}" if off_policy else ""
     if options.sampler == "from_reference" and options.placement != "metric":
@@ -207,6 +218,24 @@ def instead(options: Options, goal: Target, own: Callable[[str], str], *, off_po
             return f"kb.estimate({p}, {q}, {mask}, estimator=kb.K3): KL(p‖q), of which these are the samples"
         return f"kb.estimate({q}, {p}, {mask}, estimator=kb.K3, behavior_logprobs={p})"
     return f"kb.estimate({q}, {p}, {mask}, estimator=kb.K3{drawn})"
+
+
+def _from_distributions(options: Options, goal: Target, own: Callable[[str], str]) -> str:
+    """The same where the exact KL of every token can be had."""
+    named = next((name for target, name in _DIRECTIONS.items() if target is goal), "")
+    direction = f', direction="{named}"' if named else ""
+    token_kl = f"kb.vocab.token_kl({own('log_distributions')}, {own('ref_log_distributions')}{direction})"
+    if options.placement == "metric" or goal.name.startswith("statewise"):
+        return f"({token_kl} * {own('mask')}).sum(-1).mean()"
+    target = goal if goal in LOSS_OBJECTIVES else REVERSE_KL
+    exact = f", token_kl={token_kl}" if target is REVERSE_KL else ""
+    drawn = f"{own('logprobs')}, {own('ref_logprobs')}, {own('mask')}"
+    said = "" if own("logprobs") != "logprobs" else ", where logprobs are those of the drawn tokens"
+    return f"kb.kl_loss({drawn}, objective=kb.{target!r}{exact}){said}"
+
+
+_DIRECTIONS = {STATEWISE_FORWARD_KL: "forward", STATEWISE_JENSEN_SHANNON: "jensen_shannon"}
+"""What vocab.token_kl calls the targets that are not KL(q‖p)."""
 
 
 def away(found: Distance) -> str:
@@ -246,11 +275,12 @@ def notes(report: Audited) -> Iterator[str]:
     if report.numerics.swallowed == "nan":
         yield f"in float32 it is nan, and not inf, from |ℓ| = {report.numerics.swallowed_from:.3g} nats on"
     surrogate = report.placement == "loss" and report.objective is None and report.options.role == "value"
-    if surrogate and report.value.named is None and report.gradient.exact and report.gradient.target is not ZERO:
-        yield (
-            f"as a surrogate, whose value does not count, it is right: the gradient is that of "
-            f"{name_or_none(report.gradient)} (role='surrogate', --role surrogate)"
-        )
+    if surrogate and report.value.named is None and report.gradient.follows:
+        of = f"the gradient is that of {times(report.gradient.scale)}{name_or_none(report.gradient)}"
+        if report.whole_loss:
+            yield f"the value of the term is no KL, and of a whole loss it does not count: {of}"
+        else:
+            yield f"as a surrogate, whose value does not count, it is right: {of} (role='surrogate', --role surrogate)"
 
 
 def sentence(text: str) -> str:

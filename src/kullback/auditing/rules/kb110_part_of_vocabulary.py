@@ -24,6 +24,8 @@ def _find(report: Audited) -> str:
     if report.value.target is not None:
         return ""
     seen, vocab = words.seen, words.of
+    if words.bucketed:
+        return f"all but {seen} of {vocab} tokens of the vocabulary count as one: a lower bound, and not the KL"
     return f"only {seen} of {vocab} tokens of the vocabulary have any effect on the result" if seen < vocab else ""
 
 
@@ -33,8 +35,8 @@ RULE = Rule(
     group="biased-value",
     title="Only part of the vocabulary counts",
     checks=(
-        "Whether changing the log-prob of every token of the vocabulary changes the result: of eight words where its "
-        "value is no named target, and of 300,000."
+        "Whether changing the log-prob of every token of the vocabulary changes the result, beside what each has by "
+        "the sum that logits are normalised by: of eight words where the value is no named target, and of 300,000."
     ),
     why=(
         "A KL of renormalised top-k heads is a lower bound of neither direction that can go to 0 while the "

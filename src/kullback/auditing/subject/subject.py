@@ -137,8 +137,14 @@ class Subject:
         other.wires, other._call, other.isolation = wires, CALLS[self.arrays](self._fn, wires), said
         return other
 
-    def meet(self, columns: Columns, rows: Rows) -> None:
-        """Learn from a first call, of more rows than tokens, what kind of thing comes back, and what it can take."""
+    def meet(self, columns: Columns, rows: Rows, fewest: Columns | None = None) -> None:
+        """Learn from a first call, of more rows than tokens, what kind of thing comes back, and what it can take.
+
+        Args:
+            columns, rows: of that call.
+            fewest: columns of the smallest vocabulary that there will be, which a function of whole distributions
+                has to take as well.
+        """
         failed: CallFailed | None = None
         shapes = SHAPES if self._beside else SHAPES[:1]
         types = MASK_TYPES if "mask" in self.wires.wanted else MASK_TYPES[:1]
@@ -148,6 +154,8 @@ class Subject:
             try:
                 result, batch = self._raw(columns, rows)
                 self.kind = kind_of(tuple(result.shape), batch)
+                if fewest is not None and FULL & self.wires.wanted:
+                    self._raw(fewest, EVERY)
                 return
             except CallFailed as error:
                 failed = failed or error
