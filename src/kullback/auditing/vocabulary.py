@@ -135,8 +135,8 @@ def _bucketed(subject: Subject) -> bool:
 
 def _put_together(law: Tensor, kept: Tensor) -> Float64:
     """Probabilities of the words that are kept, and of all others together."""
-    law, kept = law.exp().numpy(), kept.numpy()
-    return np.append(law[kept], law[~kept].sum())
+    probability, alone = law.exp().numpy(), kept.numpy()
+    return np.append(probability[alone], probability[~alone].sum())
 
 
 def _beside_the_normaliser(slope: Tensor, log_probs: Tensor) -> Tensor:
