@@ -21,10 +21,11 @@ def _find(report: Audited) -> str:
     if words.part is not None:
         seen, vocab = words.part
         return f"of a vocabulary of {vocab:,} words only {seen:,} have any effect on the result"
-    if report.value.target is not None:
-        return ""
     seen, vocab = words.seen, words.of
-    return f"only {seen} of {vocab} tokens of the vocabulary have any effect on the result" if seen < vocab else ""
+    # Where a single token has no effect at all, it is not its words that are left out.
+    if report.value.target is not None or not 0 < seen < vocab:
+        return ""
+    return f"only {seen} of {vocab} tokens of the vocabulary have any effect on the result"
 
 
 RULE = Rule(
@@ -44,5 +45,5 @@ RULE = Rule(
     instead="Put what is left out into one more bucket for a lower bound, or sum over the whole vocabulary.",
     references=("https://github.com/verl-project/verl/issues/7856", "docs/estimators.md"),
     find=_find,
-    covered_by=("KB410",),
+    covered_by=("KB117", "KB410"),
 )
