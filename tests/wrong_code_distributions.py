@@ -64,7 +64,7 @@ DISTRIBUTIONS = (
     Case(hot_on_both_sides, "KB114", METRIC),
     Case(hot_on_both_sides, "KB114"),
     Case(cold_and_forward, "KB114"),
-    Case(reference_alone, "KB117", REWARD),
-    Case(reference_alone, "KB117", METRIC),
-    Case(cross_entropy_of_distributions, "KB117"),
+    Case(reference_alone, "KB120", REWARD),
+    Case(reference_alone, "KB120", METRIC),
+    Case(cross_entropy_of_distributions, "KB120"),
 )

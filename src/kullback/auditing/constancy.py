@@ -29,6 +29,7 @@ class Constancy:
 
     Attributes:
         random: whether two calls on the same input differ, or random numbers are drawn.
+        stateful: whether they differ where no random number is drawn and something is kept between them.
         kept: whether another batch of the same shape gives the first one's result.
         modes: what changes the result though the input is the same: "training mode", "no gradients".
         types: precisions in which it is another function, and by how much, relative.
@@ -36,6 +37,7 @@ class Constancy:
     """
 
     random: bool = False
+    stateful: bool = False
     kept: bool = False
     modes: tuple[str, ...] = ()
     types: tuple[tuple[str, float], ...] = ()
@@ -48,6 +50,7 @@ def constancy(subject: Subject, read: Read, given: Columns, rows: Rows, *, half:
         subject.one_by_one()
     if read.memory is not None:
         subject.watch(read.memory)
+    held = None if read.memory is None else read.memory.now()
     before = _draws()
     first = _called(subject, given, rows)
     drawn = _draws() != before
@@ -55,7 +58,8 @@ def constancy(subject: Subject, read: Read, given: Columns, rows: Rows, *, half:
     if first is None or again is None:
         return Constancy()
     if drawn or not np.allclose(first, again, rtol=1e-12, atol=0, equal_nan=True):
-        return Constancy(random=True, modes=_modes(subject, read, given, rows))
+        stateful = not drawn and held is not None and not held.same()
+        return Constancy(random=True, stateful=stateful, modes=_modes(subject, read, given, rows))
     other = _called(subject, given, [1, 5, 10, 13])
     return Constancy(
         kept=other is not None and bool(np.array_equal(first, other, equal_nan=True)) and bool(np.any(first != 0)),

@@ -9,11 +9,11 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.auditing.handling import rows_of_every_length
+from kullback.auditing.one_model import both_tempered, mixed_laws, of_one_model, reads_raw_logits, scaled_logits
 from kullback.auditing.probes import Probe, same
 from kullback.auditing.subject.columns import BEHAVIOR, PROCESSED, REFERENCE
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.subject import Subject
-from kullback.auditing.temperatures import both_scaled, scaled_logits
 
 if TYPE_CHECKING:
     from kullback.auditing.subject.tensors import Columns, Tensor
@@ -35,11 +35,15 @@ class Effects:
         bonus: what each token adds where the models agree, whatever it is.
         temperature: how many times the policy's log-prob counts for one of the reference's.
         lost: tokens within a row of equal ones that do not count.
+        places: how much the second and the last of a row of equal tokens count for one of the first, where that
+            follows their place; None where it does not.
         end: whether a token that ends a row by its number has an effect; None for what takes no tokens.
         mixed: what it gives for one and the same model, a row, where what it takes as processed is after top-p 0.9.
         scaled: by what the policy's logits are divided more than the reference's; 1 but for a temperature on one side.
-        both_scaled: by what the logits of both are divided; 1 but for a temperature on both sides.
-        times: what a divergence at that temperature is multiplied by.
+        tempered: by what the logits of both models are divided, and how many times the result is then taken; None
+            but for a temperature on both sides.
+        agreeing: what a function of whole distributions gives for one model on both sides, a token or a row.
+        raw: whether a constant that is added to all logits of a place changes the result.
     """
 
     reference: bool | None = None
@@ -49,38 +53,56 @@ class Effects:
     bonus: float = 0.0
     temperature: float = 1.0
     scaled: float = 1.0
-    both_scaled: float = 1.0
-    times: float = 1.0
     end: bool | None = None
     lost: tuple[int, ...] = ()
+    places: tuple[float, float] | None = None
     mixed: float = 0.0
+    tempered: tuple[float, float] | None = None
+    agreeing: float = 0.0
+    raw: bool = False
 
 
 def effects(probe: Probe) -> Effects:
     """Look at one thing at a time."""
     subject = probe.subject
     reference = _matters(subject, REFERENCE)
+    if reference is None and "reference" in subject.wires.models.values():
+        reference = False  # A model of the reference that was never called.
     behavior = _matters(subject, BEHAVIOR) if not subject.wires.pair else None
     if PROCESSED & subject.columns:
         return Effects(reference, behavior, mixed=mixed_laws(subject))
     if subject.full:
-        scaled = scaled_logits(subject)
-        both, times = both_scaled(subject) if scaled == 1.0 else (1.0, 1.0)
-        return Effects(reference, behavior, scaled=scaled, both_scaled=both, times=times)
+        return Effects(
+            reference,
+            behavior,
+            scaled=scaled_logits(subject),
+            tempered=both_tempered(subject),
+            agreeing=of_one_model(subject),
+            raw=reads_raw_logits(subject),
+        )
     if not probe.possible or subject.level == "sequence" or reference is False:
         return Effects(reference, behavior)
     shift: Shift = ""
-    twice: tuple[int, ...] = ()
-    lost: tuple[int, ...] = ()
+    uneven = _Uneven()
     bonus, temperature = 0.0, 1.0
     try:
         shift = _shift(probe)
-        twice, lost = _uneven(probe)
+        uneven = _uneven(probe)
         bonus = _bonus(probe)
         temperature = _temperature(probe)
     except CallFailed:
         pass
-    return Effects(reference, behavior, shift, twice, bonus, temperature, end=_end(subject), lost=lost)
+    return Effects(
+        reference,
+        behavior,
+        shift,
+        uneven.twice,
+        bonus,
+        temperature,
+        end=_end(subject),
+        lost=uneven.lost,
+        places=uneven.places,
+    )
 
 
 def _end(subject: Subject) -> bool | None:
@@ -100,20 +122,6 @@ def _end(subject: Subject) -> bool | None:
     except CallFailed:
         return None
     return seen[1] if seen[0] else None
-
-
-def mixed_laws(subject: Subject) -> float:
-    """What a function gives for one model on both sides, where its processed log-probs are after top-p."""
-    base = rows_of_every_length()
-    one = dict.fromkeys(("ref_logprobs", "behavior_logprobs"), base["logprobs"])
-    given = {**base, **one, "ref_log_distributions": base["log_distributions"]}
-    given |= {"log_ratio": given["logprobs"] * 0, "ratio": given["logprobs"] * 0 + 1}
-    try:
-        result = subject(given).detach().double()
-    except CallFailed:
-        return 0.0
-    kept = result[base["mask"]] if subject.kind == "token" else result.reshape(-1)
-    return float(kept.sum()) / len(base["mask"]) if float(kept.abs().max()) > 1e-6 else 0.0
 
 
 def _matters(subject: Subject, group: frozenset[str]) -> bool | None:
@@ -160,9 +168,9 @@ class _Rows:
     mask: np.ndarray
 
     @classmethod
-    def of(cls, probe: Probe, length: int, width: int) -> _Rows:
+    def of(cls, probe: Probe, length: int, width: int, *, turned: bool = False) -> _Rows:
         q, p = np.zeros((1, width)), np.zeros((1, width))
-        index = np.arange(length)
+        index = np.arange(length)[:: -1 if turned else 1]
         q[0, :length] = -0.4 - 0.3 * np.cos(1.3 * index)
         p[0, :length] = -1.1 - 0.2 * np.cos(index)
         return cls(probe, q, p, np.arange(width)[None, :] < length)
@@ -178,8 +186,14 @@ class _Rows:
 
 
 def _shift(probe: Probe) -> Shift:
-    """Whether tokens of different places are compared."""
-    rows = _Rows.of(probe, 3, 5)
+    """Whether tokens of different places are compared, in a row as in the same one turned around."""
+    found = _shift_of(probe, turned=False)
+    # In one of them a middle or a largest token looks like a shift.
+    return found if found and found == _shift_of(probe, turned=True) else ""
+
+
+def _shift_of(probe: Probe, *, turned: bool) -> Shift:
+    rows = _Rows.of(probe, 3, 5, turned=turned)
     plain = rows.value()
     of_q = {t for t in range(5) if not same(plain, rows.value(q=t))}
     of_p = {t for t in range(5) if not same(plain, rows.value(p=t))}
@@ -187,7 +201,7 @@ def _shift(probe: Probe) -> Shift:
         for name, by in (("late", -1), ("early", 1)):
             if of_p == {(t + by) % 5 for t in of_q}:
                 return "late" if name == "late" else "early"
-    rows = _Rows.of(probe, 5, 5)
+    rows = _Rows.of(probe, 5, 5, turned=turned)
     plain = rows.value()
     if same(plain, rows.value(2, 2)) or same(plain, rows.value(q=2)):
         return _shift_of_ends(rows, plain)
@@ -205,8 +219,17 @@ def _shift_of_ends(rows: _Rows, plain: float) -> Shift:
     return "early" if (first_q, last_q, first_p, last_p) == (True, False, False, True) else ""
 
 
-def _uneven(probe: Probe) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens that count twice among equal ones, and those that do not count."""
+@dataclass(frozen=True)
+class _Uneven:
+    """Tokens that count twice among equal ones, those that do not count, and how much tokens count by their place."""
+
+    twice: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
+    places: tuple[float, float] | None = None
+
+
+def _uneven(probe: Probe) -> _Uneven:
+    """What each token of a row of equal ones counts."""
     long = LONG if probe.subject.kind == "scalar" else 136
     rows = np.full((long + 1, long), -0.9)
     reference = np.full((long + 1, long), -1.6)
@@ -215,15 +238,23 @@ def _uneven(probe: Probe) -> tuple[tuple[int, ...], tuple[int, ...]]:
     effect = values[:long] - values[long]
     counted = effect[np.abs(effect) > 1e-9]
     usual = float(np.median(counted)) if len(counted) else 0.0
-    if abs(usual) < 1e-9:
-        return (), ()
+    if not abs(usual) > 1e-9:
+        return _Uneven()
     shares = effect / usual
     twice, lost = np.isclose(shares, 2.0, atol=1e-2), np.isclose(shares, 0.0, atol=1e-2)
     if not (twice | lost | np.isclose(shares, 1.0, atol=1e-2)).all():
-        return (), ()
+        return _Uneven(places=_by_place(effect))
     # A first or a last token that is dropped has rules of its own.
     inner = lost & (np.arange(long) > 0) & (np.arange(long) < long - 1)
-    return tuple(map(int, np.flatnonzero(twice))), tuple(map(int, np.flatnonzero(inner)))
+    return _Uneven(tuple(map(int, np.flatnonzero(twice))), tuple(map(int, np.flatnonzero(inner))))
+
+
+def _by_place(effect: Float64) -> tuple[float, float] | None:
+    """What the second and the last token count for one of the first, where that grows or falls along the row."""
+    steps = np.diff(effect / effect[0]) if effect[0] != 0 else np.zeros(0)
+    if not len(steps) or not ((steps > 0).all() or (steps < 0).all()):
+        return None
+    return float(effect[1] / effect[0]), float(effect[-1] / effect[0])
 
 
 def _bonus(probe: Probe) -> float:

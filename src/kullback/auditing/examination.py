@@ -11,7 +11,15 @@ import numpy as np
 from kullback.auditing.constancy import constancy, differs
 from kullback.auditing.coupling import Coupling, coupling
 from kullback.auditing.effects import effects
-from kullback.auditing.expectations import WEIGHTS, Expectation, Placed, Weight, batch_expectation, expectation
+from kullback.auditing.expectations import (
+    OF_WORDS,
+    WEIGHTS,
+    Expectation,
+    Placed,
+    Weight,
+    batch_expectation,
+    expectation,
+)
 from kullback.auditing.formula import Form, form
 from kullback.auditing.handling import handling, without_words
 from kullback.auditing.identification import UNKNOWN, Distance, Identification
@@ -25,9 +33,11 @@ from kullback.auditing.probes import HALF, Probe, half_error, precision, roundin
 from kullback.auditing.repairs import Fault, Repair, repairs
 from kullback.auditing.report import Audited, Conduct, Limits
 from kullback.auditing.sizes import Sizes, rows_change, sizes
+from kullback.auditing.subject.columns import DISTRIBUTIONS
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.reading import Read
 from kullback.auditing.subject.subject import Subject
+from kullback.auditing.subject.tensors import differentiate
 from kullback.auditing.vocabulary import Words, seen_vocabulary
 from kullback.auditing.weighting import weighting
 from kullback.auditing.worlds import (
@@ -90,8 +100,7 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
         CallFailed: it cannot be called.
     """
     met = columns(MEETING)
-    placed.subject.meet(met, ROWS, columns(FEWEST_WORDS))
-    placed = replace(placed, subject=isolated(placed.subject, met, ROWS))
+    placed = _met(placed, options, met)
     rounded = placed.subject
     placed, arithmetic, half = _widened(placed, met)
     subject = placed.subject
@@ -142,6 +151,28 @@ def examine(placed: Placed, options: Options, read: Read, *, name: str, origin: 
         origin=origin,
         seconds=0.0,
     )
+
+
+def _met(placed: Placed, options: Options, met: Columns) -> Placed:
+    """A function that has been called once, alone with its KL."""
+    subject = placed.subject
+    subject.meet(met, ROWS, columns(FEWEST_WORDS))
+    if placed.placement != "loss":
+        if options.sampler == "on_policy" and (wires := subject.wires.with_old_policy()) is not subject.wires:
+            subject = subject.wired(wires)
+        if not _differentiable(subject, met):
+            subject = subject.detached()
+    return replace(placed, subject=isolated(subject, met, ROWS))
+
+
+def _differentiable(subject: Subject, met: Columns) -> bool:
+    """Whether a function's own backward pass runs; where nothing is differentiated it need not."""
+    leaf = met["logprobs"].detach().requires_grad_()
+    try:
+        differentiate(subject({**met, "logprobs": leaf}, ROWS).double().sum(), [leaf])
+    except CallFailed:
+        return False
+    return True
 
 
 def _identified(placed: Placed, options: Options, arithmetic: float, *, clamped: bool, coupled: bool) -> Identified:
@@ -266,7 +297,9 @@ class Separable:
 
     @property
     def _weights(self) -> tuple[Weight, ...]:
-        return ("sequence",) if self.placed.subject.kind == "token" else WEIGHTS
+        subject = self.placed.subject
+        words = OF_WORDS if subject.columns & {*DISTRIBUTIONS, "distributions"} else ()
+        return ("sequence", *words[:1]) if subject.kind == "token" else (*WEIGHTS, *words)
 
     def _look(self, aspect: Aspect, settings: Sequence[Setting], sampler: Sampler, unit: float = 1.0) -> Identification:
         lookup = Lookup(aspect, settings, sampler, self.tolerance)

@@ -19,10 +19,12 @@ from kullback.auditing.worlds import Aspect, Setting, columns, logits, probabili
 if TYPE_CHECKING:
     from kullback.auditing.subject.tensors import Columns, Tensor
 
-Weight = Literal["sequence", "length", "width"]
-"""What each sequence's result is multiplied by: 1, its length, or the padded width."""
+Weight = Literal["sequence", "length", "width", "words", "cells"]
+"""What each sequence's result is multiplied by: 1, its length, the padded width, the vocabulary, or the last two."""
 
 WEIGHTS: tuple[Weight, ...] = ("sequence", "width", "length")
+OF_WORDS: tuple[Weight, ...] = ("words", "cells")
+"""Of functions of whole distributions alone."""
 
 CREDITED: dict[Credit, Callable[[Tensor], Tensor]] = {
     "return": lambda c: c.sum(-1, keepdim=True).expand(c.shape),
@@ -83,9 +85,9 @@ def expectation(
 ) -> Expectation:
     """E over every sequence of a world, each a batch of its own.
 
-    With a weight each sequence's result is multiplied by its length, or by the padded width, which undoes a
-    division by it. The function runs once for all of them, and once for all samplers where it reads nothing of
-    what drew the samples: only the probabilities of the sequences are others then.
+    With a weight each sequence's result is multiplied by its length, by the padded width or by the size of the
+    vocabulary, which undoes a division by it. The function runs once for all of them, and once for all samplers
+    where it reads nothing of what drew the samples: only the probabilities of the sequences are others then.
     """
     chance = probability(setting, sampler)
     source = source_of(placed.subject, setting, sampler)
@@ -95,8 +97,15 @@ def expectation(
         known[setting, source] = _by_token(placed.subject, given, len(chance))
     tokens = known[setting, source]
     carried = placed.carried(tokens, mask, given["logprobs"])
-    factor = mask.sum(-1) if weight == "length" else mask.shape[1] if weight == "width" else 1.0
+    factor = _factor(weight, mask, max(given["log_distributions"].shape[-1], placed.subject.words))
     return _expectation(setting, source, chance, tokens.sum(-1) * factor, carried * factor)
+
+
+def _factor(weight: Weight, mask: Tensor, words: int) -> Tensor | float:
+    """What undoes a division."""
+    width = mask.shape[1]
+    constant = {"sequence": 1.0, "width": width, "words": words, "cells": width * words}
+    return mask.sum(-1) if weight == "length" else constant[weight]
 
 
 def source_of(subject: Subject, setting: Setting, sampler: Sampler) -> Sampler:

@@ -211,7 +211,8 @@ class _Off:
 
     @classmethod
     def of(cls, probe: Probe, found: Form, grid: Float64, tolerance: float) -> _Off:
-        values, slopes = probe.ratio(grid)
+        # Of tokens as the formula was found on: what depends on their probability is no clamp.
+        values, slopes = probe.ratio(grid, -1.0)
         want = found.exact(grid)
         if want is None:
             return cls(grid, np.zeros(grid.shape, dtype=bool), values, slopes)

@@ -31,6 +31,8 @@ MODERATE = (
 )
 """What padding may hold: log-probs like any other."""
 
+USUAL = {value for filling in MODERATE for name, value in filling.items() if name.endswith("log_distributions")}
+
 FAR = {
     "−1e10 for the policy": {"logprobs": -1e10, "log_distributions": -1e10},
     "−1e10 for the reference": {"ref_logprobs": -1e10, "ref_log_distributions": -1e10},
@@ -199,6 +201,9 @@ def _laid_out(
     def lay(name: str, array: Tensor) -> Tensor:
         fill = arrangement.fill.get(name, 0.0)
         empty = torch.full((len(mask), width, *array.shape[2:]), fill, dtype=array.dtype)
+        if array.ndim == 3 and fill in USUAL:
+            # Logits of words that are all equal would be one distribution for both models.
+            empty = empty + torch.cos(torch.arange(array.shape[2], dtype=array.dtype) + fill)
         return empty.index_put(index, array[mask])
 
     given = {name: lay(name, array) for name, array in leaves.items()}

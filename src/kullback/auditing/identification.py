@@ -21,7 +21,8 @@ class Identification:
         target: the target it equals `scale` times in every world, or None.
         scale: how many times; for the nearest one the best fit over the worlds.
         weight: "sequence"; "length" where it is so only after each sequence's result is multiplied by its own
-            length, "width" by the padded width: the function divides by it.
+            length, "width" by the padded width, "words" by the size of the vocabulary, "cells" by both: the function
+            divides by it.
         nearest: the target it equals, or else comes nearest to: KL(q‖p), unless another one is twice as near.
         relative_error: the largest of `errors`.
         errors: |got − target|/|target| by world, to `scale` × `target` or, where there is none, to `nearest`.

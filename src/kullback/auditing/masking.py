@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,8 @@ class Masking:
         takes_mask: whether it has a mask at all.
         padding: "ignored", "counted" where what padding holds changes the result, or None for results a token.
         width: whether more padding, all zeros, changes the result.
+        adds: what each more place of padding adds to it.
+        adds: what each more place of padding adds to it.
         last_counts, first_counts: whether the last and the first token of a sequence have any effect.
         length: "sum", "mean" or "other": how the result grows with the number of equal tokens.
     """
@@ -33,6 +35,7 @@ class Masking:
     takes_mask: bool
     padding: Padding | None = None
     width: bool | None = None
+    adds: float = 0.0
     last_counts: bool | None = None
     first_counts: bool | None = None
     length: Length | None = None
@@ -64,6 +67,10 @@ class Row:
         """The same of nearly equal models."""
         return Row(self.q, self.q - 0.1 * (self.q - self.p), self.mask, 0.03)
 
+    def turned(self) -> Row:
+        """The same tokens in the other order, of a row without padding."""
+        return Row(self.q[:, ::-1].copy(), self.p[:, ::-1].copy(), self.mask, self.by)
+
     def moved(self, place: int) -> Row:
         """The same with other log-probs of one token."""
         q, p = self.q.copy(), self.p.copy()
@@ -81,29 +88,33 @@ def masking(probe: Probe) -> Masking:
     takes_mask = "mask" in probe.subject.columns
     if not probe.possible:
         return Masking(takes_mask)
-    padding, width = (None, None) if probe.subject.kind == "token" else _padding(probe)
+    seen = Masking(takes_mask) if probe.subject.kind == "token" else _padding(probe, takes_mask)
     first, last = _ends(probe)
-    return Masking(takes_mask, padding, width, last, first, _length(probe))
+    return replace(seen, last_counts=last, first_counts=first, length=_length(probe))
 
 
-def _padding(probe: Probe) -> tuple[Padding | None, bool | None]:
+def _padding(probe: Probe, takes_mask: bool) -> Masking:
     """What padding does, and whether the padded width matters."""
     try:
         plain = Row.of(2, 4).value(probe)
         filled = [Row.of(2, 4, fill).value(probe) for fill in GARBAGE]
-        wider = Row.of(2, 7).value(probe)
+        wider, widest = (Row.of(2, width).value(probe) for width in (7, 10))
     except CallFailed:
-        return None, None
+        return Masking(takes_mask)
     ignored = all(same(plain, other) for other in filled)
-    return "ignored" if ignored else "counted", not same(plain, wider)
+    # What is divided by the width moves less and less as it grows.
+    adds = (wider - plain) / 3 if same(widest - plain, 2 * (wider - plain)) and not same(plain, wider) else 0.0
+    return Masking(takes_mask, "ignored" if ignored else "counted", not same(plain, wider) and not adds, adds)
 
 
 def _ends(probe: Probe) -> tuple[bool | None, bool | None]:
     """Whether the first and the last of three tokens have an effect; None where none of the three has."""
     seen = _moving(probe, Row.of(3, 3))
-    if not all(seen):
-        # A clamp that binds at once hides what moves: look at nearly equal models, too.
-        seen = [a or b for a, b in zip(seen, _moving(probe, Row.of(3, 3).near()), strict=True)]
+    # A clamp that binds at once hides what moves, and so does a largest or a middle token: look at nearly equal
+    # models, and at the same tokens in the other order, too.
+    for other in (Row.of(3, 3).near(), Row.of(3, 3).turned()):
+        if not all(seen):
+            seen = [a or b for a, b in zip(seen, _moving(probe, other), strict=True)]
     first, _, last = seen
     return (first, last) if any(seen) else (None, None)
 

@@ -157,8 +157,8 @@ class AuditReport(Displayed):
 
     @property
     def main(self) -> Finding | None:
-        """The finding that matters most, or None."""
-        return min(self.findings, key=lambda finding: finding.severity != "wrong", default=None)
+        """The finding that matters most, or None: of equally grave ones first those that say why."""
+        return min(self.findings, key=lambda found: (found.severity != "wrong", *_unexplained(found)), default=None)
 
     @property
     def goal(self) -> Target:
@@ -444,6 +444,15 @@ class Audited(AuditReport):
             "words": self.words and asdict(self.words),
             "unexamined": list(self.unexamined),
         }
+
+
+UNEXPLAINED = ("KB101", "KB204")
+"""What says that something is not a target, and not why; another finding beside it may."""
+
+
+def _unexplained(finding: Finding) -> tuple[bool, bool, str]:
+    """How little a finding explains: what is counted decides over what is made of it."""
+    return finding.code in UNEXPLAINED, finding.group != "masking", finding.code
 
 
 def statewise(target: Target) -> Target | None:

@@ -30,12 +30,19 @@ LENGTHS = (1, 2, 4, 8, 72, 600, 4200)
 LEVELS = (1.0, 2.0, 5.0, 12.0, 30.0, 80.0, 200.0, 600.0)
 """How far below 0 the likelier of two log-probs is, nats."""
 
+SURE = (1.0, 2.0, 10.0, 100.0, 1e4, 1e8)
+"""One by how far below 0 it is."""
+
+ROUNDING = 1e-10
+"""A slope below which there is none: those of models 1e-4 nats apart are larger."""
+
 COUPLED_ROWS = (72, 600, 2400)
 
 SAID = {
     "length": "rows of 4,000 tokens",
     "width": "rows padded to 4,000 places",
     "level": "tokens of a log-prob of −600 nats",
+    "sure": "tokens of a probability near 1",
 }
 """What is not examined where it cannot be run."""
 
@@ -71,6 +78,7 @@ class Sizes:
         length: tokens of one row.
         width: places of a row, of which the rest is masked.
         level: nats below 0 of a token's log-prob, at one log-ratio.
+        sure: one by the nats below 0, towards a probability of 1.
         unexamined: of what larger ones could not be run.
     """
 
@@ -78,6 +86,7 @@ class Sizes:
     length: Change | None = None
     width: Change | None = None
     level: Change | None = None
+    sure: Change | None = None
     unexamined: tuple[str, ...] = ()
 
 
@@ -160,7 +169,8 @@ def sizes(probe: Probe, coupling: Coupling, form: Form | None, tolerance: float)
     growing: dict[str, _Growing | None] = {
         "length": _Growing(LENGTHS, _length(subject), 3, close) if subject.level != "sequence" else None,
         "width": _width(subject, close) if padded and coupling != "coupled" else None,
-        "level": _level(probe, form, tolerance),
+        "level": _level(probe, form, tolerance, LEVELS, lambda nats: -nats),
+        "sure": _level(probe, form, tolerance, SURE, lambda part: -1 / part),
     }
     found: dict[str, Change] = {}
     unexamined = []
@@ -245,19 +255,27 @@ def _kink(subject: Subject) -> float | None:
         slopes = differentiate(subject(live).double().sum(), list(leaves.values()))
     except CallFailed:
         return None
-    profile = np.sum([slope.reshape(LENGTHS[-1], -1).sum(-1).numpy() for slope in slopes], axis=0)
+    # Of what normalises its logits the slopes of a place add up to 0, but for rounding: each word has its own weight.
+    profile = np.sum([_weighted(slope.reshape(LENGTHS[-1], -1).numpy()) for slope in slopes], axis=0)
     largest = float(np.abs(profile).max())
-    if not np.isfinite(largest) or largest == 0.0:
+    if not np.isfinite(largest) or largest < ROUNDING:
         return None
     # The first and the last token have rules of their own.
     jumps = np.flatnonzero(np.abs(np.diff(profile))[2:-3] > 0.2 * largest) + 2
     return float(jumps[0] + 2) if len(jumps) else None
 
 
-def _level(probe: Probe, form: Form | None, tolerance: float) -> _Growing | None:
-    """The same log-ratios of ever rarer tokens, of what takes them alone and does not weigh by their probability."""
+def _weighted(slopes: Float64) -> Float64:
+    found: Float64 = slopes @ np.arange(1.0, 1 + slopes.shape[1])
+    return found
+
+
+def _level(
+    probe: Probe, form: Form | None, tolerance: float, sizes: Sequence[float], at: Callable[[float], float]
+) -> _Growing | None:
+    """The same log-ratios of other log-probs, of what takes them alone and does not weigh by their probability."""
     if form is None or form.weighted_by or tolerance > FLOAT64:
         return None
     grid = np.array([-0.5, -0.1, 0.1, 0.5, 2.0])
     single = replace(probe, dtype="float64")
-    return _Growing(LEVELS, lambda level: list(single.ratio(grid, -level)), 2, 1e-4)
+    return _Growing(sizes, lambda size: list(single.ratio(grid, at(size))), 2, 1e-4)

@@ -62,9 +62,22 @@ _PER: dict[Weight, str] = {
     "sequence": "",
     "length": " per token (each sequence divided by its own length)",
     "width": " per padded position",
+    "words": " per word of the vocabulary",
+    "cells": " per padded position and word of the vocabulary",
 }
-_DIVISORS: dict[Weight, str] = {"length": "its own length", "width": "the padded width"}
-_SHORT_DIVISORS: dict[Weight, str] = {"sequence": "", "length": " / its length", "width": " / padded width"}
+_DIVISORS: dict[Weight, str] = {
+    "length": "its own length",
+    "width": "the padded width",
+    "words": "the size of the vocabulary",
+    "cells": "the padded width and the size of the vocabulary",
+}
+_SHORT_DIVISORS: dict[Weight, str] = {
+    "sequence": "",
+    "length": " / its length",
+    "width": " / padded width",
+    "words": " / vocabulary",
+    "cells": " / (padded width × vocabulary)",
+}
 
 LOSS_OBJECTIVES = (REVERSE_KL, FORWARD_KL, STATEWISE_REVERSE_KL, STATEWISE_FORWARD_KL)
 
@@ -127,7 +140,7 @@ def short(found: Identification) -> str:
 
 def errors_by_world(found: Identification) -> str:
     """How far a value or a gradient is from the nearest target in every world."""
-    undone = "" if found.weight == "sequence" else f", each sequence multiplied back by its {found.weight}"
+    undone = "" if found.weight == "sequence" else f", each sequence multiplied back by {_DIVISORS[found.weight]}"
     worlds = ", ".join(f"{percent(error)} {world}" for world, error in found.errors.items())
     return f"to {name(found.nearest)}{undone}: {worlds}"
 
@@ -173,7 +186,9 @@ def _where_close(found: Identification, within: Target, of: str = "") -> str:
 
 def _nearest(found: Identification) -> str:
     low, high = percent(min(found.errors.values(), default=0.0)), percent(found.relative_error)
-    undone = "" if found.weight == "sequence" else f" once each sequence is multiplied back by its {found.weight}"
+    undone = (
+        "" if found.weight == "sequence" else f" once each sequence is multiplied back by {_DIVISORS[found.weight]}"
+    )
     return f"; the nearest is {name(found.nearest)}, off by {low} to {high} in the exact worlds{undone}"
 
 

@@ -16,6 +16,8 @@ def kl(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     seen = report.constancy
+    if seen.stateful:
+        return "two calls on the same input differ: it keeps something between them"
     if seen.kept:
         return "another batch of the same shape gives the first one's result: it is kept from an earlier call"
     if seen.later:

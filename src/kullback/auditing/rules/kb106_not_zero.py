@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
+from kullback.auditing.words import name
+from kullback.targets import CROSS_ENTROPY, STATEWISE_CROSS_ENTROPY
 
 EXAMPLE = """\
 def k3(logprobs, ref_logprobs, mask):
@@ -13,6 +15,13 @@ def k3(logprobs, ref_logprobs, mask):
 
 
 def _find(report: Audited) -> str:
+    if report.value.named in (CROSS_ENTROPY, STATEWISE_CROSS_ENTROPY) and report.objective is None:
+        return f"the value is {name(report.value.named)}: of one and the same model it is the entropy and not 0"
+    alone = report.effects.scaled == 1.0 and report.effects.tempered is None
+    if abs(report.effects.agreeing) > 1e-5 and report.value.target is None and alone:
+        each = "a token" if report.conduct.kind == "token" else "a row"
+        size = f"{report.effects.agreeing:.3g}".replace("-", "−")
+        return f"of one and the same model it is as much as {size} nats {each} and not 0"
     at_zero = report.effects.bonus or (0.0 if report.form is None else report.form.at_zero)
     if abs(at_zero) < 1e-5 or report.value.target is not None or report.effects.temperature != 1.0:
         return ""
@@ -25,7 +34,7 @@ RULE = Rule(
     slug="not-zero",
     group="biased-value",
     title="The value is not 0 where the models agree",
-    checks="What one token gives when its two log-probs are the same.",
+    checks="What one token gives when its two log-probs are the same, or its two distributions.",
     why=(
         "Before the first step, when policy and reference are one model, the KL is 0. An offset that grows "
         "with the length is not a divergence."
@@ -34,4 +43,5 @@ RULE = Rule(
     instead="torch.expm1(x) - x.",
     references=("Schulman 2020, “Approximating KL Divergence”",),
     find=_find,
+    covered_by=("KB113", "KB117", "KB410"),
 )

@@ -21,12 +21,13 @@ def _find(report: Audited) -> str:
     if words.part is not None:
         seen, vocab = words.part
         return f"of a vocabulary of {vocab:,} words only {seen:,} have any effect on the result"
-    if report.value.target is not None:
-        return ""
     seen, vocab = words.seen, words.of
+    # Where a single token has no effect at all, it is not its words that are left out.
+    if report.value.target is not None or not 0 < seen < vocab:
+        return ""
     if words.bucketed:
         return f"all but {seen} of {vocab} tokens of the vocabulary count as one: a lower bound, and not the KL"
-    return f"only {seen} of {vocab} tokens of the vocabulary have any effect on the result" if seen < vocab else ""
+    return f"only {seen} of {vocab} tokens of the vocabulary have any effect on the result"
 
 
 RULE = Rule(
@@ -46,5 +47,5 @@ RULE = Rule(
     instead="Put what is left out into one more bucket for a lower bound, or sum over the whole vocabulary.",
     references=("https://github.com/verl-project/verl/issues/7856", "docs/estimators.md"),
     find=_find,
-    covered_by=("KB410",),
+    covered_by=("KB117", "KB410"),
 )

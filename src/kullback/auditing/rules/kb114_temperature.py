@@ -1,10 +1,9 @@
-"""KB114 temperature: a temperature on one side, or on both."""
+"""KB114 temperature: a temperature on one side only."""
 
 from __future__ import annotations
 
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
-from kullback.auditing.words import times
 
 EXAMPLE = """\
 def kl(logits, ref_logits, mask):
@@ -20,9 +19,10 @@ def _find(report: Audited) -> str:
     if (scaled := report.effects.scaled) != 1.0:
         sides = f"the policy's logits are divided by {scaled:.3g}, or the reference's by {1 / scaled:.3g}"
         return f"{sides}, and the other's are not: of two models that are one the result is not 0"
-    if (both := report.effects.both_scaled) != 1.0:
-        of = f"{times(report.effects.times)}the KL of the models at a temperature of {both:.3g}"
-        return f"both models' logits are divided by {both:.3g}: it is {of}, not of those that sample"
+    if report.effects.tempered is not None and report.value.target is None:
+        by, times = report.effects.tempered
+        taken = "" if times == 1.0 else f", {times:.4g} times"
+        return f"the logits of both models are divided by {by:.4g}: the KL of two other models{taken}, not of these"
     return ""
 
 
@@ -30,18 +30,18 @@ RULE = Rule(
     code="KB114",
     slug="temperature",
     group="biased-value",
-    title="A temperature on one side, or on both",
+    title="A temperature that the models do not have",
     checks=(
         "Whether the log-probs of the two models count as much as each other, by moving one at a time; of whole "
-        "distributions, whether the result is a KL at another temperature, by three pairs of models."
+        "distributions at which temperature of one model or of both the result is a KL."
     ),
     why=(
-        "Log-probs at a temperature are those of another model: where policy and reference agree the term is not 0, "
-        "and its minimum is elsewhere. On both sides it is 0 where they agree, and another number where they do not."
+        "Log-probs at a temperature are those of another model. On one side: where policy and reference agree the "
+        "term is not 0, and its minimum is elsewhere. On both: it is smaller or larger than the models' own."
     ),
     example=EXAMPLE,
-    instead="Divide both models' logits by the temperature that samples, or neither's.",
+    instead="Divide both models' logits by the temperature that tokens are sampled at, or neither's.",
     references=("docs/audit.md",),
     find=_find,
-    covered_by=("KB113", "KB410"),
+    covered_by=("KB113", "KB117", "KB410"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import exp, isfinite
 
 from kullback.auditing.report import Audited
 from kullback.auditing.rules.record import Rule
@@ -40,6 +40,9 @@ def _find(report: Audited) -> str:
         parts.append(f"where rows are padded to {seen.width.at:.0f} places and more the result {_times(seen.width)}")
     if seen.level is not None:
         parts.append(f"for tokens of a log-prob below −{seen.level.at:.3g} the same log-ratio gives another result")
+    if seen.sure is not None:
+        above = exp(-1 / seen.sure.at)
+        parts.append(f"for tokens of a probability above {above:.3g} the same log-ratio gives another result")
     return "; ".join(parts)
 
 

@@ -31,6 +31,6 @@ RULE = Rule(
     instead="kb.K3, or expm1 and a series near zero.",
     references=("https://github.com/google/tunix/issues/2315",),
     find=_find,
-    covered_by=("KB310", "KB311"),
+    covered_by=("KB310", "KB115", "KB311"),
     severity="warn",
 )

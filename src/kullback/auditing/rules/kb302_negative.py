@@ -26,6 +26,6 @@ RULE = Rule(
     instead="kb.K3, which keeps the sign; expm1(x) − x reduces it and does not remove it.",
     references=("https://github.com/huggingface/trl/issues/925",),
     find=_find,
-    covered_by=("KB311",),
+    covered_by=("KB115", "KB311"),
     severity="warn",
 )

@@ -36,6 +36,6 @@ RULE = Rule(
     instead="Convert to float32 first, as kb.K3 and kb.kl_loss do.",
     references=("docs/theory.md",),
     find=_find,
-    covered_by=("KB311",),
+    covered_by=("KB115", "KB311"),
     severity="warn",
 )

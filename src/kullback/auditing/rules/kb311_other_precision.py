@@ -35,4 +35,5 @@ RULE = Rule(
     instead="One formula for every dtype; where one needs more digits, compute in it and cast the result.",
     references=("docs/audit.md",),
     find=_find,
+    covered_by=("KB401",),
 )

@@ -13,6 +13,8 @@ def kl(logprobs, ref_logprobs, mask):
 
 def _find(report: Audited) -> str:
     seen = report.masking
+    if seen.takes_mask and seen.adds:
+        return f"every place of padding adds {seen.adds:.3g} to the result".replace("-", "−")
     if not seen.takes_mask or (seen.padding != "counted" and not report.handling.leaks):
         return ""
     never = ", as the mask is never read" if report.handling.reads_mask is False else ""

@@ -36,5 +36,5 @@ RULE = Rule(
     instead="Multiply by the mask itself, or select with where.",
     references=("docs/audit.md",),
     find=_find,
-    covered_by=("KB401", "KB402", "KB403", "KB404", "KB406", "KB409", "KB410"),
+    covered_by=("KB117", "KB118", "KB401", "KB402", "KB403", "KB404", "KB406", "KB409", "KB410"),
 )

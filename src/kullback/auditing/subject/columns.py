@@ -41,6 +41,20 @@ REFERENCE = frozenset(
 )
 """Columns that say something of the reference."""
 
+POLICY = frozenset(
+    {
+        "logprobs",
+        "log_ratio",
+        "ratio",
+        "token_kl",
+        "reverse_token_kl",
+        "log_distributions",
+        "distributions",
+        "processed_logprobs",
+    }
+)
+"""Columns that say something of the policy."""
+
 PROCESSED = frozenset({"processed_logprobs", "processed_ref_logprobs"})
 """Columns of what a sampler makes of a distribution before it draws."""
 

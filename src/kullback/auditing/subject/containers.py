@@ -28,8 +28,8 @@ MODELS = {
 PADDING_ID = -100
 """What token ids hold in padding for a function that asks for a padding id; 0, the end's, for others."""
 
-WITH_PROMPT = ("input_ids", "attention_mask", "labels")
-"""Columns of the whole sequence: a prompt of one token, and the completion."""
+SPECIAL = ("input_ids", "attention_mask", "labels", "prompt_ids", "prompt_mask", "num_items_in_batch", "num_tokens")
+"""What a batch has of the whole sequence: a prompt of one token, and the completion."""
 
 
 class Batch(Mapping[str, Any]):
@@ -42,7 +42,7 @@ class Batch(Mapping[str, Any]):
         special = self._special(name)
         if special is not None:
             return special
-        column = column_of(name)
+        column = self._asked.get(name) or column_of(name)
         if column is None or column not in self._given:
             raise KeyError(name)
         self._asked[name] = column
@@ -92,6 +92,8 @@ class Batch(Mapping[str, Any]):
         """What has a token of the prompt before the completion."""
         import torch
 
+        if name not in SPECIAL:
+            return None
         mask = self._given["mask"]
         first = torch.ones_like(mask[:, :1])
         self._asked[name] = "tokens" if name != "attention_mask" else "mask"
@@ -106,10 +108,7 @@ class Batch(Mapping[str, Any]):
             return torch.cat([torch.ones_like(tokens[:, :1]), tokens], -1)
         if name == "labels":
             return torch.cat([torch.full_like(tokens[:, :1], -100), tokens.masked_fill(~mask.bool(), -100)], -1)
-        if name in ("num_items_in_batch", "num_tokens"):
-            return mask.sum()
-        del self._asked[name]
-        return None
+        return mask.sum()
 
 
 class Model:

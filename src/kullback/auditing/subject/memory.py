@@ -85,6 +85,7 @@ def _places(found: object) -> Iterator[object]:
         return
     yield found.__dict__
     yield from found.__closure__ or ()
+    yield from (one for one in found.__defaults__ or () if isinstance(one, dict | list | set))
     if (found.__module__ or "").partition(".")[0] in FOREIGN:
         return
     for name in {*found.__code__.co_names, *_inner_names(found.__code__)}:

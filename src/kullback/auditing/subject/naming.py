@@ -153,6 +153,16 @@ def is_coefficient(name: str) -> bool:
     return _plain(name).rpartition(".")[2] in COEFFICIENTS
 
 
+def says_logits(name: str) -> bool:
+    """Whether a name says that its numbers need not be normalised.
+
+    Example:
+        >>> [says_logits(name) for name in ("studentLogits", "policy model", "log_distributions")]
+        [True, True, False]
+    """
+    return bool({"logits", "logit", "model"} & set(_plain(name).replace(" ", "_").split("_")))
+
+
 def _plain(name: str) -> str:
     """snake_case without leading underscores."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_")

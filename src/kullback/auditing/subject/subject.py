@@ -66,6 +66,8 @@ class Subject:
         kind: what it returns: one number, one a row, or one a token.
         mask_type: what its mask is made of.
         words: to how many words a vocabulary is filled up, for a function that cannot be run on fewer.
+        shifted: whether what it calls logits is not normalised: each place has a constant of its own added.
+        live: whether gradients may flow through it.
         printed: what it wrote to the terminal.
         isolation: what was done to have the KL's part of it alone.
     """
@@ -95,6 +97,7 @@ class Subject:
         self.kind: Kind = "token"
         self.mask_type: MaskType = "bool"
         self.words = 0
+        self.shifted = self.live = True
         self.printed = ""
 
     @property
@@ -116,6 +119,18 @@ class Subject:
         """The same function with some operations left out."""
         other = copy(self)
         other._patches = (*self._patches, *patches)
+        return other
+
+    def normalised(self) -> Subject:
+        """The same function, whose logits are handed over as log-probs."""
+        other = copy(self)
+        other.shifted = False
+        return other
+
+    def detached(self) -> Subject:
+        """The same function of numbers alone, for one that raises where it is differentiated."""
+        other = copy(self)
+        other.live = False
         return other
 
     def exchanging(self, **columns: str) -> Subject:
@@ -277,7 +292,11 @@ class Subject:
                 ),
             }
         given = {**given, **{taker: given[column] for taker, column in self.exchanged.items()}}
+        if self.shifted:
+            given |= {name: _shifted(name, given[name]) for name in self.wires.logits if name in given}
         wanted = {name: self._typed(name, given[name]) for name in self.wires.wanted if name in given}
+        if not self.live:
+            wanted = {name: array.detach() for name, array in wanted.items()}
         return wanted, tuple(given["logprobs"].shape[:2])
 
     def _result(self, call: Call, wanted: Columns, mask: Tensor) -> Tensor:
@@ -372,6 +391,14 @@ def _widened(array: Tensor, words: int) -> Tensor:
 
     more = max(0, words - array.shape[-1])
     return torch.cat([array, torch.full((*array.shape[:-1], more), RARE, dtype=array.dtype)], -1)
+
+
+def _shifted(name: str, array: Tensor) -> Tensor:
+    """Logits of the same distributions: a constant more at every place, another one for every model."""
+    import torch
+
+    place = torch.arange(array.shape[-2], dtype=torch.float64)[:, None]
+    return array + (0.3 + 0.25 * torch.cos(place + DISTRIBUTIONS.index(name))).to(array.dtype)
 
 
 def _summed(given: Columns) -> dict[str, Tensor]:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kullback.auditing.subject.columns import BEHAVIOR, COLUMNS, REFERENCE
+from kullback.auditing.subject.columns import BEHAVIOR, COLUMNS, DISTRIBUTIONS, POLICY, REFERENCE
 from kullback.auditing.subject.containers import BATCHES, MODELS, PADDING_ID, Batch, Config, config
 from kullback.auditing.subject.failures import CallFailed
 from kullback.auditing.subject.filled import Filled, filled
 from kullback.auditing.subject.functions import Function
-from kullback.auditing.subject.naming import column_of, is_coefficient
+from kullback.auditing.subject.naming import column_of, is_coefficient, says_logits
 from kullback.errors import InputError, shown
 
 LEADING = ("logprobs", "ref_logprobs", "mask")
@@ -61,6 +61,12 @@ class Wires:
         return set(COLUMNS) if self.batches or self.models else self.columns | filled
 
     @property
+    def logits(self) -> set[str]:
+        """Columns of distributions whose taker calls them logits, or has them from a model."""
+        takers = (*zip(self.labels, self.positional, strict=True), *self.named.items(), *self.of.items())
+        return {column for name, column in takers if says_logits(name) and column in DISTRIBUTIONS}
+
+    @property
     def table(self) -> dict[str, str]:
         """What each parameter gets, for people."""
         placed = dict(zip(self.labels, self.positional, strict=True))
@@ -76,6 +82,17 @@ class Wires:
             paired = {"behavior_logprobs": "ref_logprobs", "behavior_log_distributions": "ref_log_distributions"}
             said = {name: paired.get(column, column) for name, column in said.items()}
         return said
+
+    def with_old_policy(self) -> Wires:
+        """The same where log-probs of what drew the samples are the only ones beside the reference's: the policy's."""
+        if self.columns & POLICY or "behavior_logprobs" not in self.columns or not self.columns & REFERENCE:
+            return self
+
+        def of_policy(columns: Mapping[str, str]) -> dict[str, str]:
+            return {name: "logprobs" if taken == "behavior_logprobs" else taken for name, taken in columns.items()}
+
+        positional = ["logprobs" if taken == "behavior_logprobs" else taken for taken in self.positional]
+        return replace(self, positional=tuple(positional), named=of_policy(self.named), of=of_policy(self.of))
 
     def parameter(self, column: str) -> str:
         """The user's own name for a column, or the column's where there is none."""

@@ -1,4 +1,4 @@
-"""KB117 entropy-left-out: the value is the cross-entropy, a KL without the policy's own entropy."""
+"""KB120 entropy-left-out: the value is the cross-entropy, a KL without the policy's own entropy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _find(report: Audited) -> str:
 
 
 RULE = Rule(
-    code="KB117",
+    code="KB120",
     slug="entropy-left-out",
     group="biased-value",
     title="The policy's own log q is left out",
