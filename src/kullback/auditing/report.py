@@ -446,13 +446,17 @@ class Audited(AuditReport):
         }
 
 
-UNEXPLAINED = ("KB101", "KB204")
+MISPLACED = ("KB116", "KB410")
+"""Rows or tokens that are taken for others: what else is found may come of it."""
+
+UNEXPLAINED = ("KB201", "KB507", "KB101", "KB204")
 """What says that something is not a target, and not why; another finding beside it may."""
 
 
-def _unexplained(finding: Finding) -> tuple[bool, bool, str]:
-    """How little a finding explains: what is counted decides over what is made of it."""
-    return finding.code in UNEXPLAINED, finding.group != "masking", finding.code
+def _unexplained(finding: Finding) -> tuple[int, bool, str]:
+    """How little a finding explains."""
+    rank = UNEXPLAINED.index(finding.code) + 1 if finding.code in UNEXPLAINED else 0
+    return rank, finding.code not in MISPLACED, finding.code
 
 
 def statewise(target: Target) -> Target | None:

@@ -63,4 +63,5 @@ RULE = Rule(
     instead="Remove the condition or the slice, or make it an argument whose value the caller sees.",
     references=("docs/audit.md",),
     find=_find,
+    covered_by=("KB117",),
 )
