@@ -33,6 +33,7 @@ from vocab_truth import (
     needs_compiler,
     one_of,
     small_blocks,  # noqa: F401 — a fixture of every test here
+    true,
     with_gradients,
 )
 
@@ -116,6 +117,17 @@ def test_a_small_kl_keeps_its_digits(backend: str, tokens: int, width: int, apar
         counted = want >= 5e-7
         assert apart < 1e-2 or counted.all()
         assert ((got - want).abs() <= 1e-4 * want)[counted].all(), ((got - want).abs() / want)[counted].max()
+
+
+@every_backend
+def test_the_gradient_where_one_word_is_all_but_certain(backend: str) -> None:
+    """Its log q/p is next to nothing beside the two logits' difference, and the gradient is made of it."""
+    q, p = close_pair(apart=0.05)
+    for z in (q, p):
+        z[:, 7] += 20.0
+    kl = functools.partial(vocab.token_kl, backend=backend)
+    for got, want in zip(with_gradients(kl, q, p)[1:], true(truth.token_kl, q, p)[1:], strict=True):
+        assert (got.double() - want).norm() < 1e-5 * want.norm()
 
 
 @every_backend
