@@ -33,6 +33,7 @@ from vocab_truth import (
     needs_compiler,
     one_of,
     small_blocks,  # noqa: F401 — a fixture of every test here
+    true,
     with_gradients,
 )
 
@@ -116,6 +117,43 @@ def test_a_small_kl_keeps_its_digits(backend: str, tokens: int, width: int, apar
         counted = want >= 5e-7
         assert apart < 1e-2 or counted.all()
         assert ((got - want).abs() <= 1e-4 * want)[counted].all(), ((got - want).abs() / want)[counted].max()
+
+
+@every_backend
+def test_the_gradient_where_one_word_is_all_but_certain(backend: str) -> None:
+    """Its log q/p is next to nothing beside the two logits' difference, and the gradient is made of it."""
+    q, p = close_pair(apart=0.05)
+    for z in (q, p):
+        z[:, 7] += 20.0
+    kl = functools.partial(vocab.token_kl, backend=backend)
+    for got, want in zip(with_gradients(kl, q, p)[1:], true(truth.token_kl, q, p)[1:], strict=True):
+        assert (got.double() - want).norm() < 1e-5 * want.norm()
+
+
+@every_backend
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_gradient_to_the_policy_alone(temperature: float, backend: str) -> None:
+    """As a loss with a frozen reference asks for it, of rows that are each hostile in their own way."""
+    q, p = close_pair()
+    q[1, 7] += 20.0
+    p[1, 7] += 20.0
+    q[2, 5] = p[2, 5] = p[3, 5] = -INF
+    q[4, :9] = -INF
+    p[5] += 1e4
+    q[6] -= 1e4
+    leaf = q.clone().requires_grad_()
+    value = vocab.token_kl(leaf, p, temperature=temperature, backend=backend)
+    (got,) = torch.autograd.grad(value, leaf, torch.arange(1.0, 1.0 + TOKENS))
+    a, b = ((z.double() / temperature).log_softmax(dim=-1) for z in (q, p))
+    log_ratio = torch.where(a.isneginf(), 0.0, a - b)
+    kl = (a.exp() * log_ratio).sum(dim=-1, keepdim=True)
+    want = torch.arange(1, 1 + TOKENS)[:, None] * a.exp() * (log_ratio - kl) / temperature
+    want[kl[:, 0].isinf()] = 0.0
+    assert kl[:, 0].isinf().tolist() == [row == 3 for row in range(TOKENS)]
+    error, allowed = (got.double() - want).norm(dim=-1), torch.full((TOKENS,), 1e-5)
+    if temperature != 1.0:
+        allowed[5:] = 3e-3  # logits near 1e4 that were divided round to 1e-3
+    assert (error <= allowed * want.norm(dim=-1)).all(), error / want.norm(dim=-1)
 
 
 @every_backend

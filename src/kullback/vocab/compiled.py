@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cache, wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kullback.vocab import eager, formulas, partition
-from kullback.vocab.formulas import DIVERGENCES, Divergence
+from kullback.vocab.formulas import DIVERGENCES, Divergence, KlColumns
 from kullback.vocab.kernels import Outputs
 
 P = ParamSpec("P")
@@ -57,8 +58,17 @@ def _by_eager_otherwise(kernel: Callable[Concatenate[Tensor, P], R]) -> Callable
 
 @cache
 def _compiled(function: Callable[..., R]) -> Callable[..., R]:
-    made: Callable[..., R] = torch.compile(function, dynamic=False, fullgraph=True)
+    made: Callable[..., R] = torch.compile(function, dynamic=False, fullgraph=True, options=_fused_products())
     return made
+
+
+def _fused_products() -> dict[str, str | int | bool | Callable[..., object]]:
+    """The option that lets a product and a sum be one instruction, which rounds once."""
+    from torch._inductor.config import cpp
+
+    name = "enable_floating_point_contract_flag"
+    now = getattr(cpp, name, None)  # a word since torch 2.6, yes or no before
+    return {} if now is None else {f"cpp.{name}": "fast" if isinstance(now, str) else True}
 
 
 def _call(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
@@ -161,6 +171,13 @@ def _pair_gradients(
             out.copy_(grad)
 
 
+def _kl_gradient(
+    zq: Tensor, zp: Tensor, *columns: Tensor, temperature: Tensor | None, difference: bool, out: Tensor
+) -> None:
+    z = _scaled(zq, temperature, zp), _scaled(zp, temperature, zq)
+    out.copy_(formulas.kl_gradient(*z, KlColumns(*columns), difference))
+
+
 def _entropy_statistics(z: Tensor, temperature: Tensor | None) -> Tensor:
     return torch.cat([formulas.entropy_statistics(_scaled(block, temperature)) for block in _blocks(z)], 1)
 
@@ -229,6 +246,10 @@ def pair_gradients(
     """See ``formulas.pair_gradients``."""
     out_q, out_p = outs
     number = _number(temperature, zq)
+    if divergence.chains and out_q is not None and out_p is None:
+        columns = KlColumns.of(saved, upstream, eager.compute_dtype(zq, zp), difference)
+        _kl_gradients(zq, zp, columns, temperature=number, difference=difference, out=out_q)
+        return
     for at in _slabs(zq, SLAB_BYTES if _inside(out_q, zq) or _inside(out_p, zp) else zq.nbytes):
         with _written(out_q, at, zq) as to_q, _written(out_p, at, zp) as to_p:
             _call(
@@ -244,6 +265,19 @@ def pair_gradients(
                 out_q=to_q,
                 out_p=to_p,
             )
+
+
+def _kl_gradients(
+    zq: Tensor, zp: Tensor, columns: KlColumns, *, temperature: Tensor | None, difference: bool, out: Tensor
+) -> None:
+    """The KL's to z_q alone, which is what a loss asks for."""
+    # With the columns made of float64 beforehand, instead of in every vector of every row, the pass takes two thirds
+    # of the time of the formulas as they stand.
+    parts = [getattr(columns, field.name) for field in fields(columns)]
+    for at in _slabs(zq, SLAB_BYTES if _inside(out, zq) else zq.nbytes):
+        with _written(out, at, zq) as to:
+            of_rows = (part[at] for part in parts)
+            _call(_kl_gradient, zq[at], zp[at], *of_rows, temperature=temperature, difference=difference, out=to)
 
 
 @_by_eager_otherwise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cache, reduce
+from functools import cache, partial, reduce
 
 import torch
 from torch import Tensor
@@ -266,15 +266,14 @@ def pair_gradients(
     difference: bool = False,
 ) -> None:
     """See ``formulas.pair_gradients``; written to outs, which may be the logits themselves."""
-    buffers = _Buffers(3 if outs[1] is None else 4, zq, zp)
+    buffers = _Buffers(3, zq, zp)
     plain = divergence.chains and len(saved) > 0 and bool(saved.isfinite().all() and not _are_far_apart(saved))
     numbers = _GradientNumbers.of(saved, upstream, zq.new_empty(0, dtype=compute_dtype(zq, zp)))
-    fast = _difference_gradients if difference else _kl_gradients
+    fast = partial(_kl_gradients, temperature=temperature, difference=difference)
     for at in row_slices(zq, zp):
         q, p = zq[at], zp[at]
         to_q, to_p = (None if out is None else out[at] for out in outs)
-        temporaries = buffers.rows(len(q))
-        if plain and fast(q, p, numbers.rows(at), temperature=temperature, buffers=temporaries, outs=(to_q, to_p)):
+        if plain and fast(q, p, numbers.rows(at), buffers=buffers.rows(len(q)), outs=(to_q, to_p)):
             continue
         for of in row_slices(q, p, share=FORMULAS_SHARE):
             z = _scaled_copy(q[of], temperature, p), _scaled_copy(p[of], temperature, q)
@@ -296,26 +295,26 @@ class _GradientNumbers:
     """Columns of numbers that rows of logits are moved and multiplied by, for all rows at once.
 
     Attributes:
-        of_q, of_p: −log₂ of the normalisers, as the dtype of the logits has them.
-        weight_q, weight_p: upstream gradients, times what that rounding makes of e^−normaliser.
-        apart: log Σe^z_q − log Σe^z_p.
+        of_q: −log₂ of the policy's normaliser, as the dtype of the logits has it.
+        weight: the upstream gradient, times what that rounding makes of e^−normaliser; negative, for log p/q.
+        apart: log Σe^z_q − log Σe^z_p, rounded.
+        rest: what that rounding left.
         value: the divergence.
     """
 
     of_q: Tensor
-    of_p: Tensor
-    weight_q: Tensor
-    weight_p: Tensor
+    weight: Tensor
     apart: Tensor
+    rest: Tensor
     value: Tensor
 
     @classmethod
     def of(cls, saved: Tensor, upstream: Tensor, like: Tensor) -> _GradientNumbers:
         """From the statistics of whole rows."""
         lq, lp, value = saved[:, :3].unbind(dim=-1)
-        (of_q, near_q), (of_p, near_p) = _powers_of_two(lq, like.dtype), _powers_of_two(lp, like.dtype)
-        weights = upstream * (near_q - lq).exp(), upstream * (near_p - lp).exp()
-        return cls(of_q, of_p, *(_column(x, like) for x in (*weights, lq - lp, value)))
+        of_q, near_q = _powers_of_two(lq, like.dtype)
+        rest = (lq - lp) - wide((lq - lp).to(like.dtype))
+        return cls(of_q, *(_column(x, like) for x in (-upstream * (near_q - lq).exp(), lq - lp, rest, value)))
 
     def rows(self, at: slice) -> _GradientNumbers:
         """Of some of them."""
@@ -323,23 +322,35 @@ class _GradientNumbers:
 
 
 def _kl_gradients(
-    zq: Tensor, zp: Tensor, of: _GradientNumbers, *, temperature: float, buffers: list[Tensor], outs: Outputs
+    zq: Tensor,
+    zp: Tensor,
+    of: _GradientNumbers,
+    *,
+    temperature: float,
+    difference: bool,
+    buffers: list[Tensor],
+    outs: Outputs,
 ) -> bool:
-    """The KL's gradients g·q(log q/p − KL) and g(p − q), unless a word is banned: False, and nothing is written."""
-    q, b, c, *rest = buffers
+    """The KL's gradients g·q(log q/p − KL) and g(p − q); False, and nothing is written, where words are banned.
+
+    p − q is q·expm1(log p/q), of which nothing cancels, unless p is far above q: then False too.
+    """
+    q, b, c = buffers
     out_q, out_p = outs
     xq, xp = _scaled(zq, temperature, b), _scaled(zp, temperature, c)
-    torch.add(of.of_q, xq, alpha=_log2_e(q.dtype), out=q).exp2_()
-    if out_p is not None:
-        p = torch.add(of.of_p, xp, alpha=_log2_e(q.dtype), out=rest[0]).exp2_().mul_(of.weight_p)
-    log_ratio = torch.sub(xq, xp, out=b)
-    if not bool(torch.isfinite(log_ratio.sum())):  # one pass says whether any of them is infinite
+    torch.add(of.of_q, xq, alpha=_log2_e(q.dtype), out=q).exp2_().mul_(of.weight)
+    below = torch.sub(of.apart, xp if difference else torch.sub(xq, xp, out=b), out=b)
+    if not bool(below.amax() < (math.inf if out_p is None else STEEPEST)):  # nan where both models ban a word
         return False
-    q.mul_(of.weight_q)
-    if out_q is not None:
-        _multiplied(q, log_ratio.sub_(of.apart + of.value), out_q)
+    # In two steps, for where one word has nearly all the mass its log p/q is next to nothing beside what is taken off:
+    # rounded to one number, that leaves gradients there that are off by 1e-3.
+    rest = of.rest + of.value
     if out_p is not None:
-        torch.sub(p, q, out=out_p)
+        c, rest = torch.expm1(below.add_(of.rest), out=c).mul_(q), of.value
+    if out_q is not None:
+        _multiplied(q, below.add_(rest), out_q)
+    if out_p is not None:
+        out_p.copy_(c.neg_())
     return True
 
 
@@ -349,26 +360,6 @@ def _multiplied(x: Tensor, y: Tensor, out: Tensor) -> None:
         torch.mul(x, y, out=out)
     else:
         out.copy_(y.mul_(x))
-
-
-def _difference_gradients(
-    z: Tensor, d: Tensor, of: _GradientNumbers, *, temperature: float, buffers: list[Tensor], outs: Outputs
-) -> bool:
-    """``_kl_gradients`` from d = z_q − z_p; g(p − q) is g·q·expm1(log p/q), unless p is far above q: then False."""
-    q, b, c, *rest = buffers
-    out_q, out_p = outs
-    xq, x = _scaled(z, temperature, b), _scaled(d, temperature, c)
-    torch.add(of.of_q, xq, alpha=_log2_e(q.dtype), out=q).exp2_().mul_(of.weight_q)
-    below = torch.sub(of.apart, x, out=b)
-    if not bool(below.amax() < STEEPEST):
-        return False
-    if out_p is not None:
-        c = torch.expm1(below, out=rest[0]).mul_(q)
-    if out_q is not None:
-        _multiplied(q.neg_(), below.add_(of.value), out_q)
-    if out_p is not None:
-        out_p.copy_(c)
-    return True
 
 
 def token_statistics(z: Tensor, index: Tensor, temperature: float) -> Tensor:
