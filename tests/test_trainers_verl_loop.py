@@ -7,9 +7,11 @@ equally likely, so that its weighted gradient is the exact one and not an estima
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,17 +21,19 @@ from trl_worlds import HORIZON, PROMPT, WORDS, exact_gradient, exact_value, make
 import kullback as kb
 from kullback.integrations import verl as ours
 
-pytest.importorskip("verl")
-from tensordict import TensorDict
-from transformers import AutoModelForCausalLM
-from verl.utils import tensordict_utils
-from verl.utils.profiler import DistProfiler
-from verl.workers import engine_workers
-from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizerConfig
-from verl.workers.engine import base
-from verl.workers.engine.fsdp import transformer_impl
-from verl.workers.utils import losses
-from verl.workers.utils.padding import left_right_2_no_padding
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what Ray says of itself where verl imports it
+    pytest.importorskip("verl")
+    from tensordict import TensorDict
+    from transformers import AutoModelForCausalLM
+    from verl.utils import tensordict_utils
+    from verl.utils.profiler import DistProfiler
+    from verl.workers import engine_workers
+    from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizerConfig
+    from verl.workers.engine import base
+    from verl.workers.engine.fsdp import transformer_impl
+    from verl.workers.utils import losses
+    from verl.workers.utils.padding import left_right_2_no_padding
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 
@@ -57,6 +61,8 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for module in (transformer_impl, base, engine_workers):
             patch.setattr(module, "get_device_name", lambda: "cpu", raising=False)
             patch.setattr(module, "get_device_id", lambda: "cpu", raising=False)
+        memory = SimpleNamespace(max_memory_allocated=lambda: 0, max_memory_reserved=lambda: 0)
+        patch.setattr(engine_workers, "get_torch_device", lambda: memory)
         yield
     torch.distributed.destroy_process_group()
 
@@ -85,6 +91,7 @@ class Plain(transformer_impl.FSDPEngineWithLMHead):  # type: ignore[misc]
         self._is_offload_param = self._is_offload_optimizer = self._is_lora = False
         self._autocast_dtype, self.scaler = torch.float32, None
         self.optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: 1.0)
         self.gradients: list[torch.Tensor] = []
         self.optimizer.register_step_pre_hook(self._keep)
 
@@ -97,7 +104,7 @@ def worker_of(policy: Any, loss: Any) -> Any:
     worker = object.__new__(engine_workers.TrainingWorker)
     worker.engine = Plain(policy)
     worker.engine_config, worker.model_config = worker.engine.engine_config, {"use_remove_padding": False}
-    worker.loss_fn, worker.flops_counter = loss, None
+    worker.loss_fn, worker.flops_counter, worker.device_name = loss, None, "cpu"
     worker.profiler = DistProfiler(rank=0, config=None)
     return worker
 
