@@ -42,10 +42,11 @@ audit-peers: .venv-peers/stamp  ## audit TRL, verl and others for real; SOURCES=
 test-models: .venv/models.stamp  ## SmolLM2 and checkpoints quantised by torchao and bitsandbytes
 	$(BIN)/python -m pytest -m peers tests/test_models_real.py tests/test_models_quantised.py $(ARGS)
 
-test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, newest and oldest; TRL_TESTS=checkout of TRL 1.0.0 for its own tests
+test-trl: .venv-trl/stamp .venv-trl-old/stamp  ## the mixin in TRL's trainers, newest and oldest; TRL_TESTS=checkout of TRL 1.0.0 (TRL_TESTS_NEW=of the newest) for its own tests
 	.venv-trl/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py $(ARGS)
 	.venv-trl-old/bin/python -m pytest --noconftest -m peers tests/test_trl.py tests/test_trl_modes.py $(ARGS)
-	$(if $(TRL_TESTS),.venv-trl-old/bin/python tools/trl_tests.py $(TRL_TESTS))
+	$(if $(TRL_TESTS),.venv-trl-old/bin/python tools/trl_tests.py $(TRL_TESTS) out/trl-tests/old)
+	$(if $(TRL_TESTS_NEW),.venv-trl/bin/python tools/trl_tests.py $(TRL_TESTS_NEW) out/trl-tests/new)
 
 test-browser: .venv-browser/stamp  ## pages in Chromium (from Debian's package of that name, or CHROMIUM=its path)
 	.venv-browser/bin/python -m pytest --noconftest -m browser tests/test_page_browser.py $(ARGS)
@@ -119,8 +120,9 @@ PEERS_PIP = PIP_CONSTRAINT=.venv-peers/torch.txt .venv-peers/bin/python -m pip i
 	$(PEERS_PIP) -r .venv-peers/torch.txt
 	$(PEERS_PIP) --editable '.[torch,jax]' pytest
 	$(PEERS_PIP) trl verl
-	$(PEERS_PIP) beartype flax humanize jaxtyping loguru
-	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo google-tunix
+	$(PEERS_PIP) beartype flax humanize jaxtyping loguru fastapi uvicorn
+	$(PEERS_PIP) google-metrax grain kagglehub omegaconf perfetto pylatexenc python-dotenv qwix sentencepiece
+	$(PEERS_PIP) --no-deps openrlhf liger-kernel torchtune tinker-cookbook skyrl unsloth-zoo google-tunix tensorflow_datasets
 	touch $@
 
 .venv-ray/stamp: pyproject.toml constraints.txt

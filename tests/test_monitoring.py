@@ -133,7 +133,8 @@ def test_metrics_are_the_estimates() -> None:
     assert (metrics["kullback/policy/low"], metrics["kullback/policy/high"]) == k3.interval()
     assert metrics["kullback/policy/ess"] == k3.ess / 32
     assert metrics["kullback/policy/token"] == kb.estimate(**data, estimator="k3", unit="token", groups=groups).value
-    assert metrics["kullback/policy/k1"] == kb.estimate(**data, estimator="k1", groups=groups).value
+    k1 = kb.estimate(**data, estimator="k1", groups=groups).value
+    assert metrics["kullback/policy/k1"] == pytest.approx(k1, rel=1e-14)
     assert metrics["kullback/mismatch/k3"] == engine.value
     assert all(isinstance(value, float) for value in metrics.values())
 
@@ -144,6 +145,18 @@ def test_token_kls_are_what_alarms_go_by() -> None:
     monitor.update(**data, token_kl=np.full((32, 6), 0.5), step=0)
     assert monitor.metrics()["kullback/policy/rao_blackwell"] == pytest.approx(3.0)
     assert monitor.metrics()["kullback/policy/token"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_an_infinite_row_among_finite_ones_of_its_prompt_is_said(row: int) -> None:
+    """Wherever it stands: the mean of the prompt is infinite."""
+    data = batch(np.random.default_rng(5), 0.2)
+    data["ref_logprobs"][row, 1] = -np.inf
+    monitor = kb.KLMonitor()
+    monitor.update(**data, groups=np.arange(32) // 4, step=0)
+    (alarm,) = monitor.close()
+    assert (alarm.kind, alarm.value) == ("band", inf)
+    assert monitor.metrics()["kullback/policy/k1"] == inf
 
 
 def run(monitor: kb.KLMonitor, noises: list[float], start: int = 0, seed: int = 4) -> kb.KLMonitor:

@@ -222,6 +222,10 @@ def test_rows_within_spans_of_positions_are_those_of_padded_rows(name: str, besi
     assert len(Rows.by_span(ragged, estimator, spans)[-1]) == 0
 
 
+def batch_totals(batch: Sequences, estimator: kb.Estimator) -> np.ndarray:
+    return kb.Accumulator.update_together([kb.Accumulator(estimator=estimator)], batch)[0]
+
+
 @pytest.mark.parametrize("beside", [(), ("groups",), ("behavior_logprobs", "mask"), ("token_kl", "groups")], ids=str)
 @pytest.mark.parametrize("rows", [40, 1500])
 def test_accumulators_together_hold_what_each_by_itself_does(rows: int, beside: tuple[str, ...]) -> None:
@@ -231,8 +235,9 @@ def test_accumulators_together_hold_what_each_by_itself_does(rows: int, beside: 
     together, alone = ([kb.Accumulator(estimator=name, unit=unit) for name, unit in made] for _ in range(2))
     for seed in (3, 4):
         batch = Sequences.of(**padded(drawn(seed, rows, beside=beside)))
-        totals = kb.Accumulator.update_together(together, batch)
-        assert len(totals) == int(batch.mask.any(axis=1).sum())
+        totals, values = kb.Accumulator.update_together(together, batch, beside=[kb.K1])
+        assert len(totals) == len(values) == int(batch.mask.any(axis=1).sum())
+        np.testing.assert_array_equal(values, batch_totals(batch, kb.K1))
         for one in alone:
             one.update(batch)
         for mine, other in zip(together, alone, strict=True):

@@ -38,6 +38,8 @@ def own(request: pytest.FixtureRequest) -> Iterator[Any]:
         if found is None or not found.submodule_search_locations:
             pytest.skip("tunix is not installed")
         root = Path(found.submodule_search_locations[0]).parent
+    # Another test file may hold the whole package: it finds it again as it was.
+    loaded = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "tunix"}
     with pytest.MonkeyPatch.context() as patch:
         for name in ("tunix", "tunix.rl", "tunix.sft", "tunix.oss"):
             package = ModuleType(name)
@@ -49,6 +51,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield importlib.import_module("tunix.rl.algo_core")
         for name in [name for name in sys.modules if name.partition(".")[0] == "tunix"]:
             del sys.modules[name]
+    sys.modules.update(loaded)
 
 
 def config(**changed: Any) -> SimpleNamespace:

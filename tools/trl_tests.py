@@ -1,9 +1,12 @@
-"""TRL's own tests of its trainers, with the mixin before them: ``python tools/trl_tests.py CHECKOUT [ARGUMENTS]``.
+"""TRL's own tests of its trainers, with the mixin before them: ``python tools/trl_tests.py CHECKOUT KEPT [ARGUMENTS]``.
 
 CHECKOUT is TRL's source at the version that is installed. Its tests load tiny models and a data set from the hub; small
-ones of the same names are made here, so that nothing is downloaded. Each test runs with TRL's trainers as they are and
-with the mixin's, and what passes with the first has to pass with the second: where a test gives no KL options, the
-sequence KL by K1, in TRL's own unit.
+ones of the same names are made here, so that nothing is downloaded. What passes with TRL's trainers as they are has to
+pass with the mixin's: where a test gives no KL options, the sequence KL by K1, in TRL's own unit. All tests run with
+the mixin, and those that do not pass run again without it.
+
+KEPT is a folder where what became of each test is written when it ends: a run that was stopped goes on from there, and
+several at once, with ``--part 1/2`` and ``--part 2/2``, share the work.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +42,38 @@ SIZES = {
     "eos_token_id": 1,
     "bos_token_id": 0,
 }
+
+RECORDED = """
+import os
+from pathlib import Path
+
+KEPT = Path(os.environ["TRL_TESTS_KEPT"])
+worst = {}
+
+
+def known():
+    return {line.split("\\t")[0] for file in KEPT.glob("*.tsv") for line in file.read_text().splitlines()}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", default="1/1")
+    parser.addoption("--only", default="")
+
+
+def pytest_collection_modifyitems(config, items):
+    part, parts = map(int, config.getoption("--part").split("/"))
+    done, only = known(), config.getoption("--only")
+    wanted = [item for item in items if not only or item.nodeid in Path(only).read_text().splitlines()]
+    items[:] = [item for item in wanted[part - 1 :: parts] if item.nodeid not in done]
+
+
+def pytest_runtest_logreport(report):
+    ranks = ["passed", "skipped", "failed"]
+    worst[report.nodeid] = max(worst.get(report.nodeid, "passed"), report.outcome, key=ranks.index)
+    if report.when == "teardown":
+        with (KEPT / f"{os.getpid()}.tsv").open("a") as file:
+            file.write(f"{report.nodeid}\\t{worst.pop(report.nodeid)}\\n")
+"""
 
 ON_CPU = """
 import transformers
@@ -115,51 +149,48 @@ def make_data(folder: Path) -> None:
     (folder / "README.md").write_text("\n".join([*lines, "---"]))
 
 
-def outcomes(folder: Path, arguments: list[str], *, mixed: bool) -> dict[str, str]:
-    """What became of every test: passed, failed or skipped."""
-    report = folder / f"{mixed}.xml"
-    plugin = ["-p", "trl_on_cpu", *(["-p", "trl_swapped"] if mixed else [])]
+def run(folder: Path, kept: Path, arguments: list[str], *, mixed: bool) -> dict[str, str]:
+    """What became of every test: passed, failed or skipped; those of `kept` do not run again."""
+    kept.mkdir(parents=True, exist_ok=True)
+    plugins = ["trl_on_cpu", "trl_recorded", *(["trl_swapped"] if mixed else [])]
+    options = ["-q", "--rootdir", str(folder), "--tb=short", *(word for name in plugins for word in ("-p", name))]
     files = [str(folder / "tests" / name) for name in FILES]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--rootdir",
-        str(folder),
-        f"--junitxml={report}",
-        *plugin,
-        *arguments,
-    ]
-    paths = os.pathsep.join([str(folder), str(ROOT / "src")])
-    environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*command, *files], cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=False)
-    found: dict[str, str] = {}
-    for case in ET.parse(report).iter("testcase"):
-        bad = case.find("failure") is not None or case.find("error") is not None
-        kind = "failed" if bad else "skipped" if case.find("skipped") is not None else "passed"
-        found[f"{case.get('classname')}::{case.get('name')}"] = kind
-    return found
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "src")]),
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TRL_TESTS_KEPT": str(kept),
+    }
+    with (kept / f"{os.getpid()}.txt").open("w") as said:
+        command = [sys.executable, "-m", "pytest", *options, *arguments, *files]
+        subprocess.run(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT, check=False)
+    lines = [line for file in sorted(kept.glob("*.tsv")) for line in file.read_text().splitlines()]
+    return dict(line.split("\t") for line in lines)
 
 
 def main() -> int:
-    """Run both, and say what only the mixin fails."""
-    checkout, arguments = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    """Run with the mixin, what does not pass without it too, and say what only the mixin fails."""
+    checkout, kept, arguments = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), sys.argv[3:]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_hub(folder)
         # Alone, or the checkout's package would come before the installed one.
         shutil.copytree(checkout / "tests", folder / "tests")
-        (folder / "trl_on_cpu.py").write_text(ON_CPU)
-        (folder / "trl_swapped.py").write_text(PLUGIN)
-        stock = outcomes(folder, arguments, mixed=False)
-        ours = outcomes(folder, arguments, mixed=True)
-    passed = [test for test, outcome in stock.items() if outcome == "passed"]
-    broken = [test for test in passed if ours.get(test) != "passed"]
-    passing, failing, skipped = (sum(x == kind for x in stock.values()) for kind in ("passed", "failed", "skipped"))
+        for module, text in (("on_cpu", ON_CPU), ("swapped", PLUGIN), ("recorded", RECORDED)):
+            (folder / f"trl_{module}.py").write_text(text)
+        ours = run(folder, kept / "mixin", arguments, mixed=True)
+        (folder / "again.txt").write_text("\n".join(test for test, found in ours.items() if found != "passed"))
+        stock = run(folder, kept / "stock", [*arguments, f"--only={folder / 'again.txt'}"], mixed=False)
+    broken = [test for test, found in stock.items() if found == "passed" and ours.get(test) != "passed"]
+    passed, failing, skipped = (
+        sum(found == "passed" for found in ours.values()),
+        sum(found == "failed" for found in stock.values()),
+        sum(found == "skipped" for found in stock.values()),
+    )
     print(
-        f"TRL's trainers as they are: {passing} tests pass, {failing} fail, {skipped} are skipped (nothing "
-        f"here stands in for a vision model); with the mixin {len(passed) - len(broken)} of the {len(passed)} pass"
+        f"{passed} of TRL's tests pass with the mixin; {len(broken)} pass only without it; {failing} fail and "
+        f"{skipped} are skipped without it as well (nothing here stands in for a vision model)"
     )
     for test in broken:
         print(f"  only with the mixin: {test}")

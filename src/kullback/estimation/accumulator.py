@@ -163,16 +163,25 @@ class Accumulator:
         return found.singles
 
     @staticmethod
-    def update_together(accumulators: Sequence[Accumulator], sequences: Sequences) -> Float64:
+    def update_together(
+        accumulators: Sequence[Accumulator], sequences: Sequences, *, beside: Sequence[Estimator] = ()
+    ) -> list[Float64]:
         """`update` of several accumulators of one level and truncation, each part of the work done once.
 
+        Args:
+            accumulators: what is updated.
+            sequences: by what.
+            beside: further estimators, of which the summands alone are wanted.
+
         Returns:
-            The summand of the first in every sequence that has a counted token, (rows,).
+            The summands, of the first accumulator and of each estimator beside, in every sequence that has a counted
+            token, (rows,).
         """
         recipes = [accumulator._recipe for accumulator in accumulators]
-        for recipe in recipes:
+        asked = [recipes[0], *(replace(recipes[0], estimator=estimator) for estimator in beside)]
+        for recipe in [*recipes, *asked]:
             recipe.check(sequences)
-        totals: list[Float64] = []
+        totals: list[list[Float64]] = []
         before = 0
         with ExitStack() as locks:
             for accumulator in accumulators:
@@ -182,11 +191,11 @@ class Accumulator:
                 _check_weights(block, recipes[0], before)
                 workings = Workings.of(block, recipes[0].level, recipes[0].truncation)
                 summaries = [s + r.summarise(block, workings) for s, r in zip(summaries, recipes, strict=True)]
-                totals.append(recipes[0].totals(workings))
+                totals.append([recipe.totals(workings) for recipe in asked])
                 before += len(block)
             for accumulator, summary in zip(accumulators, summaries, strict=True):
                 accumulator._summary = summary
-        return np.concatenate(totals)
+        return [np.concatenate(parts) for parts in zip(*totals, strict=True)]
 
     def merge(self, other: Accumulator) -> Accumulator:
         """Add what another accumulator saw, as if its sequences had come after these; returns this one.

@@ -33,6 +33,10 @@ BLOCK = 1 << 18
 """Tokens converted to float64 at a time."""
 
 
+class NoTokenError(InputError):
+    """A batch in which nothing is wrong and nothing counts."""
+
+
 @dataclass(frozen=True)
 class Sequences:
     """Log-probs of sampled tokens, (batch, time), in nats; one row is one sequence.
@@ -94,7 +98,7 @@ class Sequences:
         given = {name: x for name, x in given.items() if x is not None or not _optional(name)}
         arrays, counts = read(given, mask, bounds_of(off_policy=behavior_logprobs is not None))
         if not counts.any():
-            raise InputError(
+            raise NoTokenError(
                 "the mask counts no token of any sequence: pass a mask that is True where a token was sampled"
             )
         keys = None if groups is None else group_keys(groups, len(counts))

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from kullback.errors import InputError
 from kullback.estimators import K1, Estimator
 from kullback.integrations.options import Options, of_drawn_tokens, refuse_unit
@@ -83,6 +85,62 @@ def register(
 
     own.function_registry.register_policy_loss_fn(name)(loss)
     return loss
+
+
+def keep_ends(rollout: Any) -> Any:
+    """Count the token that ends a sequence, which tunix's own sampler leaves out of what it returns; returns `rollout`.
+
+    Without it neither tunix's KL nor this one, nor the reward's gradient, sees the decision to stop: what is followed
+    is not the KL of sequences. To be called on `rl_cluster.rollout` before the learner trains; vLLM's engine has the
+    token, and is left alone.
+
+    Args:
+        rollout: `rl_cluster.rollout`.
+
+    Raises:
+        InputError: a rollout that returns log-probs, among which the end token's are missing; or a padding token that
+            is the end token, which tunix's mask would leave out again.
+
+    Reference: docs/tunix.md.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from kullback.integrations import tunix
+        >>> class Rollout:
+        ...     pad_id, eos_id = staticmethod(lambda: 0), staticmethod(lambda: 1)
+        ...     def generate(self, prompts, rollout_config):
+        ...         return SimpleNamespace(tokens=[[3, 2], [3, 3, 2]], logprobs=None)
+        >>> config = SimpleNamespace(max_tokens_to_generate=3, eos_tokens=None)
+        >>> [x.tolist() for x in tunix.keep_ends(Rollout()).generate(["a", "b"], config).tokens]
+        [[3, 2, 1], [3, 3, 2]]
+    """
+    end, stock = rollout.eos_id(), rollout.generate
+    if end == rollout.pad_id():
+        raise InputError(
+            f"token {end} came as both padding and end, but tunix's mask leaves out every padding token: give the "
+            "tokenizer a padding token of its own"
+        )
+
+    def generate(prompts: Any, rollout_config: Any, **options: Any) -> Any:
+        found = stock(prompts, rollout_config, **options)
+        if found.logprobs:
+            raise InputError(
+                "return_logprobs=True came, but the sampler gives none of the end token: pass return_logprobs=False"
+            )
+        ends = set(rollout_config.eos_tokens or [end])
+        if len(ends) > 1:
+            raise InputError(f"eos_tokens={sorted(ends)} came, but which of them ended a row cannot be told: pass one")
+        found.tokens = [_ended(row, ends, rollout_config.max_tokens_to_generate) for row in found.tokens]
+        return found
+
+    rollout.generate = generate
+    return rollout
+
+
+def _ended(row: Any, ends: set[int], longest: int) -> Any:
+    """The tokens of a row with the one that ended it, if it did: a row that is as long as it may be was cut off."""
+    whole = len(row) == longest or (len(row) and int(row[-1]) in ends)
+    return np.asarray(row if whole else [*row, *ends])
 
 
 def _refuse(wanted: Options, train_example: Any, algo_config: Any) -> None:

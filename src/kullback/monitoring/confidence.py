@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, log, sqrt
+from math import inf, log
 
 import numpy as np
 
@@ -30,13 +30,17 @@ def asymptotic_interval(
 
     Reference: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, arXiv 2103.06476, Theorem 2.2 and section 2.3.
     """
-    t = moments.n
-    if t < FEWEST:
+    if moments.n < FEWEST:
         return -inf, inf
+    half = max(moments.deviation, deviation) * float(halfwidths(np.array(moments.n), alpha, tightest_at))
+    return moments.mean - half, moments.mean + half
+
+
+def halfwidths(t: np.ndarray, alpha: float, tightest_at: int) -> Float64:
+    """Of `asymptotic_interval` after t units each, in standard deviations of one unit; (…,), t ≥ 1."""
     rho2 = (-2 * log(alpha) + log(1 - 2 * log(alpha))) / tightest_at
     spread = t * rho2 + 1
-    half = max(moments.deviation, deviation) * sqrt(2 * spread / (t**2 * rho2) * log(sqrt(spread) / alpha))
-    return moments.mean - half, moments.mean + half
+    return np.asarray(np.sqrt(2 * spread / (t**2 * rho2) * np.log(np.sqrt(spread) / alpha)))
 
 
 BETS: Float64 = np.exp2(-np.arange(1.0, 11.0))

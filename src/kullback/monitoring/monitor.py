@@ -10,6 +10,7 @@ import numpy as np
 from kullback.arrays import Groups, Numbers
 from kullback.errors import InputError, shown
 from kullback.estimation import Estimate, Sequences
+from kullback.estimation.sequences import NoTokenError
 from kullback.monitoring.reading import WORDS, Alarm, Name, Reading, Step
 
 SCHEMA = 1
@@ -88,11 +89,12 @@ class KLMonitor:
         Args:
             logprobs, ref_logprobs, mask, behavior_logprobs, token_kl, groups: as `kullback.estimate` takes them.
                 Without the reference only the mismatch is read, without behaviour log-probs only the policy's KL.
-            step: of the run; not before one that was closed.
+            step: of the run; not before one that was closed. One in which no token counts has nan for numbers, and
+                tells the alarms nothing.
 
         Raises:
-            ShapeError, InputError: as `kullback.estimate`; neither a reference nor behaviour log-probs, or a step that
-                was closed. A batch that is refused changes nothing.
+            ShapeError, InputError: as `kullback.estimate` (a nan that counts is refused by its place); neither a
+                reference nor behaviour log-probs, or a step that was closed. A batch that is refused changes nothing.
         """
         columns = {
             "logprobs": logprobs,
@@ -105,28 +107,30 @@ class KLMonitor:
         batches = _batches(columns)
         if self._step is not None and (step < self._step or (step == self._step and not self._steps)):
             raise InputError(f"step {step} came after step {self._step} was closed: hand the steps over in their order")
+        before = self._steps if step == self._step else {}
+        steps = {name: before.get(name, Step(estimators)).plus(batch) for name, (estimators, batch) in batches.items()}
         if step != self._step:
             self.close()
             self._step = step
-        for name, (estimators, batch) in batches.items():
-            self._steps.setdefault(name, Step(estimators)).update(batch)
+        self._steps = {**self._steps, **steps}
 
     def merge(self, other: KLMonitor) -> KLMonitor:
         """Add what another process saw of the same step, as under data parallel; returns this one.
 
+        One that saw nothing of it (it had no rows, or no token of them counts) adds nothing.
+
         Raises:
             InputError: it has other options, or is at another step.
         """
-        if other._options != self._options or other._step != self._step:
+        early = not self._steps and (self._step is None or self._step < (other._step or 0))
+        at = other._step if early and other._steps else self._step
+        if other._options != self._options or (other._steps and other._step != at):
             raise InputError(
                 f"a monitor at step {other._step} came to one at step {self._step}: only monitors with equal options "
                 "merge, before either has closed the step"
             )
-        for name, step in other._steps.items():
-            if name in self._steps:
-                self._steps[name].merge(step)
-            else:
-                self._steps[name] = step
+        merged = {name: self._steps[name].merged(step) for name, step in other._steps.items() if name in self._steps}
+        self._step, self._steps = at, {**other._steps, **self._steps, **merged}
         return self
 
     def close(self) -> list[Alarm]:
@@ -243,16 +247,28 @@ class KLMonitor:
         return self
 
 
-def _batches(columns: Mapping[str, Any]) -> dict[Name, tuple[tuple[str, ...], Sequences]]:
-    """What is read of a batch: the estimators, first the one that alarms go by, and the checked sequences."""
+def _batches(columns: Mapping[str, Any]) -> dict[Name, tuple[tuple[str, ...], Sequences | None]]:
+    """What is read of a batch: the estimators, first the one that alarms go by, and the checked sequences, if any."""
     logprobs, behavior = columns["logprobs"], columns["behavior_logprobs"]
-    found: dict[Name, tuple[tuple[str, ...], Sequences]] = {}
+    found: dict[Name, tuple[tuple[str, ...], Sequences | None]] = {}
     if columns["ref_logprobs"] is not None:
         estimators = ("k3", "k1") if columns["token_kl"] is None else ("rao_blackwell", "k3", "k1")
-        found["policy"] = estimators, Sequences.of_batch(columns)
+        found["policy"] = estimators, _checked(columns)
     if behavior is not None:
-        mismatch = Sequences.of(behavior, logprobs, columns["mask"], groups=columns["groups"])
-        found["mismatch"] = ("k3", "k1"), mismatch
+        mismatch = {
+            "logprobs": behavior,
+            "ref_logprobs": logprobs,
+            "mask": columns["mask"],
+            "groups": columns["groups"],
+        }
+        found["mismatch"] = ("k3", "k1"), _checked(mismatch)
     if not found:
         raise InputError("update got logprobs alone: ref_logprobs or behavior_logprobs of the same tokens are needed")
     return found
+
+
+def _checked(columns: Mapping[str, Any]) -> Sequences | None:
+    try:
+        return Sequences.of_batch(columns)
+    except NoTokenError:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from copy import copy
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from math import nan
@@ -12,6 +13,8 @@ import numpy as np
 
 from kullback.arrays import Float64
 from kullback.estimation import Accumulator, Estimate, Sequences
+from kullback.estimation.moments import numbered
+from kullback.estimators import member
 from kullback.monitoring.confidence import asymptotic_interval
 from kullback.monitoring.detectors import AboveBand, Change
 from kullback.monitoring.moments import Moments
@@ -25,6 +28,10 @@ ANYTIME = 0.05
 
 HEAVY = 0.5
 """k̂ beyond which a variance may not exist, on which the sequence of means rests."""
+
+
+OF_STEP = ("stderr", "low", "high", "token", "anytime_low", "anytime_high", "ess", "khat", "lower_bound")
+"""What a step's metrics are beside its estimates."""
 
 
 @dataclass(frozen=True)
@@ -48,49 +55,75 @@ class Alarm:
 
 
 class Step:
-    """What has come of one step: accumulators, and the sum of every unit (a prompt's rows, or a row by itself)."""
+    """What has come of one step: accumulators of the first estimator, sums of the others, and every row's summand."""
 
     def __init__(self, estimators: tuple[str, ...]) -> None:
         self.estimators = estimators
-        self._sums = {name: Accumulator(estimator=name) for name in estimators}
+        self._main = Accumulator(estimator=estimators[0])
         self._per_token = Accumulator(estimator=estimators[0], unit="token")
-        self._units: dict[Hashable, Moments] = {}
-        self._statewise = Moments()
+        self._others = dict.fromkeys(estimators[1:], 0.0)
+        self._statewise = 0.0
+        self._keys: list[Hashable] = []
+        self._totals: list[Float64] = []
 
-    def update(self, batch: Sequences) -> None:
-        """Add sequences; a batch that is refused changes nothing."""
-        totals = Accumulator.update_together([*self._sums.values(), self._per_token], batch)
+    @property
+    def rows(self) -> int:
+        """Sequences with a counted token."""
+        return len(self._keys)
+
+    def plus(self, batch: Sequences | None) -> Step:
+        """With the sequences of a batch, None where no token of it counts; this one stays as it is."""
+        new = self._copy()
+        if batch is not None:
+            new._add(batch)
+        return new
+
+    def _copy(self) -> Step:
+        new = copy(self)
+        new._main, new._per_token = copy(self._main), copy(self._per_token)
+        new._others, new._keys, new._totals = dict(self._others), list(self._keys), list(self._totals)
+        return new
+
+    def _add(self, batch: Sequences) -> None:
+        others = [member(name) for name in self._others]
+        totals, *values = Accumulator.update_together([self._main, self._per_token], batch, beside=others)
+        # Of estimators whose error nobody asks for their sum is enough: an accumulator each was a third of the work.
+        for name, value in zip(self._others, values, strict=True):
+            self._others[name] += float(value.sum())
         if batch.token_kl is not None:
-            self._statewise += Moments.of(np.where(batch.mask, batch.token_kl, 0.0).sum(axis=1)[batch.mask.any(axis=1)])
-        keys = _keys(batch, len(totals), len(self._units))
-        for key, total in zip(keys, totals, strict=True):
-            self._units[key] = self._units.get(key, Moments()) + Moments(1, float(total))
+            self._statewise += float(np.where(batch.mask, batch.token_kl, 0.0).sum(dtype=np.float64))
+        self._keys += _keys(batch, self.rows)
+        self._totals.append(totals)
 
-    def merge(self, other: Step) -> None:
-        """Add what another process saw of the same step."""
-        for name, accumulator in self._sums.items():
-            accumulator.merge(other._sums[name])
-        self._per_token.merge(other._per_token)
-        self._statewise += other._statewise
-        for key, moments in other._units.items():
-            # A row by itself is a unit of its own, whatever number it had there.
-            mine = ("row", len(self._units)) if isinstance(key, tuple) else key
-            self._units[mine] = self._units.get(mine, Moments()) + moments
+    def merged(self, other: Step) -> Step:
+        """With what another process saw of the same step; both stay as they are."""
+        new = self._copy()
+        new._main.merge(other._main)
+        new._per_token.merge(other._per_token)
+        for name, value in other._others.items():
+            new._others[name] += value
+        new._statewise += other._statewise
+        # A row by itself is a unit of its own, whatever number it had there.
+        new._keys += [("row", self.rows + i) if isinstance(key, tuple) else key for i, key in enumerate(other._keys)]
+        new._totals += other._totals
+        return new
 
     @property
     def units(self) -> Float64:
-        """The mean of every unit, nats a sequence."""
-        return np.array([unit.mean for unit in self._units.values()])
+        """The mean of every unit (a prompt's rows, or a row by itself), nats a sequence."""
+        _, unit = numbered(self._keys)
+        sums = np.bincount(unit, np.concatenate(self._totals))
+        return np.asarray(sums / np.bincount(unit))
 
     @property
     def statewise(self) -> float | None:
         """Σ_t KL(q_t‖p_t) at the prefixes as they were drawn, whoever drew them; None without exact token KLs."""
-        return float(self._statewise.mean) if self._statewise.n else None
+        return self._statewise / self.rows if self.estimators[0] == "rao_blackwell" else None
 
     @cached_property
     def main(self) -> Estimate:
         """Of the first estimator, nats a sequence; asked for when the step is closed."""
-        return self._sums[self.estimators[0]].result()
+        return self._main.result()
 
     @cached_property
     def per_token(self) -> Estimate:
@@ -100,14 +133,16 @@ class Step:
     @property
     def values(self) -> Mapping[str, float]:
         """By estimator, nats a sequence, and that of the first a token; their errors, which few ask for, cost most."""
-        of = {name: accumulator.value for name, accumulator in self._sums.items() if name != self.estimators[0]}
-        return {"token": self._per_token.value, self.estimators[0]: self.main.value, **of}
+        others = {name: total / self.rows for name, total in self._others.items()}
+        return {"token": self._per_token.value, self.estimators[0]: self.main.value, **others}
 
 
-def _keys(batch: Sequences, rows: int, before: int) -> list[Hashable]:
+def _keys(batch: Sequences, before: int) -> list[Hashable]:
+    """The unit of every row that has a counted token; alike on every process that reads the same prompts."""
+    filled = batch.mask.any(axis=1)
     if batch.groups is None:
-        return [("row", before + row) for row in range(rows)]
-    return [str(key) for key in batch.groups[batch.mask.any(axis=1)].tolist()]
+        return [("row", before + row) for row in range(int(filled.sum()))]
+    return [str(key) for key in batch.groups[filled].tolist()]
 
 
 @dataclass
@@ -135,7 +170,13 @@ class Reading:
     first: int = 0
 
     def close(self, number: int, step: Step) -> list[Alarm]:
-        """Judge a step, and keep its metrics."""
+        """Judge a step, and keep its metrics: nan where no token counted."""
+        if not step.rows:
+            names = (*step.estimators, *OF_STEP, *(("statewise",) if step.estimators[0] == "rao_blackwell" else ()))
+            self.step = None
+            self.metrics = {f"kullback/{self.name}/{name}": nan for name in names}
+            self.metrics[f"kullback/{self.name}/alarms"] = 0.0
+            return []
         units = step.units
         infinite = int(np.isinf(units).sum())
         units = units[np.isfinite(units)]
@@ -201,18 +242,9 @@ class Reading:
         low, high = main.interval()
         units = self.change.units if self.change else 1
         always = asymptotic_interval(self.since, ANYTIME, tightest_at=20 * units)
-        own = {
-            "stderr": main.stderr,
-            "low": low,
-            "high": high,
-            "token": values["token"],
-            "anytime_low": always[0],
-            "anytime_high": always[1],
-            "ess": main.ess / main.n,
-            "khat": main.khat,
-            "lower_bound": self.band.bound.bound() if self.band else nan,
-            **{name: value for name, value in values.items() if name != "token"},
-        }
+        bound = self.band.bound.bound() if self.band else nan
+        numbers = (main.stderr, low, high, values["token"], *always, main.ess / main.n, main.khat, bound)
+        own = dict(zip(OF_STEP, numbers, strict=True)) | {k: v for k, v in values.items() if k != "token"}
         return {f"kullback/{self.name}/{name}": float(value) for name, value in own.items()}
 
     def state(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isnan
+from math import isinf, isnan
 from typing import Any
 
 import torch
@@ -46,8 +46,9 @@ class Recorder:
         if not self._new or not trainer.accelerator.is_main_process:
             return {}
         self._new = False
-        # What is not known yet is left out: a tracker would draw a hole or refuse it.
-        return {name: value for name, value in self.monitor.metrics().items() if not isnan(value)}
+        # What is not known yet is left out, as are bounds of few units: a tracker would draw a hole or refuse it.
+        known = {name: value for name, value in self.monitor.metrics().items() if not isnan(value)}
+        return {name: value for name, value in known.items() if not (isinf(value) and "/anytime_" in name)}
 
 
 def _is_fresh(trainer: Any) -> bool:
