@@ -121,7 +121,7 @@ def test_the_answer_says_what_it_would_take() -> None:
 
 def test_what_is_estimated_is_a_run_of_the_samples_that_were_chosen() -> None:
     """It does not depend on the pilot but by its size, and rounds change the order of its rows alone."""
-    found = kb.compare(stderr=0.01, seed=3, **SMALL)
+    found = kb.compare(stderr=0.03, seed=3, **SMALL)
     again = kb.compare(samples=found.settings["samples"], seed=3, **SMALL)
     assert found.settings["samples"] > 4
     drawn = [{(row.prompt_id, row.sample): row.tokens for row in run.rollouts} for run in (found, again)]
@@ -137,14 +137,14 @@ def test_what_is_estimated_is_a_run_of_the_samples_that_were_chosen() -> None:
 def test_the_error_that_was_asked_for_is_reached(tmp_path: Path) -> None:
     """In every run, also where the pilot planned too few; the file has every round."""
     more = 0
-    for seed in range(6):
-        found = kb.compare(stderr=0.02, seed=seed, output=tmp_path / str(seed), **SMALL)
+    for seed in range(4):
+        found = kb.compare(stderr=0.04, seed=seed, output=tmp_path / str(seed), **SMALL)
         reached = next(row for row in found.rows if row.per_sequence.estimator == "rao_blackwell_controlled")
         assert reached.per_sequence.given_prompts is not None
-        assert reached.per_sequence.given_prompts.stderr <= 0.02
+        assert reached.per_sequence.given_prompts.stderr <= 0.04
         assert len(kb.read_rollouts(tmp_path / str(seed) / "rollouts.parquet")) == 2 * found.settings["samples"]
         more += "more after looking" in found.notes[0]
-    assert 0 < more < 6
+    assert 0 < more < 4
 
 
 def test_seeds_of_pilots_differ_in_the_bits_that_torch_reads() -> None:

@@ -17,7 +17,7 @@ from kullback.jobs.endings import handed_over
 from kullback.jobs.engines.asked import asked_engine, check_names, noted_rows, shift_of
 from kullback.jobs.engines.run import Shift, run_workers
 from kullback.jobs.engines.shards import shards_in
-from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows, quoted
+from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows, quote, quoted
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
@@ -199,7 +199,7 @@ class _Work:
 
     def quote(self, run: Run) -> Estimate:
         """The estimate that is quoted of a run, in nats a sequence."""
-        return _quoted(self.outcome(run, 0.0, complete=True))
+        return quote(run.rollouts, self.table, truncated=self.plan.laws.policy.truncates)
 
     def outcome(self, run: Run, seconds: float, *, complete: bool) -> Comparison:
         """The comparison that rests on a run."""
