@@ -159,14 +159,16 @@ def _together(
     yield tuple(batch)
 
 
-def batch_rows(batch_size: int | str, model: Scorer, vocab: int | None, length: int) -> int:
-    """Sequences a batch: as asked, or as many as fit the memory that their logits take.
+def batch_rows(
+    batch_size: int | str, model: Scorer, vocab: int | None, length: int, *, other: Scorer | None = None
+) -> int:
+    """Sequences a batch: as asked, or as many as fit the memory that they take; see `rows_that_fit`.
 
     Raises:
         InputError: neither "auto" nor a positive number.
     """
     if batch_size == "auto":
-        return rows_that_fit(model, vocab, length)
+        return rows_that_fit(model, vocab, length, other)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={shown(batch_size)} came, but it is 'auto' or at least 1")
     return batch_size

@@ -12,6 +12,7 @@ import torch
 
 from kullback.arrays import Float64
 from kullback.errors import InputError, ModelError
+from kullback.models.batches import sharing_holds
 from kullback.models.caches import CACHES, cache_holds, cached_step, padding_holds, picks_rows
 from kullback.models.drawing import draw, uniforms_of
 from kullback.models.evaluation import evaluating
@@ -145,6 +146,11 @@ class LanguageModel:
     def picks_rows(self) -> bool:
         """Whether rows of its cache can be copied and dropped while it draws."""
         return self.mixes_lengths and picks_rows(self)
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether it can read a prompt once for several completions, and then all tokens of these at once."""
+        return {"attention_mask", "position_ids"} <= self.accepts and self.picks_rows and sharing_holds(self)
 
     @property
     def keeps_states(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kullback.models.batches import left_padded
 from kullback.models.protocols import Tokens
 
 if TYPE_CHECKING:
@@ -74,14 +75,3 @@ class Steps:
     def _pick(self, rows: torch.Tensor) -> None:
         self._cache.batch_select_indices(rows)
         self._mask, self._positions = self._mask[rows], self._positions[rows]
-
-
-def left_padded(model: LanguageModel, prompts: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and their mask, (rows, longest)."""
-    longest = max(map(len, prompts))
-    tokens = torch.full((len(prompts), longest), model.pad_token, dtype=torch.long)
-    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
-    return tokens.to(model.device), mask.to(model.device)
