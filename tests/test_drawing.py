@@ -30,6 +30,11 @@ def made(name: str) -> LanguageModel:
     if name == "llama":
         config = transformers.LlamaConfig(**sizes, hidden_size=32, intermediate_size=64, max_position_embeddings=64)
         model: Any = transformers.LlamaForCausalLM(config)
+    elif name == "mistral":
+        mistral = transformers.MistralConfig(
+            **sizes, num_key_value_heads=1, hidden_size=32, intermediate_size=64, sliding_window=4
+        )
+        model = transformers.MistralForCausalLM(mistral)
     elif name == "gpt2":
         gpt2 = transformers.GPT2Config(vocab_size=512, n_positions=64, n_embd=32, n_layer=2, n_head=2)
         model = transformers.GPT2LMHeadModel(gpt2)
@@ -47,7 +52,7 @@ def drawn(model: LanguageModel, rows: list[int], heard: Any = lambda count: None
     return model.sample(prompts, Sampling(), max_new_tokens=40, randomness=randomness, on_tokens=heard)
 
 
-@pytest.mark.parametrize("name", ["builtin", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["builtin", "llama", "gpt2", "mistral"])
 def test_rows_are_drawn_as_if_each_were_alone(name: str) -> None:
     model = made(name)
     assert model.picks_rows
@@ -96,7 +101,7 @@ def test_a_model_without_rows_to_pick_is_read_as_ever() -> None:
     assert [one.tokens for one in together] == [drawn(model, [row])[0].tokens for row in same]
 
 
-@pytest.mark.parametrize("name", ["builtin", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["builtin", "llama", "gpt2", "mistral"])
 def test_the_states_that_are_kept_are_those_that_are_read(name: str) -> None:
     model = made(name)
     found = drawn(model, list(range(len(TEXTS))))
@@ -107,7 +112,7 @@ def test_the_states_that_are_kept_are_those_that_are_read(name: str) -> None:
     assert float((kept.hidden - read.hidden).abs().max()) < 1e-4 * float(read.hidden.abs().max())
 
 
-@pytest.mark.parametrize("name", ["builtin", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["builtin", "llama", "gpt2", "mistral"])
 def test_completions_of_prompts_that_are_read_once_are_scored_as_whole_rows(name: str) -> None:
     """Prompts of different lengths, completions too: of a model, of pairs and of log-probs alone."""
     model = made(name)
@@ -147,6 +152,22 @@ def test_scores_from_kept_states_are_those_of_a_reading(monkeypatch: pytest.Monk
         assert one.tokens == other.tokens
         for name, close in (("logprobs", 1e-5), ("token_kl", 1e-5), ("deviation", 1e-4), ("ref_logprobs", 1e-6)):
             assert np.abs(getattr(one, name) - getattr(other, name)).max() < close, name
+
+
+def test_states_that_are_rounded_otherwise_than_a_reading_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the products of one of the two are TF32: the policy then reads what it drew, as the reference does."""
+    model, asked = load("builtin:tuned"), {"samples": 2, "max_new_tokens": 6, "prompts": TEXTS[:2]}
+    right = kb.compare(model, "builtin:base", **asked)
+    sample = LanguageModel.sample
+
+    def off(self: LanguageModel, *args: Any, **options: Any) -> list[Completion]:
+        found = sample(self, *args, **options)
+        return [replace(one, logprobs=one.logprobs + 1e-3, states=one.states * 1.1) for one in found]
+
+    monkeypatch.setattr(LanguageModel, "sample", off)
+    found = kb.compare(model, "builtin:base", **asked)
+    for one, other in zip(found.rows, right.rows, strict=True):
+        assert one.per_sequence.value == pytest.approx(other.per_sequence.value, abs=1e-4)
 
 
 def test_a_model_that_steps_otherwise_than_it_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from kullback.models.hidden import HiddenStates
     from kullback.models.sampling import Sampling
 
+SAME = 1e-4
+"""Nats a token, on average, up to which drawing and scoring are one reading; float32 rounds by 1e-6."""
+
 APART = 0.2
 """Nats a token, on average, from which drawing and scoring are taken for two laws; bfloat16 rounds by about 0.02."""
 
@@ -152,6 +155,8 @@ def _said(
 ) -> HiddenStates | None:
     """The states that a model drew from, for it not to read all that again; it reads one row, the most padded one.
 
+    None where that row says that the two readings are further apart than float32 rounds, as with TF32.
+
     Raises:
         ModelError: that row has other log-probs when it is read at once.
     """
@@ -161,6 +166,8 @@ def _said(
         row = min(range(len(prompts)), key=lambda number: len(prompts[number]))
         (read,) = model.logprobs([prompts[row]], [completions[row].tokens], law, drawn=True)
         check_drawn(model.name, [completions[row]], [Scores(read, read)])
+        if not np.abs(completions[row].logprobs - read).mean() < SAME:
+            return None
     return found
 
 

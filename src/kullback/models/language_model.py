@@ -145,7 +145,7 @@ class LanguageModel:
     @cached_property
     def picks_rows(self) -> bool:
         """Whether rows of its cache can be copied and dropped while it draws."""
-        return self.mixes_lengths and picks_rows(self)
+        return self.mixes_lengths and not self.split and picks_rows(self)
 
     @cached_property
     def shares_prompts(self) -> bool:
