@@ -15,10 +15,12 @@ import pytest
 import kullback as kb
 from kullback import cli
 from kullback.errors import InputError, StoppedError
+from kullback.jobs.estimates import TABLE, estimate_rows, quote, quoted
 from kullback.jobs.wishes import Wish, answer, further, planned, wish
 from kullback.models.randomness import other_seed
 
 SMALL: dict[str, Any] = {"prompts": ["The small dog", "One day"], "max_new_tokens": 3, "batch_size": 64}
+PLAIN: dict[str, Any] = {**SMALL, "estimators": ((kb.RAO_BLACKWELL, "token"),)}
 
 
 def pilot(spread: float = 1.0, prompts: int = 10, samples: int = 7) -> kb.Estimate:
@@ -121,8 +123,8 @@ def test_the_answer_says_what_it_would_take() -> None:
 
 def test_what_is_estimated_is_a_run_of_the_samples_that_were_chosen() -> None:
     """It does not depend on the pilot but by its size, and rounds change the order of its rows alone."""
-    found = kb.compare(stderr=0.03, seed=3, **SMALL)
-    again = kb.compare(samples=found.settings["samples"], seed=3, **SMALL)
+    found = kb.compare(stderr=0.05, seed=3, **PLAIN)
+    again = kb.compare(samples=found.settings["samples"], seed=3, **PLAIN)
     assert found.settings["samples"] > 4
     drawn = [{(row.prompt_id, row.sample): row.tokens for row in run.rollouts} for run in (found, again)]
     assert drawn[0] == drawn[1]
@@ -138,13 +140,22 @@ def test_the_error_that_was_asked_for_is_reached(tmp_path: Path) -> None:
     """In every run, also where the pilot planned too few; the file has every round."""
     more = 0
     for seed in range(4):
-        found = kb.compare(stderr=0.04, seed=seed, output=tmp_path / str(seed), **SMALL)
-        reached = next(row for row in found.rows if row.per_sequence.estimator == "rao_blackwell_controlled")
-        assert reached.per_sequence.given_prompts is not None
-        assert reached.per_sequence.given_prompts.stderr <= 0.04
+        found = kb.compare(stderr=0.04, seed=seed, output=tmp_path / str(seed), **PLAIN)
+        reached = found.rows[0].per_sequence.given_prompts
+        assert reached is not None
+        assert reached.stderr <= 0.04
         assert len(kb.read_rollouts(tmp_path / str(seed) / "rollouts.parquet")) == 2 * found.settings["samples"]
         more += "more after looking" in found.notes[0]
     assert 0 < more < 4
+
+
+def test_the_estimate_that_is_looked_at_is_the_one_that_is_quoted() -> None:
+    """With token values, without them, and where there are no rows of the controlled estimator."""
+    found = kb.compare(samples=20, **SMALL)
+    bare = [replace(row, state=None, deviation=None) for row in found.rollouts]
+    for rollouts, table in ((found.rollouts, TABLE), (bare, TABLE), (found.rollouts, PLAIN["estimators"])):
+        rows = [*estimate_rows(rollouts, table)]
+        assert quote(rollouts, table, truncated=False) == quoted(rows, truncated=False).per_sequence
 
 
 def test_seeds_of_pilots_differ_in_the_bits_that_torch_reads() -> None:
@@ -156,14 +167,14 @@ def test_a_time_is_kept_whatever_a_sequence_takes(monkeypatch: pytest.MonkeyPatc
     """By a clock that the rows drive, slower with every batch: no run ends more than a tenth late."""
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    for speed in (0.5, 2.0):
+    for speed in (1.0, 3.0):
         clock[0], pace = 0.0, [speed]
 
         def heard(done: Any, pace: list[float] = pace) -> None:
             clock[0] += pace[0] * 0.1
             pace[0] *= 1.002
 
-        found = kb.compare(seconds=20.0, on_progress=heard, **{**SMALL, "batch_size": 8})
+        found = kb.compare(seconds=20.0, on_progress=heard, **{**PLAIN, "batch_size": 8})
         assert 15.0 < found.seconds <= 22.0
         assert found.complete
         assert f"drawn in {found.seconds:.1f} s, where 20 were allowed" in found.notes[0]

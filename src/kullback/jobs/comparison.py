@@ -252,9 +252,8 @@ def _finished(work: _Work, *, folder: Path | None, on_progress: OnProgress, told
     if work.asked_for.piloted:
         work, run, ended = work.piloted(started, on_progress)
         pilots = time.perf_counter() - started
-    pilots_ended = ended is not None
     rounds = Rounds(work.asked_for, work.models, work.quote, started)
-    if not pilots_ended:
+    if ended is None:
         run, ended = work.run(rounds, folder, on_progress)
     if not run.rollouts:
         raise ended or InputError("no sequence was sampled")
@@ -262,7 +261,8 @@ def _finished(work: _Work, *, folder: Path | None, on_progress: OnProgress, told
     seen = Looks({}, {}) if ended is not None else work.looks(run)
     told = (*told, *([seen.missing] if seen.missing else []))
     with safe_interrupts():  # the seconds that the estimates take are too late to stop
-        found = work.outcome(run, seconds, complete=not pilots_ended and len(run.rollouts) == run.plan.total)
+        cut = ended is not None and work.asked_for.grows  # what would have come is not known
+        found = work.outcome(run, seconds, complete=not cut and len(run.rollouts) == run.plan.total)
         found = replace(found, looks=seen.of, words={**seen.texts, **found.words})
         if work.asked_for.grows and found.complete and ended is None:
             taken = {"pilot": pilots, "all": seconds}

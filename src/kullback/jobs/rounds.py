@@ -30,9 +30,12 @@ class Rounds:
     models: Models
     quote: Callable[[Run], Estimate]
     started: float
-    first: int = 0
-    begun: float = field(default_factory=time.perf_counter)
-    _drawn: int = 0
+    first: int = field(default=0, init=False)
+    begun: float = field(init=False)
+    _drawn: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = time.perf_counter()
 
     def __call__(self, run: Run) -> Plan | None:
         """The plan with another round; None where there is enough."""
