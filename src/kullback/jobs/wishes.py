@@ -52,8 +52,8 @@ class Wish:
 
     For an error a pilot plans, and no estimate rests on it. Then the error of what was drawn is looked at, and more is
     drawn while it is above what was asked for. Where the plan was enough, as in four of five runs, the estimates are
-    those of a run whose size was fixed. What the others bias (samples with small values have small spreads) is 0.1
-    standard errors in the most skewed of the worlds in docs/variance.md and less than 0.05 elsewhere; looks alone
+    those of a run whose size was fixed. What the others bias (samples with small values have small spreads) is 0.2
+    standard errors in the most skewed of the worlds in docs/variance.md and less than 0.07 elsewhere; looks alone
     would bias by 0.8 there. A time is filled in rounds, each planned by the pace of those before.
 
     Attributes:
