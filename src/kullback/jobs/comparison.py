@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from kullback.documents import Record
 from kullback.errors import InputError
@@ -17,7 +17,7 @@ from kullback.jobs.endings import handed_over
 from kullback.jobs.engines.asked import asked_engine, check_names, noted_rows, shift_of
 from kullback.jobs.engines.run import Shift, run_workers
 from kullback.jobs.engines.shards import shards_in
-from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows, quoted
+from kullback.jobs.estimates import TABLE, check_levels, estimable, estimate_rows, quote, quoted
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.limits import check_counts, check_total
 from kullback.jobs.local import run_here
@@ -29,17 +29,15 @@ from kullback.jobs.plans import Laws, Plan
 from kullback.jobs.preparation import Request, prepared
 from kullback.jobs.progress import OnProgress, unheard
 from kullback.jobs.prompts import asked_prompts
+from kullback.jobs.rounds import Rounds
 from kullback.jobs.run import Run
-from kullback.jobs.wishes import Wish, answer, chosen, wish
+from kullback.jobs.wishes import Wish, answer, planned, wish
 from kullback.jobs.worker import Models
 from kullback.models.outside import OUTSIDE, pair_notes
 from kullback.models.pairs import gives_distributions, places
 from kullback.models.protocols import Prompt, Sampler, Scorer
 from kullback.models.randomness import Randomness, other_seed
 from kullback.models.sampling import Sampling
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare(
@@ -92,11 +90,10 @@ def compare(
         prompt_column: where in the rows the prompt is; None to look for prompt, messages, question and the like.
         samples: completions of each prompt; 16 where neither `stderr` nor `seconds` chooses them.
         stderr: the standard error that is wanted for these prompts, in nats a sequence, of the estimate to quote. A
-            pilot of 64 sequences or more says how many samples that takes; no estimate rests on it, so that all are
-            as unbiased as with a number that was fixed. Reached in four of five runs where summands are normal, in
-            two of three where they are skewed; a note says what came, and what it would take otherwise.
-        seconds: the time that sampling and scoring may take, likewise, the pilot's included; with `stderr` the fewer
-            samples are drawn.
+            pilot of 64 sequences or more, which no estimate rests on, plans how many samples that takes; while the
+            error of what was drawn is larger, more is drawn. A note says what came.
+        seconds: the time that sampling and scoring may take, the pilot's included; it is filled in rounds, each planned
+            by the pace of those before. With `stderr` the fewer samples are drawn.
         max_new_tokens: tokens after which a completion is cut; the KL is that of the cut processes.
         temperature, top_p, top_k: the policy's sampling.
         process_reference: apply the same sampling settings to the reference.
@@ -145,8 +142,11 @@ def compare(
     check_output(output, overwrite=overwrite, resume=resume)
     asked, told = asked_prompts(prompts, prompt_column, models=(policy, reference))
     asked_for = wish(samples, stderr, seconds, prompts=len(asked))
-    if crew is not None and asked_for.piloted:
-        raise InputError("stderr or seconds came with workers, but a pilot runs in this process: give samples instead")
+    if crew is not None and asked_for.grows:
+        raise InputError(
+            "stderr or seconds came with workers, but how many samples they take is found in this process: "
+            "give samples instead"
+        )
     check_total(len(asked), asked_for.samples, 2 if both else 1)
     if resume and batch_size == "auto":
         batch_size = noted_rows(output) or "auto"
@@ -190,11 +190,16 @@ class _Work:
     shift: Shift | None = None
     likely: int = 0
 
-    def run(self, folder: Path | None, on_progress: OnProgress) -> tuple[Run, BaseException | None]:
-        """What is finished of the plan, here or by workers, and what ended it early."""
+    def run(self, rounds: Rounds, folder: Path | None, on_progress: OnProgress) -> tuple[Run, BaseException | None]:
+        """What is finished of the plan and of what it grows to, here or by workers, and what ended it early."""
         if self.shift is None:
-            return run_here(self.plan, self.models, folder=folder, on_progress=on_progress)
+            grown = rounds if self.asked_for.grows else None
+            return run_here(self.plan, self.models, folder=folder, on_progress=on_progress, grown=grown)
         return run_workers(self.shift, self.models, folder=folder, on_progress=on_progress)
+
+    def quote(self, run: Run) -> Estimate:
+        """The estimate that is quoted of a run, in nats a sequence."""
+        return quote(run.rollouts, self.table, truncated=self.plan.laws.policy.truncates)
 
     def outcome(self, run: Run, seconds: float, *, complete: bool) -> Comparison:
         """The comparison that rests on a run."""
@@ -227,8 +232,8 @@ class _Work:
             if ended is not None:
                 return replace(work, plan=pilot), run, ended
             now = time.perf_counter()
-            found = _quoted(work.outcome(run, 0.0, complete=True))
-            samples = chosen(work.asked_for, found, taken=now - begun, elapsed=now - started, prompts=directions)
+            found = work.quote(run)
+            samples = planned(work.asked_for, found, taken=now - begun, elapsed=now - started, prompts=directions)
             work = replace(work, plan=work.sized(samples, self.plan.seed))
             again = work.asked_for.again(samples)
             if again is None or work.asked_for != self.asked_for:
@@ -247,20 +252,22 @@ def _finished(work: _Work, *, folder: Path | None, on_progress: OnProgress, told
     if work.asked_for.piloted:
         work, run, ended = work.piloted(started, on_progress)
         pilots = time.perf_counter() - started
-    pilots_ended = ended is not None
-    if not pilots_ended:
-        run, ended = work.run(folder, on_progress)
+    rounds = Rounds(work.asked_for, work.models, work.quote, started)
+    if ended is None:
+        run, ended = work.run(rounds, folder, on_progress)
     if not run.rollouts:
         raise ended or InputError("no sequence was sampled")
     seconds = time.perf_counter() - started
     seen = Looks({}, {}) if ended is not None else work.looks(run)
     told = (*told, *([seen.missing] if seen.missing else []))
     with safe_interrupts():  # the seconds that the estimates take are too late to stop
-        found = work.outcome(run, seconds, complete=not pilots_ended and len(run.rollouts) == work.plan.total)
+        cut = ended is not None and work.asked_for.grows  # what would have come is not known
+        found = work.outcome(run, seconds, complete=not cut and len(run.rollouts) == run.plan.total)
         found = replace(found, looks=seen.of, words={**seen.texts, **found.words})
-        if work.asked_for.piloted and found.complete and ended is None:
+        if work.asked_for.grows and found.complete and ended is None:
             taken = {"pilot": pilots, "all": seconds}
-            told = (answer(work.asked_for, _quoted(found), samples=work.plan.samples, seconds=taken), *told)
+            drawn = run.plan.samples, rounds.first
+            told = (answer(work.asked_for, _quoted(found), samples=drawn, seconds=taken), *told)
         return handed_over(replace(found, notes=(*told, *found.notes)), folder, ended)
 
 

@@ -105,6 +105,18 @@ def quoted(rows: Sequence[Row], *, truncated: bool) -> Row:
     raise InputError(f"no estimate of KL(policy‖reference) is among these: ask for one of {', '.join(QUOTED)}")
 
 
+def quote(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estimator, Level]], *, truncated: bool) -> Estimate:
+    """The estimate that `quoted` quotes, in nats a sequence, without the fits of all the others where it can be."""
+    own = [rollout for rollout in rollouts if rollout.sampled_from == "policy"]
+    for estimator, level in estimators:
+        if estimator.valued and level == "token" and all(rollout.deviation is not None for rollout in own):
+            batch, outside = _sampled(own)
+            found = _estimate(batch, estimator, level, "sequence", outside)
+            if "token_values" in found.coefficients:
+                return found
+    return quoted([*estimate_rows(own, estimators)], truncated=truncated).per_sequence
+
+
 def check_levels(estimators: Sequence[tuple[Estimator, Level]]) -> None:
     """Refuse an estimator at a level that it has not, before anything is sampled.
 
@@ -138,8 +150,7 @@ def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estima
         part = [rollout for rollout in rollouts if rollout.sampled_from == role]
         if not part:
             continue
-        batch = to_sequences(part)
-        outside = float(np.mean([_outside(rollout) for rollout in part]))
+        batch, outside = _sampled(part)
         baseline = _estimate(batch, K1, "token", "sequence", outside)
         for estimator, level in estimators:
             value = _estimate(batch, estimator, level, "sequence", outside)
@@ -151,6 +162,11 @@ def estimate_rows(rollouts: Sequence[Rollout], estimators: Sequence[tuple[Estima
                 sequences_for_one_percent=_times_for_one_percent(value, error_here(value)) * value.n,
                 prompts_for_one_percent=_times_for_one_percent(value, value.stderr) * value.clusters,
             )
+
+
+def _sampled(rollouts: Sequence[Rollout]) -> tuple[Sequences, float]:
+    """Rollouts as columns, and what the other model gives on average to what is never drawn."""
+    return to_sequences(rollouts), float(np.mean([_outside(rollout) for rollout in rollouts]))
 
 
 def _times_for_one_percent(found: Estimate, stderr: float) -> float:

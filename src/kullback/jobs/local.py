@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from kullback.errors import KullbackError, ModelError, StoppedError
 from kullback.jobs.interrupts import safe_interrupts
 from kullback.jobs.outputs import PART, ROLLOUTS
-from kullback.jobs.plans import Plan
+from kullback.jobs.plans import Batch, Plan
 from kullback.jobs.progress import OnProgress
 from kullback.jobs.run import Run
 from kullback.jobs.worker import Models, finish_batch
@@ -19,14 +20,17 @@ from kullback.models.randomness import Randomness
 from kullback.models.sampling import Sampling
 from kullback.rollouts import Metadata, Model, RolloutWriter, law_of
 
+Grown = Callable[[Run], Plan | None]
+"""What is to be drawn in all once a plan is finished: its batches, and more; None where it is enough."""
+
 
 def run_here(
-    plan: Plan, models: Models, *, folder: Path | None, on_progress: OnProgress
+    plan: Plan, models: Models, *, folder: Path | None, on_progress: OnProgress, grown: Grown | None = None
 ) -> tuple[Run, BaseException | None]:
     """What was finished, and the error that ended it early, if one did; each batch is written at once."""
     run = Run(plan)
     try:
-        _finish_all(run, models, folder, on_progress)
+        _finish_all(run, models, folder, on_progress, grown)
     except KeyboardInterrupt:
         return run, _stopped(run, folder)
     except Exception as error:
@@ -40,7 +44,7 @@ def run_here(
     return run, None
 
 
-def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnProgress) -> None:
+def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnProgress, grown: Grown | None) -> None:
     randomness = Randomness(run.plan.seed)
     decode = models.samplers["policy"].decode
     writing = RolloutWriter(folder / ROLLOUTS, metadata(run.plan, models)) if folder else nullcontext()
@@ -51,7 +55,7 @@ def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnPr
             run.tokens += tokens
             on_progress(run.progress)
 
-        for batch in run.plan.batches:
+        for batch in _batches(run, grown):
             finished = finish_batch(run.plan, batch, models, randomness, on_tokens=count)
             # First in memory: what finds no room on the disk can still be shown.
             run.keep(finished, decode)
@@ -61,6 +65,16 @@ def _finish_all(run: Run, models: Models, folder: Path | None, on_progress: OnPr
                 writer.write(finished.rollouts)
             on_progress(run.progress)
             check()
+
+
+def _batches(run: Run, grown: Grown | None) -> Iterator[Batch]:
+    """The batches of a run's plan, and of what it grows to."""
+    plan: Plan | None = run.plan
+    done = 0
+    while plan is not None:
+        run.plan = plan
+        yield from plan.batches[done:]
+        done, plan = len(plan.batches), grown and grown(run)
 
 
 def _stopped(run: Run, folder: Path | None) -> StoppedError:

@@ -101,6 +101,11 @@ class Plan:
         made = batches(self.prompts, samples, self.batch_rows, mixes_lengths)
         return replace(self, samples=samples, seed=seed, batches=made)
 
+    def grown(self, samples: int, mixes_lengths: Mapping[Role, bool]) -> Plan:
+        """The same with more samples of each prompt, in batches of their own after those that there are."""
+        more = batches(self.prompts, samples, self.batch_rows, mixes_lengths, first=self.samples)
+        return replace(self, samples=samples, batches=(*self.batches, *more))
+
     @property
     def settings(self) -> Record:
         """How the sequences are sampled and scored, for people and machines."""
@@ -121,7 +126,7 @@ class Plan:
 
 
 def batches(
-    prompts: Sequence[Sequence[int]], samples: int, rows: int, mixes_lengths: Mapping[Role, bool]
+    prompts: Sequence[Sequence[int]], samples: int, rows: int, mixes_lengths: Mapping[Role, bool], *, first: int = 0
 ) -> tuple[Batch, ...]:
     """Draws of every prompt, at most `rows` at a time.
 
@@ -130,19 +135,22 @@ def batches(
         samples: completions of each prompt.
         rows: sequences at a time.
         mixes_lengths: by model to be sampled, in order: whether prompts of different lengths may share a batch.
+        first: the number of the first sample of each prompt; those before it are left out.
     """
     return tuple(
         Batch(role, draws)
         for role, mixes in mixes_lengths.items()
-        for draws in _together(prompts, samples, rows, mixes=mixes)
+        for draws in _together(prompts, range(first, samples), rows, mixes=mixes)
     )
 
 
-def _together(prompts: Sequence[Sequence[int]], samples: int, rows: int, *, mixes: bool) -> Iterator[tuple[Draw, ...]]:
+def _together(
+    prompts: Sequence[Sequence[int]], samples: range, rows: int, *, mixes: bool
+) -> Iterator[tuple[Draw, ...]]:
     # Prompts of like length stand together, so that little is padded.
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     batch: list[Draw] = []
-    for draw in (Draw(number, sample) for number in order for sample in range(samples)):
+    for draw in (Draw(number, sample) for number in order for sample in samples):
         apart = bool(batch) and not mixes and len(prompts[draw.prompt]) != len(prompts[batch[0].prompt])
         if len(batch) == rows or apart:
             yield tuple(batch)
@@ -151,14 +159,16 @@ def _together(prompts: Sequence[Sequence[int]], samples: int, rows: int, *, mixe
     yield tuple(batch)
 
 
-def batch_rows(batch_size: int | str, model: Scorer, vocab: int | None, length: int) -> int:
-    """Sequences a batch: as asked, or as many as fit the memory that their logits take.
+def batch_rows(
+    batch_size: int | str, model: Scorer, vocab: int | None, length: int, *, other: Scorer | None = None
+) -> int:
+    """Sequences a batch: as asked, or as many as fit the memory that they take; see `rows_that_fit`.
 
     Raises:
         InputError: neither "auto" nor a positive number.
     """
     if batch_size == "auto":
-        return rows_that_fit(model, vocab, length)
+        return rows_that_fit(model, vocab, length, other)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={shown(batch_size)} came, but it is 'auto' or at least 1")
     return batch_size

@@ -77,7 +77,7 @@ def prepared(request: Request) -> Prepared:
     _probe(models, encoded, vocab, allowed=request.allow_outside_mass)
     if vocab is not None and request.valued:
         models = replace(models, bases=_bases(models, encoded, vocab))
-    rows = batch_rows(request.batch_size, q, vocab, max(map(len, encoded)) + new)
+    rows = batch_rows(request.batch_size, q, vocab, max(map(len, encoded)) + new, other=p)
     plan = Plan(
         prompts=encoded,
         samples=request.samples,

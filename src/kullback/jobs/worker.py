@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,11 @@ from kullback.rollouts import Rollout, to_sequences
 
 if TYPE_CHECKING:
     from kullback.models.bases import Basis
+    from kullback.models.hidden import HiddenStates
+    from kullback.models.sampling import Sampling
+
+SAME = 1e-4
+"""Nats a token, on average, up to which drawing and scoring are one reading; float32 rounds by 1e-6."""
 
 APART = 0.2
 """Nats a token, on average, from which drawing and scoring are taken for two laws; bfloat16 rounds by about 0.02."""
@@ -76,7 +81,7 @@ def finish_batch(
         on_tokens=on_tokens,
     )
     check_tokens(plan.vocab, models.samplers[batch.sampled_from].name, [c.tokens for c in completions])
-    scores = _scores(plan, batch.sampled_from, models, prompts, [c.tokens for c in completions])
+    scores = _scores(plan, batch.sampled_from, models, prompts, completions)
     check_mass(models.pair(batch.sampled_from), scores, allowed=plan.allow_outside_mass)
     if plan.laws.on_policy(batch.sampled_from):
         check_drawn(models.samplers[batch.sampled_from].name, completions, scores)
@@ -124,20 +129,46 @@ def check_mass(pair: tuple[Scorer, Scorer], scores: Sequence[Scores], *, allowed
 
 
 def _scores(
-    plan: Plan, role: Role, models: Models, prompts: Sequence[Tokens], completions: Sequence[Tokens]
+    plan: Plan, role: Role, models: Models, prompts: Sequence[Tokens], completions: Sequence[Completion]
 ) -> list[Scores]:
     first, second = models.pair(role)
+    said = None
+    # Of one model twice both readings round alike, and the KL is 0 exactly.
+    if plan.laws.on_policy(role) and models.samplers[role] is first and first.name != second.name:
+        said = _said(first, plan.laws.of(role), prompts, completions)
     return score(
         first,
         second,
         prompts,
-        completions,
+        [completion.tokens for completion in completions],
         vocab=plan.vocab,
         sampling=plan.laws.of(role),
         ref_sampling=plan.laws.of("reference" if role == "policy" else "policy"),
         drawn=plan.laws.on_policy(role),
         basis=models.bases.get(role) if plan.laws.on_policy(role) else None,
+        said=said,
     )
+
+
+def _said(
+    model: Any, law: Sampling, prompts: Sequence[Tokens], completions: Sequence[Completion]
+) -> HiddenStates | None:
+    """The states that a model drew from, for it not to read all that again; it reads one row, the most padded one.
+
+    None where that row says that the two readings are further apart than float32 rounds, as with TF32.
+
+    Raises:
+        ModelError: that row has other log-probs when it is read at once.
+    """
+    kept = getattr(model, "kept_hidden", None)
+    found: HiddenStates | None = None if kept is None else kept(completions)
+    if found is not None:
+        row = min(range(len(prompts)), key=lambda number: len(prompts[number]))
+        (read,) = model.logprobs([prompts[row]], [completions[row].tokens], law, drawn=True)
+        check_drawn(model.name, [completions[row]], [Scores(read, read)])
+        if not np.abs(completions[row].logprobs - read).mean() < SAME:
+            return None
+    return found
 
 
 def _rollout(plan: Plan, role: Role, draw: Draw, completion: Completion, found: Scores) -> Rollout:

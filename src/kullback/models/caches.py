@@ -50,6 +50,23 @@ def cache_holds(model: LanguageModel, name: str) -> bool:
     return True
 
 
+def picks_rows(model: LanguageModel) -> bool:
+    """Whether rows of what the model keeps can be picked, in any order, and are then gone on from as before."""
+    if model.cache is None:
+        return False
+    tokens = torch.tensor([[0, 1, 2], [3, 4, 0]], device=model.device)
+    order = torch.tensor([1, 1, 0], device=model.device)
+    with torch.inference_mode(), evaluating(model.model):
+        whole = model.model(input_ids=tokens, use_cache=False).logits[:, -1].float().softmax(dim=-1)
+        _, cache = cached_step(model.model, tokens[:, :2], (model.cache, None))
+        try:
+            cache.batch_select_indices(order)
+        except (AttributeError, NotImplementedError):  # of what is no cache of keys and values
+            return False
+        logits, _ = cached_step(model.model, tokens[order, 2:], (model.cache, cache))
+    return bool(((logits.float().softmax(dim=-1) - whole[order]).abs().sum(dim=-1) / 2).max() <= APART)
+
+
 def padding_holds(model: LanguageModel) -> bool:
     """Whether a row that is padded on the left, masked and numbered from its own first token is read as without.
 

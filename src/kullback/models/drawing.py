@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from kullback.models.evaluation import evaluating
+from kullback.models.hidden import heard_states
 from kullback.models.protocols import Completion, Tokens
 from kullback.models.sampling import Sampling
+from kullback.models.steps import Steps
 
 if TYPE_CHECKING:
     from kullback.models.language_model import LanguageModel
@@ -58,40 +60,36 @@ def draw(
     uniforms: Iterator[np.ndarray],
     on_tokens: Callable[[int], None],
 ) -> list[Completion]:
-    """As `sample`, with the log-probs that the tokens had when they were drawn.
-
-    Prompts of different lengths are padded on the left, masked, and numbered from their own first token.
+    """As `sample`, with the log-probs that the tokens had when they were drawn, and the states they were drawn from.
 
     Args:
         model, prompts, sampling, max_new_tokens, on_tokens: as of `sample`.
         uniforms: step after step a number from [0, 1) for each row, (rows,).
     """
-    step, mask = _left_padded(model, prompts)
-    # Counted from a row's first real token: models with absolute positions would else see the padding's length.
-    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     ends = torch.tensor(model.end_tokens, device=model.device)
-    going = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
-    cache: Any = None
-    drawn: list[torch.Tensor] = []
-    logprobs: list[torch.Tensor] = []
-    with torch.inference_mode(), evaluating(model.model):
+    rows, drawn = Steps(model, prompts), []
+    with torch.inference_mode(), evaluating(model.model), heard_states(model) as heard:
         for _ in range(max_new_tokens):
-            logits, cache = _next_logits(model, step, mask, positions=positions, cache=cache)
+            logits = rows.read()
             law = sampling.logprobs(logits)
-            token = _token(law, next(uniforms))
-            drawn.append(torch.where(going[:, None], token, model.pad_token))
-            logprobs.append(law.gather(-1, token))
-            on_tokens(int(going.sum()))
-            going = going & ~torch.isin(token[:, 0], ends)
-            if not going.any():
+            token = _token(law, next(uniforms)[rows.at.cpu().numpy()])
+            states = heard(logits, rows)
+            drawn.append(_Step(rows.at, token[:, 0], law.gather(-1, token)[:, 0], states))
+            on_tokens(int(rows.going.sum()))
+            rows.going = rows.going & ~torch.isin(token[:, 0], ends)
+            if not rows.going.any():
                 break
-            # Without a cache every step reads the whole row again.
-            step = token if cache is not None else torch.cat([step, token], dim=-1)
-            following = positions[:, -1:] + 1
-            positions = following if cache is not None else torch.cat([positions, following], dim=-1)
-            mask = torch.cat([mask, torch.ones_like(token)], dim=-1)
-    rows = zip(torch.cat(drawn, dim=-1).tolist(), torch.cat(logprobs, dim=-1).cpu(), strict=True)
-    return [_completion(row, chances, model.end_tokens) for row, chances in rows]
+            rows.follow(token)
+    return _completions(drawn, len(prompts), model.end_tokens)
+
+
+class _Step(NamedTuple):
+    """What one step drew: for which rows, the tokens, their log-probs, and the states they were drawn from."""
+
+    at: torch.Tensor
+    tokens: torch.Tensor
+    logprobs: torch.Tensor
+    states: torch.Tensor | None
 
 
 def uniforms_of(generator: torch.Generator, rows: int) -> Iterator[np.ndarray]:
@@ -115,31 +113,23 @@ def _token(law: torch.Tensor, uniforms: np.ndarray) -> torch.Tensor:
     return torch.searchsorted(mass, goal, right=True).clamp(max=law.shape[-1] - 1).to(law.device)
 
 
-def _left_padded(model: LanguageModel, prompts: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and their mask, (rows, longest)."""
-    longest = max(map(len, prompts))
-    tokens = torch.full((len(prompts), longest), model.pad_token, dtype=torch.long)
-    mask = torch.zeros((len(prompts), longest), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
-    return tokens.to(model.device), mask.to(model.device)
+def _completions(drawn: Sequence[_Step], rows: int, ends: Sequence[int]) -> list[Completion]:
+    """A completion for every prompt, up to its first end token."""
+    tokens, logprobs = (_table(drawn, name, rows) for name in ("tokens", "logprobs"))
+    states = None if any(step.states is None for step in drawn) else _table(drawn, "states", rows)
+    found = []
+    for row, (line, chances) in enumerate(zip(tokens.tolist(), logprobs.cpu().double().numpy(), strict=True)):
+        length = next((place + 1 for place, token in enumerate(line) if token in ends), len(line))
+        ended = line[length - 1] in ends
+        said = None if states is None else states[row, :length]
+        found.append(Completion(line[:length], chances[:length], "end" if ended else "length", said))
+    return found
 
 
-def _next_logits(
-    model: LanguageModel, step: torch.Tensor, mask: torch.Tensor, *, positions: torch.Tensor, cache: Any
-) -> tuple[torch.Tensor, Any]:
-    options: dict[str, object] = {"position_ids": positions, "logits_to_keep": 1}
-    if model.mixes_lengths:
-        # Rows that are not padded need none, and Mamba multiplies one state by the mask of the whole row: its
-        # log-probs are then off by 0.7 nats from the second step on.
-        options["attention_mask"] = mask
-    options = {name: value for name, value in options.items() if name in model.accepts}
-    return model.step(step, cache, **options)
-
-
-def _completion(tokens: list[int], logprobs: torch.Tensor, ends: Sequence[int]) -> Completion:
-    """A row up to its first end token."""
-    length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
-    ended = tokens[length - 1] in ends
-    return Completion(tokens[:length], logprobs[:length].double().numpy(), "end" if ended else "length")
+def _table(drawn: Sequence[_Step], name: str, rows: int) -> torch.Tensor:
+    """A column of all steps, (rows, steps, …); zeros where a row had been dropped, which is after its end."""
+    first: torch.Tensor = getattr(drawn[0], name)
+    table = first.new_zeros((rows, len(drawn), *first.shape[1:]))
+    for place, step in enumerate(drawn):
+        table[step.at, place] = getattr(step, name)
+    return table

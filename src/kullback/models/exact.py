@@ -20,11 +20,12 @@ from kullback.vocab import token_kl
 
 @dataclass(frozen=True)
 class Law:
-    """A model, the distribution that is meant by it, and whether it drew the tokens that are scored."""
+    """A model, the distribution that is meant by it, whether it drew what is scored, and the states it drew from."""
 
     model: DistributionScorer
     sampling: Sampling
     drawn: bool = False
+    said: HiddenStates | None = None
 
     def kept(self, logits: torch.Tensor, tokens: torch.Tensor, vocab: int) -> torch.Tensor:
         """Log-probs given that a token is one of the first `vocab`, (tokens, vocab): the law that is drawn from.
@@ -54,7 +55,7 @@ def token_columns(
     model's law is kept to those, since nothing else is drawn; the second's log-probs stay those of its whole law. With
     the first model's basis there are `state` and `deviation` too, (tokens, numbers).
     """
-    q_said, p_said = (next_of(law.model, prompts, completions) for law in (q, p))
+    q_said, p_said = (law.said or next_of(law.model, prompts, completions) for law in (q, p))
     tokens = torch.tensor([t for c in completions for t in c], device=q.model.device)
     with torch.inference_mode():
         if isinstance(q_said, HiddenStates) and isinstance(p_said, HiddenStates) and _through_heads(q, p):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +20,7 @@ from kullback.vocab import linear_token_logprobs
 
 if TYPE_CHECKING:
     from kullback.models.language_model import LanguageModel
+    from kullback.models.steps import Steps
 
 STANDING = 8
 """Tokens of a batch whose logits the model makes itself, to hold the head against."""
@@ -78,6 +80,34 @@ def hidden_states(
     hidden, few, logits = seen
     same = logits.shape[0] == 1 and head.agrees(hidden[few], logits[0])
     return HiddenStates(hidden, head) if same else None
+
+
+@contextmanager
+def heard_states(model: LanguageModel) -> Iterator[Callable[[Tensor, Steps], Tensor | None]]:
+    """While steps are read: what gives the states, (rows, hidden), of which the logits of the last step were made.
+
+    None where the model does not keep its precision in them, or where the logits are not seen to be its head's.
+    """
+    said = head_of(model.model) if model.keeps_states else None
+    if said is None:
+        yield lambda logits, rows: None
+        return
+    module, head = said
+    taken: list[Tensor] = []
+
+    def last(logits: Tensor, rows: Steps) -> Tensor | None:
+        found = [*taken]
+        taken.clear()
+        if len(found) != 1:
+            return None
+        states = rows.of_rows(found[0])
+        return states if head.agrees(states[:1], logits[:1]) else None
+
+    handle = module.register_forward_pre_hook(lambda _, given: taken.append(given[0][:, -1]))
+    try:
+        yield last
+    finally:
+        handle.remove()
 
 
 def reads_head(model: LanguageModel) -> bool:

@@ -12,9 +12,11 @@ import torch
 
 from kullback.arrays import Float64
 from kullback.errors import InputError, ModelError
-from kullback.models.caches import CACHES, cache_holds, cached_step, padding_holds
+from kullback.models.batches import sharing_holds
+from kullback.models.caches import CACHES, cache_holds, cached_step, padding_holds, picks_rows
 from kullback.models.drawing import draw, uniforms_of
 from kullback.models.evaluation import evaluating
+from kullback.models.heads import head_of
 from kullback.models.hidden import HiddenStates, hidden_states, reads_head
 from kullback.models.protocols import Completion, NextLogits, Prompt, Tokens
 from kullback.models.randomness import Randomness
@@ -140,6 +142,25 @@ class LanguageModel:
         # What changes the logits on their way out is asked for them, and so is a model whose head lies elsewhere.
         return not self.split and type(self).next_logits is LanguageModel.next_logits and reads_head(self)
 
+    @cached_property
+    def picks_rows(self) -> bool:
+        """Whether rows of its cache can be copied and dropped while it draws."""
+        return self.mixes_lengths and not self.split and picks_rows(self)
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether it can read a prompt once for several completions, and then all tokens of these at once."""
+        return {"attention_mask", "position_ids"} <= self.accepts and self.picks_rows and sharing_holds(self)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether what it scores may be made of the states that it drew from, since these are the same but for float32.
+
+        In half precision two ways to read the same tokens are 0.02 nats apart, of which a KL between models that are
+        read in one way is free.
+        """
+        return self.reads_head and self.model.dtype in (torch.float32, torch.float64)
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt: text as it is, or a list of messages through the chat template.
 
@@ -198,3 +219,11 @@ class LanguageModel:
     def next_hidden(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> HiddenStates | None:
         """Hidden states before the LM head, of one forward pass; None where logits have to be asked for."""
         return hidden_states(self, prompts, completions) if self.reads_head else None
+
+    def kept_hidden(self, completions: Sequence[Completion]) -> HiddenStates | None:
+        """Hidden states of what it drew, as it drew them; None where it kept none."""
+        states = [completion.states for completion in completions]
+        head = head_of(self.model) if self.keeps_states else None
+        if head is None or any(state is None for state in states):
+            return None
+        return HiddenStates(torch.cat([state for state in states if state is not None]), head[1])

@@ -10,8 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-Cache = tuple[tuple[Tensor, Tensor], ...]
-"""Keys and values of the tokens that were read, (rows, heads, tokens, head_dim), a pair a layer."""
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens that were read, (rows, heads, tokens, head_dim), a pair a layer."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    def batch_select_indices(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; named as transformers names it."""
+        self.layers = tuple((keys[rows], values[rows]) for keys, values in self.layers)
 
 
 @dataclass(frozen=True)
@@ -72,20 +80,20 @@ class Llama(torch.nn.Module):
         logits_to_keep: int = 0,
     ) -> Output:
         """Logits of the next tokens; arguments as those of transformers."""
-        read = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        read = 0 if past_key_values is None else past_key_values.layers[0][0].shape[2]
         places = torch.arange(read, read + input_ids.shape[1], device=self.device)
         turn = self._turn(places[None] if position_ids is None else position_ids)
         seen = _seen(places, attention_mask)
         x = self.embedding[input_ids]
         kept = []
         for layer in range(self.config.num_hidden_layers):
-            before = None if past_key_values is None else past_key_values[layer]
+            before = None if past_key_values is None else past_key_values.layers[layer]
             y, both = self._attention(f"model.layers.{layer}", x, turn, seen=seen, before=before)
             x = x + y
             x = x + self._mlp(f"model.layers.{layer}", x)
             kept.append(both)
         x = self._norm("model.norm", x[:, -logits_to_keep:])
-        return Output(self.lm_head(x), tuple(kept) if use_cache else None)
+        return Output(self.lm_head(x), Cache(tuple(kept)) if use_cache else None)
 
     def _attention(
         self,

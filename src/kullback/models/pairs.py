@@ -16,6 +16,7 @@ from kullback.models.sampling import RAW, Sampling
 
 if TYPE_CHECKING:
     from kullback.models.bases import Basis
+    from kullback.models.hidden import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def score(
     ref_sampling: Sampling = RAW,
     drawn: bool = True,
     basis: Basis | None = None,
+    said: HiddenStates | None = None,
 ) -> list[Scores]:
     """Score completions, given their prompts, under two models.
 
@@ -93,6 +95,7 @@ def score(
         sampling, ref_sampling: the distributions that are meant, of q and of p.
         drawn: whether the completions were drawn from q under `sampling`; see `Scorer.logprobs`.
         basis: of q, for `state` and `deviation`, where both give whole distributions.
+        said: the states of q at the completions' tokens, where they are known; else q reads them.
 
     Raises:
         ModelError: the models' vocabularies differ.
@@ -108,7 +111,7 @@ def score(
         from kullback.models.exact import Law, token_columns
 
         shared = check_vocabulary(policy, reference) if vocab is None else vocab
-        q, p = Law(policy, sampling, drawn), Law(reference, ref_sampling)
+        q, p = Law(policy, sampling, drawn, said), Law(reference, ref_sampling)
         columns = token_columns(q, p, prompts, completions, vocab=shared, basis=basis)
         of_rows: list[dict[str, Any]] = [
             {name: rows[i] for name, rows in columns.items()} for i in range(len(completions))

@@ -31,6 +31,8 @@ class Completion:
         tokens: token ids, the end token included.
         logprobs: log-probs of the law they were drawn from, as the sampler knew them, (tokens,), nats.
         finish: "end" by an end token, or "length" where it was cut.
+        states: last hidden states that the tokens were drawn from, (tokens, hidden), for the model that drew them to be
+            scored without reading them again; None elsewhere.
 
     Example:
         >>> import numpy as np
@@ -42,6 +44,7 @@ class Completion:
     tokens: list[int]
     logprobs: Float64
     finish: Literal["end", "length"]
+    states: torch.Tensor | None = None
 
 
 class Reader(Protocol):
