@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.sections import sections, with_sections
 
 NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
-ALONE = ("vocab", "gpu", "rollouts", "monitor", "trl", "controllers", "controls", "engines", "stopping")
+ALONE = ("vocab", "gpu", "rollouts", "monitor", "trl", "controllers", "controls", "critics", "engines", "stopping")
 """With options of their own."""
 
 
