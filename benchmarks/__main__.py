@@ -11,7 +11,19 @@ from pathlib import Path
 from benchmarks.sections import sections, with_sections
 
 NAMES = ("coverage", "fits", "compare", "scoring", "gradients")
-ALONE = ("vocab", "gpu", "rollouts", "monitor", "trl", "controllers", "controls", "engines", "stopping", "frontier")
+ALONE = (
+    "vocab",
+    "gpu",
+    "rollouts",
+    "monitor",
+    "trl",
+    "controllers",
+    "controls",
+    "critics",
+    "engines",
+    "frontier",
+    "stopping",
+)
 """With options of their own."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,6 +13,7 @@ from kullback.estimation.ragged import Ragged
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.token_values import Held, controlled
 from kullback.estimation.token_values.choice import Care, choose
+from kullback.estimation.token_values.subtraction import freedom_of
 from kullback.estimation.token_values.table import folds
 from kullback.oracle import TreeLM, World
 from kullback.oracle.tree import prefix_count
@@ -114,12 +116,39 @@ def test_a_long_world_has_less_variance_and_the_error_says_so(unit: str) -> None
 def test_a_control_that_is_too_good_for_its_sequences_is_subtracted_in_part() -> None:
     rng = np.random.default_rng(0)
     total = rng.normal(size=240)
-    for rows, left in ((24, 1.0), (80, 0.3), (240, 0.1)):
+    for rows, left in ((40, 1.0), (80, 0.5), (240, 1 / 6)):
         y, one = total[:rows], np.zeros(rows, dtype=int)
         control = y - y.mean() + 1e-3 * rng.normal(size=rows)
         weight = choose(y, one, control[:, None]).weight
         rest = np.var(y - weight * control) / np.var(y)
         assert rest == pytest.approx(left, rel=0.01)
+
+
+def test_an_error_that_few_sequences_tell_has_few_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=20_000)
+    assert freedom_of(normal) == pytest.approx(20_000, rel=0.05)
+    rare = np.where(np.arange(100) < 4, 5.0, 0.0)
+    square, fourth = np.mean((rare - 0.2) ** 2), np.mean((rare - 0.2) ** 4)
+    assert freedom_of(rare - 0.2) == pytest.approx(200 / (fourth / square**2 - 1))
+    assert freedom_of(rare - 0.2) < 10.0
+    assert freedom_of(np.zeros(5)) == np.inf
+
+
+@pytest.mark.parametrize("prompts", [None, 4])
+def test_the_interval_is_as_wide_as_its_degrees_of_freedom_say(prompts: int | None) -> None:
+    world = random_world(1, vocab=3, horizon=4, apart=1.0)
+    groups = None if prompts is None else np.arange(160) % prompts
+    rows = world.policy.sample(np.random.default_rng(0), 160)
+    found = _estimate(batch(world, rows, groups), "rao_blackwell_controlled")
+    assert found.coefficients["token_values"] > 0.0
+    if found.given_prompts is not None:
+        assert found.freedom == np.inf  # the error of prompts drawn anew is known from their sums
+        found = found.given_prompts  # type: ignore[assignment]
+    assert found.freedom < 155.0
+    low, high = found.interval()
+    without_low, without_high = replace(found, freedom=159.0).interval()
+    assert high - low > without_high - without_low
 
 
 @pytest.mark.slow

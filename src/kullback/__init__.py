@@ -29,7 +29,7 @@ from kullback.jobs.outcomes import Comparison, TextComparison
 from kullback.jobs.rescoring.job import score_files
 from kullback.jobs.rescoring.outcome import Rescored
 from kullback.jobs.text import compare_text
-from kullback.losses import TokenValue, kl_loss, kl_reward
+from kullback.losses import TokenCritic, TokenValue, kl_loss, kl_reward
 from kullback.monitoring import KLMonitor
 from kullback.rollouts import Rollout, Rollouts, read_rollouts, write_rollouts
 from kullback.surrogates import SURROGATES, Surrogate
@@ -94,6 +94,7 @@ __all__ = [
     "Surrogate",
     "Target",
     "TextComparison",
+    "TokenCritic",
     "TokenValue",
     "audit",
     "compare",

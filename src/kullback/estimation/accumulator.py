@@ -272,8 +272,8 @@ class Accumulator:
         summary = Summary.nothing(CHECK + len(recipe.columns))
         for batch in batches:
             summary += recipe.summarise(batch)
-        weight = 0.0 if how is None else how.weight
-        return replace(conclusion(recipe, summary), coefficients={"token_values": weight})
+        found = replace(conclusion(recipe, summary), coefficients={"token_values": 0.0})
+        return found if how is None else how.applied(found, grouped=summary.grouped)
 
     @property
     def value(self) -> float:

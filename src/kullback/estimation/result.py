@@ -100,6 +100,8 @@ class Estimate(Displayed):
         given_prompts: the error for these prompts, with `stderr` and `interval` of its own; None without groups, with
             one sample a prompt, and beyond 4,096 prompts.
         influential: the sequences that move the estimate most, largest first.
+        freedom: degrees of freedom of `stderr`, where they are fewer than clusters − 1: what token values leave is
+            known from few sequences.
 
     Example:
         >>> import kullback as kb
@@ -127,6 +129,7 @@ class Estimate(Displayed):
     nonnegative: bool = False
     given_prompts: GivenPrompts | None = None
     influential: tuple[Influence, ...] = ()
+    freedom: float = np.inf
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A confidence interval for prompts drawn from a population, by Student's t.
@@ -142,7 +145,8 @@ class Estimate(Displayed):
             return (0.0 if self.nonnegative else -np.inf), np.inf
         if self.clusters < 2 or np.isnan(self.stderr):
             return float("nan"), float("nan")
-        low, high = mean_interval(self.value, self.stderr, self.skewness, self.clusters, level=level)
+        freedom = min(self.clusters - 1.0, self.freedom)
+        low, high = mean_interval(self.value, self.stderr, self.skewness, self.clusters, freedom=freedom, level=level)
         return (max(low, 0.0) if self.nonnegative else low), high
 
     def to_dict(self) -> dict[str, Any]:

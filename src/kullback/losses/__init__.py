@@ -9,6 +9,7 @@ the objective's gradient, which is also cheaper than differentiating through the
 from kullback.losses.loss import Baseline, kl_loss
 from kullback.losses.objectives import OBJECTIVES, Objective
 from kullback.losses.reward import kl_reward
+from kullback.losses.token_critic import TokenCritic
 from kullback.losses.token_value import TokenValue
 
-__all__ = ["OBJECTIVES", "Baseline", "Objective", "TokenValue", "kl_loss", "kl_reward"]
+__all__ = ["OBJECTIVES", "Baseline", "Objective", "TokenCritic", "TokenValue", "kl_loss", "kl_reward"]

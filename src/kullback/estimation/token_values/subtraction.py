@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kullback.arrays import Float64
+from kullback.estimation.result import Estimate
 from kullback.estimation.sequences import Sequences
 from kullback.estimation.token_values import choice
 from kullback.estimation.token_values.fit import Shape, candidates, rate
@@ -21,10 +22,26 @@ class Controlled:
     Attributes:
         sequences: those.
         weight: the mean weight that controls were subtracted with.
+        freedom: degrees of freedom of the variance given the prompts, as `freedom_of` has it; inf where nothing was
+            subtracted.
     """
 
     sequences: Sequences
     weight: float
+    freedom: float
+
+    def applied(self, found: Estimate, *, grouped: bool) -> Estimate:
+        """What was concluded from the sequences, with the weight and the degrees of freedom of its errors.
+
+        Args:
+            found: as if nothing had been fitted.
+            grouped: whether its clusters are prompts, whose sums say how well its own error is known.
+        """
+        given = found.given_prompts
+        if given is not None:
+            given = replace(given, freedom=min(given.freedom, self.freedom))
+        freedom = np.inf if grouped else self.freedom
+        return replace(found, coefficients={"token_values": self.weight}, given_prompts=given, freedom=freedom)
 
 
 def controlled(sequences: Sequences, *, per_token: bool, care: choice.Care = choice.CARE) -> Controlled:
@@ -48,7 +65,23 @@ def controlled(sequences: Sequences, *, per_token: bool, care: choice.Care = cho
     token_kl = np.array(sequences.token_kl)
     token_kl[sequences.mask] -= values
     weight = float(np.mean([part.weight for part in parts]))
-    return Controlled(replace(sequences, token_kl=token_kl), weight)
+    left = table.total - np.bincount(table.row, values, len(table.total))
+    r = float(left.sum() / table.length.sum()) if per_token else 0.0
+    freedom = freedom_of(choice.centred(left - r * table.length, table.prompt)) if weight else np.inf
+    return Controlled(replace(sequences, token_kl=token_kl), weight, freedom)
+
+
+def freedom_of(residuals: Float64) -> float:
+    """2n/(κ − 1), κ the kurtosis: how well a variance is known from n residuals, n where they are normal.
+
+    Controls take off what many sequences have and leave what few have, so that the error of what is left is known from
+    fewer sequences than were drawn. With n − 1 in its place the interval of 64 sequences of a world whose KL has a
+    kurtosis of 12 holds the truth in 93.0% where it is 95.0% (200 batches).
+    """
+    square = float(np.mean(residuals**2))
+    if not square > 0.0:
+        return float("inf")
+    return 2.0 * len(residuals) / max(float(np.mean(residuals**4)) / square**2 - 1.0, 1e-9)
 
 
 @dataclass(frozen=True)

@@ -55,4 +55,4 @@ def _chance(group: Group, whole: Estimate, total: float) -> float:
         return nan
     others = (whole.value * total - found.value * group.size) / rest
     stderr = sqrt(found.stderr**2 + whole.stderr**2 * total / rest)
-    return 2.0 * float(stdtr(found.clusters - 1, -abs(found.value - others) / stderr))
+    return 2.0 * float(stdtr(min(found.clusters - 1.0, found.freedom), -abs(found.value - others) / stderr))
