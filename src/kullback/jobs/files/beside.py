@@ -79,13 +79,13 @@ def _rows(dump: Dump, asked: Asked, wanted: Collection[int]) -> dict[int, Kept]:
     """The rows with these numbers among those that count."""
     sieve = Sieve(asked.where, asked.by, asked.skip_bad)
     numbers, found = np.array(sorted(wanted)), dict[int, Kept]()
-    for block in dump.blocks():
+    for block in dump.blocks(told=True):
         part = sieve.sift(block)
         for place in np.flatnonzero(np.isin(part.number, numbers)).tolist():
             found[int(part.number[place])] = Kept.of(part, place)
         if len(found) == len(numbers):
             break
-    return {row.number: row for row in dump.named(tuple(found.values()))}
+    return found
 
 
 def _fitting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -121,7 +122,7 @@ def _beside(dumps: Sequence[Dump], asked: Asked, where: str, on_progress: OnProg
     surveys, founds = [], []
     for dump in dumps:
         started = time.perf_counter()
-        survey, ended = surveyed(dump, asked, on_progress)
+        survey, ended = surveyed(dump, replace(asked, sample=False), on_progress)
         if ended is not None:
             raise ended
         surveys.append(survey)
