@@ -13,7 +13,7 @@ from kullback.jobs.files.page import channels_of, counted, log_ratio, texts_of, 
 from kullback.jobs.files.sampled import Kept
 from kullback.jobs.files.sides import SideBySide, short_names
 
-UNIT = "second − first, nats a sequence"
+UNIT = "difference, nats"
 
 
 def page_of(found: SideBySide) -> Document:
@@ -85,4 +85,7 @@ def _both(pair: Pair, pairs: Pairs) -> Float64:
 def _note(pairs: Pairs, what: str) -> str:
     shown = len(pairs.shown)
     which = "all are here" if shown == pairs.of else f"{shown:,} are here"
-    return f"Of {pairs.of:,} {what} {which}, those first that differ most in {pairs.question.title}."
+    return (
+        f"Of {pairs.of:,} {what} {which}, those first that differ most in "
+        f"{pairs.question.title}; difference: second − first, nats a sequence."
+    )
