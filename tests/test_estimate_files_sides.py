@@ -118,3 +118,37 @@ def test_json_has_what_the_design_promises(tmp_path: Path) -> None:
     both = sides(path, dump(tmp_path, "b", {1: [0.2], 2: [0.6]})).to_dict()
     assert {record["dump"] for record in both["estimates"]} == {"first", "second"}
     assert set(both["differences"][0]) >= {"kl", "value", "stderr", "low", "high", "first", "second", "unit"}
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_rows_are_not_paired_by_number_where_some_do_not_count(tmp_path: Path, short: int) -> None:
+    paths = []
+    for name in range(2):
+        out = (1, 3)[name] if short else (None, 3)[name]
+        rows = [
+            kb.Rollout(logprobs=[-1.0], ref_logprobs=[-1.1 - ratio], tokens=[row], mask=[row != out])
+            for row, ratio in enumerate((0.1, 0.2, 0.5, 0.9))
+        ]
+        kb.write_rollouts(tmp_path / f"{name}.parquet", rows)
+        paths.append(str(tmp_path / f"{name}.parquet"))
+    for one, other in (paths, paths[::-1]):
+        assert "not paired, for rows were left out" in sides(one, other).done
+
+
+def test_a_prompt_without_one_of_the_laws_is_left_out_of_that_difference(tmp_path: Path) -> None:
+    for name, lacks in (("a", None), ("b", 0)):
+        rows = [
+            kb.Rollout(
+                logprobs=[-1.0],
+                ref_logprobs=[-1.2 - prompt / 10],
+                behavior_logprobs=None if prompt == lacks else [-1.1 - prompt / 10],
+                prompt_id=prompt,
+            )
+            for prompt in range(4)
+        ]
+        kb.write_rollouts(tmp_path / f"{name}.parquet", rows)
+    a, b = (str(tmp_path / f"{name}.parquet") for name in "ab")
+    for one, other in ((a, b), (b, a)):
+        found = {each.question: each for each in sides(one, other).differences}
+        assert found["sampler_policy"].clusters == 3
+        assert found["sampler_policy"].value == 0

@@ -83,11 +83,11 @@ class Dump:
         """Records that could not be read in the last pass, with file and line."""
         return tuple(bad for file in self.files for bad in file.bad)
 
-    def blocks(self) -> Iterator[Block]:
-        """The rows, a few at a time, of one sampler each."""
+    def blocks(self, *, told: bool = False) -> Iterator[Block]:
+        """The rows, a few at a time, of one sampler each; with `told`, each with its tokens and its text."""
         for file in self.files:
             # What a foreign record says is at hand when it is read; ours is looked up for the few rows that are shown.
-            names = READ if file.format == OURS else (*READ, *SHOWN, *LISTS)
+            names = (*READ, *(SHOWN if told else ())) if file.format == OURS else (*READ, *SHOWN, *LISTS)
             for columns in file.batches(names):
                 yield from by_sampler(Block(str(file.path), columns))
 

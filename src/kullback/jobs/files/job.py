@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -13,6 +14,7 @@ from kullback.estimation.recipe import Unit
 from kullback.estimators import Estimator
 from kullback.jobs.endings import handed_over
 from kullback.jobs.files.asked import Asked
+from kullback.jobs.files.beside import pairs_of
 from kullback.jobs.files.dumps import Dump
 from kullback.jobs.files.joined import Joined, joinable
 from kullback.jobs.files.outcome import FilesEstimate
@@ -59,7 +61,8 @@ def estimate_files(
         max_log_ratio: of two files with lists of likely words, a bound B on log(first/second) of every other word,
             known from elsewhere: the KL then has an upper bound too; see `kullback.vocab.topk_kl`.
         skip_bad: leave out rows that cannot be right, and say how many and which.
-        sample: keep some of the rows, evenly spread, for a page that shows them token by token.
+        sample: keep some of the rows, for a page that shows them token by token: evenly spread, and of two dumps those
+            of what differs most.
         on_progress: called as rows are read.
 
     Returns:
@@ -119,23 +122,26 @@ def _beside(dumps: Sequence[Dump], asked: Asked, where: str, on_progress: OnProg
     surveys, founds = [], []
     for dump in dumps:
         started = time.perf_counter()
-        survey, ended = surveyed(dump, asked, on_progress)
+        survey, ended = surveyed(dump, replace(asked, sample=False), on_progress)
         if ended is not None:
             raise ended
         surveys.append(survey)
         founds.append(survey.found(dump, where=where, seconds=time.perf_counter() - started))
-    pairing = Pairing.of(surveys[0].ledger, surveys[1].ledger, same_rows=_same_rows(dumps[0], dumps[1], where))
+    ledgers = [survey.ledger for survey in surveys]
+    whole = not any(survey.counts.left_out for survey in surveys)
+    pairing = Pairing.of(ledgers[0], ledgers[1], same_rows=_same_rows(dumps[0], dumps[1]), whole=whole)
     unit: Unit = "token" if "token" in asked.units else "sequence"
     return SideBySide(
         first=founds[0],
         second=founds[1],
-        differences=tuple(differences(surveys[0].ledger, surveys[1].ledger, pairing, unit)),
+        differences=tuple(differences(ledgers[0], ledgers[1], pairing, unit)),
         done=pairing.sentence(short_names(founds[0], founds[1])),
+        pairs=pairs_of(dumps, ledgers, pairing, asked) if asked.sample else None,
     )
 
 
-def _same_rows(first: Dump, second: Dump, where: str) -> bool:
-    """Whether both hold the same tokens row by row; not asked where a condition may have chosen other rows."""
-    if where or len(first.files) != len(second.files):
-        return False
-    return all(same_tokens(one, other) for one, other in zip(first.files, second.files, strict=True))
+def _same_rows(first: Dump, second: Dump) -> bool:
+    """Whether both hold the same tokens row by row."""
+    return len(first.files) == len(second.files) and all(
+        same_tokens(one, other) for one, other in zip(first.files, second.files, strict=True)
+    )

@@ -36,10 +36,10 @@ def page_of(found: FilesEstimate) -> Document:
 def token_blocks(found: FilesEstimate) -> Iterator[Block]:
     """How the log-ratios of the sampled rows lie, their tail, and the rows token by token."""
     main = found.main
-    rows = [row for row in found.sampled if main is not None and _has(row, main.question)]
+    rows = [row for row in found.sampled if main is not None and answers(row, main.question)]
     if main is None or not rows:
         return
-    ratios = np.concatenate([_log_ratio(row, main.question)[_counted(row)] for row in rows])
+    ratios = np.concatenate([log_ratio(row, main.question)[counted(row)] for row in rows])
     what = f"log {main.question.first} − log {main.question.second}"
     yield from spread_of(ratios, title="Log-ratios of the drawn tokens", what=what, unit="tokens")
     if main.drawn:
@@ -70,30 +70,29 @@ def _next(found: FilesEstimate) -> Iterator[Note]:
     yield Note(" ".join(said), tone="hint")
 
 
-def _has(row: Kept, question: Question) -> bool:
+def answers(row: Kept, question: Question) -> bool:
+    """Whether a row has both laws of a question."""
     return all(COLUMN[side] in row.columns for side in (question.first, question.second))
 
 
-def _log_ratio(row: Kept, question: Question) -> Float64:
+def log_ratio(row: Kept, question: Question) -> Float64:
+    """The log-ratio of a question's laws at each token."""
     first, second = (row.columns[COLUMN[side]].astype(np.float64) for side in (question.first, question.second))
     return first - second
 
 
-def _counted(row: Kept) -> np.ndarray:
+def counted(row: Kept) -> np.ndarray:
+    """Whether each token counts."""
     return row.columns["mask"].astype(bool) if "mask" in row.columns else np.ones(row.length, bool)
 
 
 def _passages(found: FilesEstimate, rows: Sequence[Kept], question: Question) -> Passages:
-    channels = [TOKEN_KL] if any("token_kl" in row.columns for row in rows) else []
-    channels += [LOG_RATIO]
-    channels += [PROBABILITIES[side] for side, column in COLUMN.items() if any(column in row.columns for row in rows)]
-    if any({COLUMN["policy"], COLUMN["sampler"]} <= row.columns.keys() for row in rows):
-        channels.append(TO_SAMPLER)
+    channels = channels_of(rows)
     groups: dict[str, list[Kept]] = {}
     for row in rows:
         groups.setdefault(_group(row), []).append(row)
     which = "all are" if len(rows) == found.sequences else f"{len(rows):,} are here, evenly spread:"
-    words = "" if any(row.tokens for row in rows) else " Their files do not name the tokens: each is a dot."
+    words = unnamed(rows)
     return Passages(
         title="Row by row, token by token",
         note=f"Of {found.sequences:,} rows {which} by prompt where prompts are known, else by file.{words}",
@@ -104,39 +103,57 @@ def _passages(found: FilesEstimate, rows: Sequence[Kept], question: Question) ->
         ),
         unit="log-ratio, nats a sequence",
         passages=tuple(
-            Passage(number, _name(row), _texts(row), _values(row, channels, question))
+            Passage(number, title_of(row), texts_of(row), values_of(row, channels, question))
             for number, own in enumerate(groups.values())
             for row in own
         ),
     )
 
 
+def channels_of(rows: Sequence[Kept]) -> list[Channel]:
+    """What is known of the tokens of some row."""
+    channels = [TOKEN_KL] if any("token_kl" in row.columns for row in rows) else []
+    channels += [LOG_RATIO]
+    channels += [PROBABILITIES[side] for side, column in COLUMN.items() if any(column in row.columns for row in rows)]
+    if any({COLUMN["policy"], COLUMN["sampler"]} <= row.columns.keys() for row in rows):
+        channels.append(TO_SAMPLER)
+    return channels
+
+
+def unnamed(rows: Sequence[Kept]) -> str:
+    """What is said where no row knows its tokens."""
+    return "" if any(row.tokens for row in rows) else " Their files do not name the tokens: each is a dot."
+
+
 def _group(row: Kept) -> str:
     return row.file.rpartition("/")[2] if row.prompt is None else f"prompt {row.prompt}"
 
 
-def _name(row: Kept) -> str:
+def title_of(row: Kept) -> str:
+    """Where a row is, and how it begins."""
     step = "" if row.step is None else f", step {row.step}"
     text = " ".join(row.text.split())
     said = f": {text if len(text) <= NAMED else text[: NAMED - 1] + '…'}" if text else ""
     return f"row {row.row}{step}{said}"
 
 
-def _texts(row: Kept) -> tuple[str, ...]:
+def texts_of(row: Kept) -> tuple[str, ...]:
+    """What stands for each token."""
     return ("· ",) * row.length if row.tokens is None else tuple(f"[{token}]" for token in row.tokens)
 
 
 def _sum(row: Kept, question: Question) -> float:
-    return float(np.sum(_log_ratio(row, question)[_counted(row)]))
+    return float(np.sum(log_ratio(row, question)[counted(row)]))
 
 
-def _values(row: Kept, channels: Sequence[Channel], question: Question) -> Float64:
+def values_of(row: Kept, channels: Sequence[Channel], question: Question) -> Float64:
+    """The numbers of each token, (channels, tokens); nan where there is none."""
     known = {name: column.astype(np.float64) for name, column in row.columns.items()}
     missing = np.full(row.length, np.nan)
     numbers = {
         TOKEN_KL: known.get("token_kl", missing),
-        LOG_RATIO: _log_ratio(row, question),
+        LOG_RATIO: log_ratio(row, question),
         **{PROBABILITIES[side]: np.exp(known.get(column, missing)) for side, column in COLUMN.items()},
         TO_SAMPLER: known.get(COLUMN["policy"], missing) - known.get(COLUMN["sampler"], missing),
     }
-    return np.where(_counted(row), np.array([numbers[channel] for channel in channels]), np.nan)
+    return np.where(counted(row), np.array([numbers[channel] for channel in channels]), np.nan)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import inf, isfinite, nan, sqrt
 
 import numpy as np
 
@@ -66,28 +66,34 @@ class Pairing:
         common: prompts of both, by which they are paired.
         only: prompts that one of them alone has.
         why: what stands against pairing, "" where they are paired.
+        aligned: whether both hold the same tokens, row by row, whatever they are paired by.
     """
 
     by: str
     common: tuple[Hashable, ...] = ()
     only: tuple[int, int] = (0, 0)
     why: str = ""
+    aligned: bool = False
 
     @classmethod
-    def of(cls, first: Ledger, second: Ledger, *, same_rows: bool) -> Pairing:
+    def of(cls, first: Ledger, second: Ledger, *, same_rows: bool, whole: bool = True) -> Pairing:
         """By the names of prompts.
 
         Args:
             first, second: the rows of both.
             same_rows: whether the hashes of their token streams agree.
+            whole: whether every row counts, so that a row has the same number in both.
         """
         if not (first.prompts.codes and second.prompts.codes):
-            return cls("row") if same_rows else cls("", why="prompts are not known in both")
+            if same_rows and whole:
+                return cls("row", aligned=True)
+            left = "rows were left out, and prompts are not known in both"
+            return cls("", why=left if same_rows else "prompts are not known in both")
         both = [name for name in first.prompts.values if name in second.prompts.values]
         if len(both) < FEWEST:
             return cls("", why="they share one prompt alone" if both else "they share no prompt")
         only = tuple(len(one.prompts.values) - len(both) for one in (first, second))
-        return cls("prompt", tuple(both), (only[0], only[1]))
+        return cls("prompt", tuple(both), (only[0], only[1]), aligned=same_rows and whole)
 
     def sentence(self, names: tuple[str, str]) -> str:
         """What was done, in words."""
@@ -105,8 +111,54 @@ def differences(first: Ledger, second: Ledger, pairing: Pairing, unit: Unit) -> 
     for name, mine in first.singles.items():
         other = second.singles.get(name)
         if other is not None and other.estimator.name == mine.estimator.name:
-            sides = _Side.of(first, mine, pairing, unit), _Side.of(second, other, pairing, unit)
-            yield _difference(sides, mine, unit, paired=bool(pairing.by))
+            named = (first.ordered(mine), second.ordered(other))
+            names = (_names(first, named[0]), _names(second, named[1]))
+            # Rows of a prompt that both have may lack one of the laws in one of them.
+            common = set(names[0]) & set(names[1]) if pairing.by else None
+            if common != set():
+                sides = [_Side.of(rows, own, common, unit) for rows, own in zip(named, names, strict=True)]
+                yield _difference((sides[0], sides[1]), mine, unit, paired=bool(pairing.by))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What both dumps have of a prompt, or of a row where rows are paired.
+
+    Attributes:
+        name: the prompt's.
+        value: the mean of the second's sequences minus that of the first's, nats a sequence.
+        first, second: the numbers of its rows in each.
+    """
+
+    name: Hashable
+    value: float
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+
+
+def compared(first: Ledger, second: Ledger, pairing: Pairing, question: str) -> list[Compared]:
+    """The rows where both hold the same tokens, else the prompts of both; what differs most first."""
+    sides = [_by_name(ledger, ledger.singles[question], pairing) for ledger in (first, second)]
+    found = [
+        Compared(name, _mean(sides[1][name]) - _mean(rows), tuple(rows), tuple(sides[1][name]))
+        for name, rows in sides[0].items()
+        if name in sides[1]
+    ]
+    return sorted(found, key=lambda one: -abs(one.value) if isfinite(one.value) else -inf)
+
+
+def _by_name(ledger: Ledger, singles: Singles, pairing: Pairing) -> dict[Hashable, dict[int, float]]:
+    """What each row adds to the sum, by its prompt (by itself where rows are the same) and its number."""
+    rows = ledger.ordered(singles)
+    numbers, found = rows.number.tolist(), dict[Hashable, dict[int, float]]()
+    names = numbers if pairing.aligned else _names(ledger, rows)
+    for name, number, summand in zip(names, numbers, rows.summand.tolist(), strict=True):
+        found.setdefault(name, {})[number] = summand
+    return found
+
+
+def _mean(rows: Mapping[int, float]) -> float:
+    return sum(rows.values()) / len(rows)
 
 
 @dataclass(frozen=True)
@@ -118,11 +170,9 @@ class _Side:
     sequences: int
 
     @classmethod
-    def of(cls, ledger: Ledger, singles: Singles, pairing: Pairing, unit: Unit) -> _Side:
-        rows = ledger.ordered(singles)
-        names = _names(ledger, rows)
-        if pairing.by == "prompt":
-            common = set(pairing.common)
+    def of(cls, rows: Rows, names: list[Hashable], common: Collection[Hashable] | None, unit: Unit) -> _Side:
+        """Of rows with their names; of those alone that are common, if any are."""
+        if common is not None:
             chosen = np.array([name in common for name in names], dtype=bool)
             rows, names = rows[chosen], [name for name, kept in zip(names, chosen, strict=True) if kept]
         divisor = rows.weight if unit == "token" else np.ones_like(rows.weight)

@@ -41,6 +41,30 @@ class Kept:
     tokens: tuple[int, ...] | None
     columns: Mapping[str, np.ndarray]
 
+    @classmethod
+    def of(cls, part: Part, place: int) -> Kept:
+        """The row of a part at a place in it."""
+        columns, block = part.block.columns, part.block
+        start, stop = columns.offsets[place : place + 2].tolist()
+        stop = min(stop, start + LONGEST)
+
+        def said(name: str) -> object:
+            return columns.rows[name][place] if name in columns.rows else None
+
+        prompt, step, text, tokens = (said(name) for name in ("prompt_id", "step", "text", "tokens"))
+        return cls(
+            number=int(part.number[place]),
+            file=block.file,
+            row=int(part.place[place]),
+            prompt=None if prompt is None else str(prompt),
+            step=step if isinstance(step, int) else None,
+            text=str(text or ""),
+            tokens=tuple(tokens[: stop - start]) if isinstance(tokens, list | tuple) else None,
+            columns={
+                name: np.array(columns.tokens[name][start:stop]) for name in TOKEN_COLUMNS if name in columns.tokens
+            },
+        )
+
     @property
     def length(self) -> int:
         """Tokens that are kept."""
@@ -67,7 +91,7 @@ class Sampled:
         for place in np.flatnonzero(part.number % self.stride == 0).tolist():
             number = int(part.number[place])
             if number % self.stride == 0:
-                self.rows[number] = _kept(part, place)
+                self.rows[number] = Kept.of(part, place)
             if len(self.rows) > 2 * MOST_SEQUENCES:
                 self.stride *= 2
                 self.rows = {number: row for number, row in self.rows.items() if number % self.stride == 0}
@@ -84,24 +108,3 @@ class Sampled:
                 return tuple(chosen)
             room = min(room - 1, int(room * MOST_TOKENS / tokens))
         return tuple(rows[:1])
-
-
-def _kept(part: Part, place: int) -> Kept:
-    columns, block = part.block.columns, part.block
-    start, stop = columns.offsets[place : place + 2].tolist()
-    stop = min(stop, start + LONGEST)
-
-    def said(name: str) -> object:
-        return columns.rows[name][place] if name in columns.rows else None
-
-    prompt, step, text, tokens = (said(name) for name in ("prompt_id", "step", "text", "tokens"))
-    return Kept(
-        number=int(part.number[place]),
-        file=block.file,
-        row=int(part.place[place]),
-        prompt=None if prompt is None else str(prompt),
-        step=step if isinstance(step, int) else None,
-        text=str(text or ""),
-        tokens=tuple(tokens[: stop - start]) if isinstance(tokens, list | tuple) else None,
-        columns={name: np.array(columns.tokens[name][start:stop]) for name in TOKEN_COLUMNS if name in columns.tokens},
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 from pathlib import PurePath
 
@@ -25,6 +25,7 @@ from kullback.documents import (
     text_of,
 )
 from kullback.estimation import Estimate
+from kullback.jobs.files.beside import Pairs
 from kullback.jobs.files.outcome import SCHEMA, FilesEstimate, records_of
 from kullback.jobs.files.pages import document_of
 from kullback.jobs.files.pairing import Difference
@@ -41,6 +42,8 @@ class SideBySide(Displayed):
         first, second: what each says.
         differences: second minus first, of every question that both answer.
         done: how they were set beside each other, in words.
+        pairs: rows of what differs most, for a page that shows them token by token; None unless they were asked for, or
+            where nothing is paired.
 
     Example:
         >>> import tempfile, kullback as kb
@@ -59,6 +62,7 @@ class SideBySide(Displayed):
     second: FilesEstimate
     differences: tuple[Difference, ...]
     done: str
+    pairs: Pairs | None = field(default=None, repr=False)
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -97,6 +101,12 @@ class SideBySide(Displayed):
             title=f"{names[0]} beside {names[1]}",
             blocks=(*_verdict(self), Note(self.done), *_differences(self, names), *_each(self, names)),
         )
+
+    def page(self) -> Document:
+        """The same with what differs most, token by token."""
+        from kullback.jobs.files.side_page import page_of
+
+        return page_of(self)
 
     def __str__(self) -> str:
         lines = [self.done, *(f"  {one.title} {_words(one)}" for one in self.differences)]

@@ -58,6 +58,11 @@ class Counts:
         return self.padded if self.longest == self.shortest else 0
 
     @property
+    def left_out(self) -> int:
+        """Rows that came and do not count."""
+        return self.elsewhere + self.empty + self.bad
+
+    @property
     def alone(self) -> int:
         """Rows with the log-probs of one law, which no question can be asked of."""
         return sum(number for sides, number in self.sides.items() if len(sides) < 2)
