@@ -13,6 +13,7 @@ from wrong_code_batches import BATCHES
 from wrong_code_distributions import DISTRIBUTIONS
 from wrong_code_rows import IN_PLACE, ROWS
 from wrong_code_sizes import FITS, SIZES, Dropped, kept_by_shape
+from wrong_code_unusual import UNUSUAL
 
 import kullback as kb
 from kullback.auditing.options import SAMPLERS
@@ -80,7 +81,7 @@ def test_nothing_is_found_in_our_own_reward(placement: Any, credit: Any) -> None
 
 
 def test_there_is_a_mistake_for_every_rule_that_can_be_found() -> None:
-    named = {case.code for case in ALL_WRONG}
+    named = {case.code for case in (*ALL_WRONG, *UNUSUAL)}
     calls = {rule.code for rule in RULES if rule.group == "call"}
     combined = {"KB204", "KB206", "KB302", "KB305", "KB507"}
     assert {rule.code for rule in RULES} - calls - combined <= named

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -40,13 +41,25 @@ class Expectation:
 
     Attributes:
         value: E of the result, one number.
-        gradient: E of ∇, flattened, in the policy's logits.
         spread: E|result|, what rounding errors are relative to.
+        carried: E of what is minimised, which keeps its graph.
+        logits: the policy's.
     """
 
     value: Float64
-    gradient: Float64
     spread: float
+    carried: Tensor
+    logits: Tensor
+
+    @cached_property
+    def gradient(self) -> Float64:
+        """E of ∇, flattened, in the policy's logits: only where it is asked for, as a backward pass is most of a call.
+
+        Raises:
+            CallFailed: the function's own backward pass raised.
+        """
+        found: Float64 = differentiate(self.carried, [self.logits])[0].numpy().ravel()
+        return found
 
     def of(self, aspect: Aspect) -> Float64:
         """One of the two, as a vector."""
@@ -144,5 +157,4 @@ def batch_expectation(placed: Placed, setting: Setting, sampler: Sampler, rows: 
 def _expectation(setting: Setting, sampler: Sampler, chance: Tensor, results: Tensor, carried: Tensor) -> Expectation:
     value = float((chance * results.detach()).sum())
     spread = float((chance * results.detach().abs()).sum())
-    gradient = differentiate((chance * carried).sum(), [logits(setting, sampler)])[0]
-    return Expectation(np.array([value]), gradient.numpy().ravel(), spread)
+    return Expectation(np.array([value]), spread, (chance * carried).sum(), logits(setting, sampler))

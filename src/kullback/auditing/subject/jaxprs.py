@@ -67,7 +67,8 @@ def _compiled(step: JaxprEqn) -> Callable[..., Any]:
 
     shapes = [jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in step.invars]
     traced = jax.jit(lambda *values: step.primitive.bind(*values, **step.params)).lower(*shapes)
-    return traced.compile(compiler_options=QUICKLY)
+    compiled: Callable[..., Any] = traced.compile(compiler_options=QUICKLY)
+    return compiled
 
 
 def _scan(params: Mapping[str, Any], values: Sequence[Value]) -> list[Value]:

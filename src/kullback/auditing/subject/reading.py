@@ -89,7 +89,8 @@ def read_by(fn: object) -> Read:
             names |= _names(found.__code__)
             numbers |= _singled_out(found.__code__, found.__globals__)
             variables |= _variables(found)
-            stores = stores or _stores(found.__code__)
+            held = dict(enumerate(found.__defaults__ or ()))
+            stores = stores or _stores(found.__code__) or _holds(held)
         elif hasattr(found, "cache_info"):
             keeps = True
         elif isinstance(getattr(found, "training", None), bool) and not isinstance(found, type):
