@@ -314,7 +314,7 @@ class _GradientNumbers:
         lq, lp, value = saved[:, :3].unbind(dim=-1)
         of_q, near_q = _powers_of_two(lq, like.dtype)
         rest = (lq - lp) - wide((lq - lp).to(like.dtype))
-        return cls(of_q, *(_column(x, like) for x in (-upstream * (near_q - lq).exp(), lq - lp, rest, value)))
+        return cls(of_q, *(_column(x, like) for x in (upstream * -(near_q - lq).exp(), lq - lp, rest, value)))
 
     def rows(self, at: slice) -> _GradientNumbers:
         """Of some of them."""
