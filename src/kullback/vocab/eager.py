@@ -314,7 +314,7 @@ class _GradientNumbers:
         lq, lp, value = saved[:, :3].unbind(dim=-1)
         of_q, near_q = _powers_of_two(lq, like.dtype)
         rest = (lq - lp) - wide((lq - lp).to(like.dtype))
-        return cls(of_q, *(_column(x, like) for x in (-upstream * (near_q - lq).exp(), lq - lp, rest, value)))
+        return cls(of_q, *(_column(x, like) for x in (upstream * -(near_q - lq).exp(), lq - lp, rest, value)))
 
     def rows(self, at: slice) -> _GradientNumbers:
         """Of some of them."""
@@ -344,11 +344,10 @@ def _kl_gradients(
         return False
     # In two steps, for where one word has nearly all the mass its log p/q is next to nothing beside what is taken off:
     # rounded to one number, that leaves gradients there that are off by 1e-3.
-    rest = of.rest + of.value
     if out_p is not None:
-        c, rest = torch.expm1(below.add_(of.rest), out=c).mul_(q), of.value
+        c = torch.add(below, of.rest, out=c).expm1_().mul_(q)
     if out_q is not None:
-        _multiplied(q, below.add_(rest), out_q)
+        _multiplied(q, below.add_(of.rest + of.value), out_q)
     if out_p is not None:
         out_p.copy_(c.neg_())
     return True
