@@ -132,9 +132,10 @@ def _scores(
     plan: Plan, role: Role, models: Models, prompts: Sequence[Tokens], completions: Sequence[Completion]
 ) -> list[Scores]:
     first, second = models.pair(role)
+    sampler: object = models.samplers[role]
     said = None
     # Of one model twice both readings round alike, and the KL is 0 exactly.
-    if plan.laws.on_policy(role) and models.samplers[role] is first and first.name != second.name:
+    if plan.laws.on_policy(role) and sampler is first and first.name != second.name:
         said = _said(first, plan.laws.of(role), prompts, completions)
     return score(
         first,

@@ -96,8 +96,8 @@ def token_batch(
         [i for i, c in enumerate(completions) for _ in c],
         places,
     )
-    made = (torch.tensor(column, device=model.device, dtype=torch.long) for column in columns)
-    return TokenBatch(*made, prefix=_prefix(model, prompts, [*distinct]) if shared else None)
+    tokens, mask, row, place = (torch.tensor(column, device=model.device, dtype=torch.long) for column in columns)
+    return TokenBatch(tokens, mask, row, place, _prefix(model, prompts, [*distinct]) if shared else None)
 
 
 def _prefix(model: LanguageModel, prompts: Sequence[Tokens], distinct: Sequence[Tokens]) -> Prefix:
