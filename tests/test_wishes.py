@@ -90,7 +90,7 @@ def test_what_is_estimated_is_a_run_of_the_samples_that_were_chosen() -> None:
     found = kb.compare(stderr=0.01, seed=3, **SMALL)
     again = kb.compare(samples=found.settings["samples"], seed=3, **SMALL)
     assert found.settings["samples"] > 4
-    assert found.rows == again.rows
+    assert repr(found.rows) == repr(again.rows)  # a k̂ that is nan equals no other
     assert len(found.rollouts) == 2 * found.settings["samples"]
     assert found.notes[0].startswith(f"{found.settings['samples']} samples of each prompt were chosen by a pilot of")
     assert found.settings["pilot_samples"] in (32, found.settings["samples"] // 6)
