@@ -24,7 +24,7 @@ class Care:
             subtracted in part. What a nearly perfect control leaves rests on tokens too rare to have been drawn: with
             all of it, the interval of 64 sequences of the crossed world holds the truth in 37 to 45%. Of the random
             worlds the two where rare sequences have most of the variance are covered in 91.5 and 88.5% with 24, and in
-            95.0 and 90.5% with 40 and the degrees of freedom of `freedom_of`; Rao-Blackwell in 94 and 93%.
+            95.0 and 91.0% with 40 and the degrees of freedom of `freedom_of`; Rao-Blackwell in 94 and 93%.
     """
 
     square: float = 4.0
