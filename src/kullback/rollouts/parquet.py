@@ -317,7 +317,7 @@ class ParquetSource:
             except FileError:
                 raise
             except (OSError, pa.ArrowException) as error:
-                raise FileError(f"{self.path} is damaged ({error}): write it again") from error
+                raise FileError(f"{self.path} is damaged ({reason(error)}): write it again") from error
 
 
 def _stored(file: pq.ParquetFile, names: Mapping[str, str] | None) -> dict[str, str]:
@@ -357,9 +357,9 @@ def _open(path: Path) -> pq.ParquetFile:
             if part.exists()
             else missing
         )
-    except OSError as error:
-        why = f"{error}, check the path"
-    except pa.ArrowException:
+    except OSError as error:  # without a number where Thrift finds bytes that are no Parquet
+        why = f"{reason(error)}, check the path" if error.errno else f"it is damaged ({reason(error)}), write it again"
+    except (pa.ArrowException, UnicodeDecodeError):
         why = "it is not Parquet, or was not written to its end"
     raise (UnfinishedError if is_cut(path) else FileError)(f"{path} cannot be read as rollouts: {why}")
 

@@ -134,8 +134,8 @@ def schema_of(path: Path) -> pa.Schema | None:
 
 
 def reason(error: OSError) -> str:
-    """What the system says; Arrow puts the path and its own words into strerror."""
-    return os.strerror(error.errno) if error.errno else str(error)
+    """What the system says, in a line; Arrow puts the path and its own words into strerror."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
 def pyarrow() -> Any:

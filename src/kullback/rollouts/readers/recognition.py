@@ -13,6 +13,7 @@ from kullback.rollouts.readers.containers import RECORDS, Broken
 from kullback.rollouts.readers.containers.opening import MAX_LINE, opened
 from kullback.rollouts.readers.containers.parsing import parsed
 from kullback.rollouts.readers.containers.rows import ARROW_FILE, ARROW_STREAM, PARQUET
+from kullback.rollouts.readers.containers.tensors import DAMAGED
 from kullback.rollouts.readers.family import formats, names
 from kullback.rollouts.readers.format import Container, Format
 
@@ -53,7 +54,7 @@ def _archived(path: Path) -> tuple[Container, ...]:
     try:
         with zipfile.ZipFile(path) as archive:
             inside = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except DAMAGED:
         return ("torch",)  # whose own words say what is wrong
     return ("npz",) if inside and all(name.endswith(".npy") for name in inside) else ("torch",)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 
 from kullback.errors import FileError
 from kullback.rollouts.readers.containers.found import Broken, Found
-from kullback.rollouts.readers.containers.tensors import check_archive
+from kullback.rollouts.readers.containers.tensors import DAMAGED, check_archive
 
 
 def records(path: Path) -> Iterator[Found]:
@@ -31,6 +29,6 @@ def records(path: Path) -> Iterator[Found]:
                 "save arrays of numbers (padded, with a mask, or flat with their lengths)"
             ) from None
         raise FileError(f"{path} is damaged ({error}): write it again") from None
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, MemoryError, SyntaxError) as error:
+    except (*DAMAGED, MemoryError, SyntaxError) as error:
         raise FileError(f"{path} is damaged ({error}): write it again") from None
     yield "", found if found else Broken("the archive holds no array")

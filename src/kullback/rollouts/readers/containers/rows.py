@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kullback.errors import FileError, UnfinishedError
 from kullback.rollouts.parquet import is_cut
-from kullback.rollouts.part import pyarrow, read_stream
+from kullback.rollouts.part import pyarrow, read_stream, reason
 from kullback.rollouts.readers.containers.found import Found
 
 if TYPE_CHECKING:
@@ -72,6 +72,6 @@ def sayable(path: Path) -> Iterator[None]:
             ) from error
         raise FileError(f"{path} is damaged ({' '.join(str(error).split())}): write it again") from error
     except OSError as error:
-        raise FileError(f"{path} is damaged ({error}): write it again") from error
+        raise FileError(f"{path} is damaged ({reason(error)}): write it again") from error
     except (UnicodeDecodeError, OverflowError, ValueError) as error:
         raise FileError(f"{path} holds values that Python has none for ({error}): convert them first") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import struct
 import warnings
 import zipfile
 import zlib
@@ -24,6 +25,20 @@ ZIP = b"PK\x03\x04"
 
 MAX_UNPACKED = 16 * MAX_DOCUMENT
 """Bytes that an archive may unpack to."""
+
+
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    RuntimeError,
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    OverflowError,
+)
+"""What reading a spoilt archive raises: a RuntimeError where a byte says that it is encrypted, or of no version."""
 
 
 def records(path: Path) -> Iterator[Found]:
@@ -88,7 +103,7 @@ def _holds_tensordict(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith("data.pkl")]
             return any(b"tensordict" in archive.read(name) for name in names)
-    except (zipfile.BadZipFile, OSError, ValueError, zlib.error):
+    except DAMAGED:
         return False
 
 
@@ -110,7 +125,7 @@ def check_archive(path: Path) -> None:
             size = sum(part.file_size for part in archive.infolist())
     except FileError:
         raise
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except DAMAGED as error:
         raise FileError(f"{path} is damaged ({error}): write it again") from None
     if size > MAX_UNPACKED:
         raise FileError(f"{path} unpacks to {size >> 30} GiB, which is not held: write it in parts")
