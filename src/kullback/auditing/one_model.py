@@ -127,7 +127,8 @@ def _kl_at(temperature: float, q: Float64, p: Float64) -> Float64:
 
     def tempered(x: Float64) -> Float64:
         scaled = x / temperature
-        return scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
+        law: Float64 = scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
+        return law
 
     a, b = tempered(q), tempered(p)
     found: Float64 = (np.exp(a) * (a - b)).sum(-1)

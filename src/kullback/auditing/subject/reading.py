@@ -89,7 +89,7 @@ def read_by(fn: object) -> Read:
             names |= _names(found.__code__)
             numbers |= _singled_out(found.__code__, found.__globals__)
             variables |= _variables(found)
-            held = dict(enumerate(found.__defaults__ or ()))
+            held = {str(place): value for place, value in enumerate(found.__defaults__ or ())}
             stores = stores or _stores(found.__code__) or _holds(held)
         elif hasattr(found, "cache_info"):
             keeps = True
