@@ -48,7 +48,7 @@ LINES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("{f}/a.parquet", 0, ("KL(policy‖reference) is", "6 sequences of 3 prompts", "by step")),
     ("{f}/dump", 0, ("10 sequences of 3 prompts", "2 files")),
     ("{f}/a.parquet --by reward --by position", 0, ("by reward", "by position")),
-    ("{f}/a.parquet --by finish", 2, ("--by finish came", "no such column", "step")),
+    ("{f}/a.parquet --by finish", 2, ("--by finish came", "no single number or text by that name", "step")),
     ("{f}/a.parquet --by rewrad", 2, ("did you mean reward?",)),
     ("{f}/a.parquet --where 'stp > 1'", 2, ("--where stp came", "did you mean step?")),
     ("{f}/a.parquet --where 'step > 1'", 0, ("--where left out 3 rows", "step > 1")),

@@ -168,6 +168,14 @@ MALFORMED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty file": (lambda path: path.touch(), "it is empty"),
     "white space": (lambda path: path.write_text(" \n\n"), "it is empty"),
     "another record": (lambda path: path.write_text('{"a": 1, "b": 2}\n'), "first record has the names 'a', 'b'; name"),
+    "names of others": (
+        lambda path: path.write_text('{"base_lp": [-1.5], "lp": [-1.0], "id": 3}\n'),
+        "perhaps --map logprobs=lp --map ref_logprobs=base_lp, or name its format",
+    ),
+    "sums for log-probs": (
+        lambda path: path.write_text('{"logprobs": -7.5, "ref_logprobs": -8.0}\n'),
+        "its logprobs is -7.5, and a list with a number for every token is read: convert it, or",
+    ),
     "no names": (lambda path: path.write_text("{}\n"), "its first record has no names"),
     "prose": (lambda path: path.write_text("Once upon a time"), "in no format that is known"),
     "random bytes": (lambda path: path.write_bytes(bytes(range(256)) * 40), "in no format that is known"),

@@ -111,5 +111,6 @@ def check_names(asked: Collection[str], block: Block, option: str) -> None:
             close = get_close_matches(name, there, n=1)
             hint = f"did you mean {close[0]}? They" if close else "they"
             raise InputError(
-                f"{option} {name} came, but the rows have no such column: {hint} have {', '.join(sorted(there))}"
+                f"{option} {name} came, but the rows hold no single number or text by that name (a list or an object "
+                f"is none): {hint} have {', '.join(sorted(there))}"
             )

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kullback.errors import FileError, InputError, UnfinishedError, shown
+from kullback.rollouts.readers.aliases import names_in
 from kullback.rollouts.readers.containers import RECORDS, Broken
 from kullback.rollouts.readers.containers.opening import MAX_LINE, opened
 from kullback.rollouts.readers.containers.parsing import parsed
@@ -16,6 +19,7 @@ from kullback.rollouts.readers.containers.rows import ARROW_FILE, ARROW_STREAM, 
 from kullback.rollouts.readers.containers.tensors import DAMAGED
 from kullback.rollouts.readers.family import formats, names
 from kullback.rollouts.readers.format import Container, Format
+from kullback.rollouts.record import LOGPROB_COLUMNS
 
 HEAD = 4096
 """Bytes that a container is recognised by."""
@@ -123,8 +127,8 @@ def format_of(path: Path, record: Mapping[str, Any], containers: tuple[Container
         )
     if not found:
         raise UnknownError(
-            f"{path} is in no format that is known: its first record has {seen(record)}; name its columns with map= "
-            f"(--map), or its format with format= (--format), one of {names()}"
+            f"{path} is in no format that is known: its first record has {seen(record)}; {_advice(record)}, or name "
+            f"its format with format= (--format), one of {names()}"
         )
     raise FileError(
         f"{path} looks like {' and '.join(one.name for one in found)}: its first record has {seen(record)}; "
@@ -147,6 +151,26 @@ def seen(record: Mapping[str, Any]) -> str:
         return "no names"
     more = f" and {len(record) - SHOWN} more" if len(record) > SHOWN else ""
     return f"the names {', '.join(map(repr, shown))}{more}"
+
+
+def _advice(record: Mapping[str, Any]) -> str:
+    """What to do about a record whose columns nobody knows."""
+    try:
+        there = names_in(record)
+    except InputError as error:
+        return str(error)
+    for name in (there[ours] for ours in LOGPROB_COLUMNS if ours in there):
+        if not isinstance(record[name], list | tuple | np.ndarray | Mapping):
+            return f"its {name} is {shown(record[name])}, and a list with a number for every token is read: convert it"
+    lists = [str(name)[:40] for name, value in record.items() if _holds_logprobs(value)]
+    if len(lists) != 2:
+        return "name its columns with map= (--map)"
+    ours, theirs = sorted(lists, key=lambda name: "ref" in name.lower() or "base" in name.lower())
+    return f"name its columns with map=, perhaps --map logprobs={ours} --map ref_logprobs={theirs}"
+
+
+def _holds_logprobs(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, float) and x <= 0 for x in value)
 
 
 def named(name: str) -> Format:
