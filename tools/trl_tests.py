@@ -77,6 +77,17 @@ def pytest_runtest_logreport(report):
 
 ON_CPU = """
 import transformers
+import trl.import_utils
+
+
+def missing(name):
+    # Tests of another version ask for packages that this one has no name for: they are not here.
+    if name.startswith("is_") and name.endswith("_available"):
+        return lambda *_: False
+    raise AttributeError(name)
+
+
+trl.import_utils.__getattr__ = missing
 
 made = transformers.TrainingArguments.__post_init__
 
