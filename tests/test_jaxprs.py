@@ -28,7 +28,7 @@ def no_steps(x, y):
 
 
 def long_walk(x, y):
-    rows = jnp.tile(x, (40, 1))
+    rows = jnp.tile(x, (60, 1))
     return lax.scan(lambda total, row: (0.5 * total + row, None), y[0], rows)[0]
 
 

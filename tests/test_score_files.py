@@ -50,7 +50,8 @@ def test_stripped_columns_come_back(compared: Path, tmp_path: Path) -> None:
     assert (found.written, found.rows, len(again)) == (COLUMNS, len(rows), len(rows))
     for before, after in zip(rows, again, strict=True):
         for name in COLUMNS:
-            np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=1e-6)
+            # Written from the states that drew, and read again in one piece: float32 rounds the two apart.
+            np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=1e-5)
         assert (after.prompt_id, after.finish, after.sampled_from) == (
             before.prompt_id,
             before.finish,

@@ -26,11 +26,16 @@ class Operator:
 
     def __call__(self, *args: object, **options: object) -> Tensor:
         """What the function returns."""
-        # In this order: torch.compile cannot trace the second question.
-        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-            found: Tensor = self.custom(*args, **options)
-            return found
-        return self.function(*args, **options)
+        if plainly():
+            return self.function(*args, **options)
+        found: Tensor = self.custom(*args, **options)
+        return found
+
+
+def plainly() -> bool:
+    """Whether nothing is traced or differentiated, so that a function need not be an operator."""
+    # In this order: torch.compile cannot trace the second question.
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
 def operator(name: str) -> Callable[[Callable[..., Tensor]], Operator]:
