@@ -192,11 +192,14 @@ MALFORMED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a line of bytes": (lambda path: path.write_bytes(LINES.encode() + b'{"q": "\xff"}\n'), "line 4: it is not UTF-8"),
     "a spoilt first line": (lambda path: path.write_text('{"q": 1, }\n' + LINES), "line 1: it is not JSON"),
     "a line cut off": (lambda path: path.write_text(LINES + '{"q": [-1'), "line 4: the last line is not whole"),
-    "deep lines": (lambda path: path.write_text("[" * 9000 + "]" * 9000 + "\n" + LINES), "nested too deeply|not JSON"),
+    "deep lines": (
+        lambda path: path.write_text("[" * 200_000 + "]" * 200_000 + "\n" + LINES),
+        "nested too deeply|not JSON",
+    ),
     "a document cut off": (lambda path: path.write_text(json.dumps(RECORDS)[:-9]), "it ends in the middle"),
     "a document spoilt": (lambda path: path.write_text('{"q": [1,\n 2,, 3]}'), "it is not JSON"),
     "a deep document": (
-        lambda path: path.write_text('{"q":\n' * 3000 + "1" + "}" * 3000),
+        lambda path: path.write_text('{"q":\n' * 200_000 + "1" + "}" * 200_000),
         "nested too deeply|not JSON",
     ),
     "a wrong column": (lambda path: path.write_text('{"q": [-1.0], "p": [-1, -2]}\n'), "line 1: logprobs has 1 tokens"),

@@ -76,8 +76,12 @@ def pytest_runtest_logreport(report):
 """
 
 ON_CPU = """
+import importlib
+
 import transformers
-import trl.import_utils
+
+# The package is lazy, and does not hold its modules as attributes.
+utils = importlib.import_module("trl.import_utils")
 
 
 def missing(name):
@@ -87,7 +91,7 @@ def missing(name):
     raise AttributeError(name)
 
 
-trl.import_utils.__getattr__ = missing
+utils.__getattr__ = missing
 
 made = transformers.TrainingArguments.__post_init__
 
